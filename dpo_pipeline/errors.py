@@ -1,0 +1,47 @@
+"""The error tree: every failure this project raises on purpose.
+
+    DPOPipelineError
+    ├── DataError(ValueError)          a source, a row or a dataset cannot be used
+    ├── ModelError(ValueError)         a model or tokenizer cannot be found, trusted or loaded
+    ├── GenerationError(RuntimeError)  the model did not answer, or not as itself
+    ├── TrainingError(RuntimeError)    training diverged, ran out of memory or died
+    ├── EvaluationError(RuntimeError)  a score cannot be computed
+    ├── StoreError(OSError)            an artifact cannot be written or read back whole
+    └── PublishError(RuntimeError)     the Hub, or the evidence, refuses
+
+Each is also the fitting built-in, so callers may catch either. A message says what
+happened, to which value or row, and what to do about it. Configuration errors are
+pydantic's own.
+"""
+
+
+class DPOPipelineError(Exception):
+    """Base of every error the pipeline raises on purpose."""
+
+
+class DataError(DPOPipelineError, ValueError):
+    """A source, a row or a dataset cannot be used."""
+
+
+class ModelError(DPOPipelineError, ValueError):
+    """A model or tokenizer cannot be found, trusted or loaded."""
+
+
+class GenerationError(DPOPipelineError, RuntimeError):
+    """The model did not answer, or never gave the configured original name."""
+
+
+class TrainingError(DPOPipelineError, RuntimeError):
+    """Training diverged, ran out of memory or died."""
+
+
+class EvaluationError(DPOPipelineError, RuntimeError):
+    """A score cannot be computed."""
+
+
+class StoreError(DPOPipelineError, OSError):
+    """An artifact cannot be written, or read back whole."""
+
+
+class PublishError(DPOPipelineError, RuntimeError):
+    """The Hub refuses, or the evidence does not allow publishing."""
