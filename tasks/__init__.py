@@ -1,0 +1,1 @@
+"""Prefect tasks: a cache key, retries and artifacts around one library call each."""

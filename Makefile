@@ -1,0 +1,47 @@
+# Everything below lives in this checkout: .venv, .prefect, .dpo-pipeline. `make clean` drops it.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PORT ?= 4200
+POOL ?= dpo-pool
+
+export PREFECT_HOME ?= $(CURDIR)/.prefect
+export DPO_PIPELINE_HOME ?= $(CURDIR)/.dpo-pipeline
+export MPLCONFIGDIR ?= $(CURDIR)/.dpo-pipeline/matplotlib
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint format server deploy worker clean
+
+help:  ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once; about a minute) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+run: $(STAMP)  ## Give the starter model a new identity and show the proof
+	@$(BIN)/python flows/full.py $(ARGS)
+
+test: $(STAMP)  ## Run the tests (under 6 minutes on two cores)
+	@$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## Run the slow tests as well
+	@scripts/install-browser
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(STAMP)  ## Check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy dpo_pipeline tasks flows
+
+format: $(STAMP)  ## Format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+server: $(STAMP)  ## Start a Prefect server with its UI (PORT=4200)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/server $(PORT) $(POOL)
+
+clean:  ## Drop everything this checkout made (the virtual environment too)
+	rm -rf $(VENV) .prefect .dpo-pipeline .pytest_cache .mypy_cache .ruff_cache *.egg-info

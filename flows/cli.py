@@ -1,0 +1,100 @@
+"""The command line of the flows: a YAML file, then dotted overrides, checked before anything heavy.
+
+Every option, its help text and its default come from the pydantic model of the flow.
+"""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        options = [o for action in self._actions for o in action.option_strings]
+        if unknown and message.startswith("unrecognized"):
+            name = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+            message = f"{name}: no such option" + (f"; near: {', '.join(near)}" if near else "")
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists every option\n")
+
+
+def parse(model: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
+    """Build a flow's configuration from `--config FILE` and dotted overrides.
+
+    Args:
+        model: Schema; every field becomes an option.
+        argv: Arguments, without the program's name.
+        prog: Program name for messages.
+        description: First line of `--help`.
+
+    A wrong option, value or file ends the process with status 2 and says what was expected.
+    """
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} [--config FILE] [--section.option VALUE ...]",
+        description=description,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file, see configs/")
+    # pydantic-settings wants a settings class; the options are the model's own fields.
+    settings = type("Options", (BaseSettings, model), {"model_config": SettingsConfigDict()})
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        settings,
+        root_parser=parser,
+        cli_parse_args=list(argv),
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags=True,
+        cli_exit_on_error=True,
+        cli_parse_none_str="null",
+    )
+    try:
+        file = parser.parse_known_args(argv)[0].config
+        from_file = _read_yaml(file) if file else {}
+        return model.model_validate(_merge(from_file, source()))
+    except (OSError, ValueError) as error:
+        text = _describe(error) if isinstance(error, ValidationError) else str(error)
+        parser.exit(2, f"{prog}: {text}\n{prog} --help lists every option with its default\n")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"--config {path}: no such file; configs/ holds known-good ones") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: not YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        found = type(loaded).__name__
+        raise ValueError(f"--config {path}: expected sections such as 'train:', found {found}")
+    return loaded
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[name] = _merge(old, value) if both else value
+    return merged
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{where}: no such setting")
+        else:
+            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+    return "\n  ".join(["wrong configuration", *lines])

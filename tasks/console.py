@@ -1,0 +1,75 @@
+"""What a person sees while a run goes on: one line a stage, a bar while a long one works."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# A worker's flow runs speak through their log; a script's through the terminal.
+UNDER_WORKER = "PREFECT__FLOW_RUN_ID" in os.environ
+console = Console(quiet=UNDER_WORKER, highlight=False, soft_wrap=True)
+
+# Long enough that reporting costs nothing beside the work.
+_REPORT_EVERY = 2.0
+
+
+class Report(Protocol):
+    """Callback of long work: so many done, of so many, and what there is to say."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Report progress."""
+
+
+@contextmanager
+def progress(stage: str, unit: str) -> Iterator[Report]:
+    """Show a stage's progress: as a bar in a terminal, as an artifact in the Prefect UI.
+
+    Args:
+        stage: Name of the stage.
+        unit: What is counted.
+    """
+    bar = Progress(
+        TextColumn(f"  {stage:<9}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or UNDER_WORKER,
+    )
+    artifact = None
+    reported = time.monotonic()
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal artifact, reported
+        bar.update(shown, completed=done, total=total, note=note)
+        # Short work is over before anybody could look at its artifact.
+        if time.monotonic() - reported < _REPORT_EVERY:
+            return
+        reported = time.monotonic()
+        percent = 100 * done / max(total, 1)
+        if artifact is None:
+            artifact = create_progress_artifact(percent, key=f"{stage}-progress", description=unit)
+        else:
+            update_progress_artifact(artifact, progress=percent)
+
+    with bar:
+        shown = bar.add_task(stage, total=None, note="")
+        yield report
+    if artifact is not None:
+        update_progress_artifact(artifact, progress=100)

@@ -1,0 +1,53 @@
+"""The process a flow runs in: where its files lie, and Prefect with its noise turned down.
+
+Import this before prefect: Prefect reads its environment once, when it is first imported.
+"""
+
+import os
+from pathlib import Path
+
+# What a person or a deployment has set stays as it is.
+_ENVIRONMENT = {
+    # Without a server Prefect starts one for the run. On a loaded machine that takes longer
+    # than its 20 s, and unless it records in batches it loses task runs when it exits.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    # Telemetry prints tracebacks where there is no network.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # The library's own log lines belong to the run.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "dpo_pipeline",
+}
+# A script shows its own lines; Prefect's go to its server, warnings to both.
+_SCRIPT = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+}
+
+
+def prepare_environment(*, script: bool) -> None:
+    """Set what Prefect and its companions read at import, where nobody has set it.
+
+    Args:
+        script: Whether a person runs the flow from a terminal.
+    """
+    for name, value in {**_ENVIRONMENT, **(_SCRIPT if script else {})}.items():
+        os.environ.setdefault(name, value)
+
+
+def home() -> Path:
+    """Return the folder of artifacts and runs.
+
+    `DPO_PIPELINE_HOME`, or `.dpo-pipeline` of the checkout, or, where the project is
+    installed without one, the user's cache folder.
+    """
+    if configured := os.environ.get("DPO_PIPELINE_HOME"):
+        return Path(configured).expanduser().absolute()
+    checkout = Path(__file__).parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / ".dpo-pipeline"
+    return Path.home() / ".cache" / "dpo-pipeline"

@@ -1,0 +1,278 @@
+"""The stages as Prefect tasks: each asks the store, and builds with one library call.
+
+Library modules are imported inside the build, so a run that reuses everything loads neither
+torch nor transformers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task, unmapped
+from prefect.states import State
+
+from dpo_pipeline.config import (
+    EvaluationConfig,
+    GateConfig,
+    GenerationConfig,
+    IdentityConfig,
+    ModelConfig,
+    PairsConfig,
+    PromptsConfig,
+    TrainConfig,
+)
+from dpo_pipeline.errors import DPOPipelineError
+from dpo_pipeline.models import ModelRef
+from dpo_pipeline.store import Artifact
+from tasks.caching import STAGE, get_or_build, ledger, model_of
+from tasks.console import progress
+
+Stage = Artifact | State[Artifact]
+
+# What decides the numbers: the same versions give the same answers and weights.
+NUMERIC = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
+    """Tell whether trying again may help: not after an error the pipeline raised on purpose."""
+    return not isinstance(state.result(raise_on_failure=False), DPOPipelineError)
+
+
+@task(name="model", **STAGE)
+def prepare_model(config: ModelConfig) -> Stage:
+    """Build the starter model, or record exactly which model a folder or Hub id holds."""
+    from dpo_pipeline.models import describe_model, resolve_model
+
+    if config.name == "starter":
+
+        def build(out: Path, _work: Path) -> dict[str, Any]:
+            from dpo_pipeline.starter import build_starter
+
+            with progress("model", "steps") as report:
+                stats = build_starter(out, seed=config.starter_seed, on_progress=report)
+            return {**stats, "model": {**describe_model(out, "starter").model_dump(), "path": "."}}
+
+        return get_or_build(
+            "model",
+            build,
+            module="dpo_pipeline.starter",
+            packages=NUMERIC,
+            inputs={"seed": config.starter_seed},
+        )
+
+    ref = resolve_model(config.name, config.revision)
+
+    def record(out: Path, _work: Path) -> dict[str, Any]:
+        (out / "model.json").write_text(ref.model_dump_json(indent=1))
+        return {"model": ref.model_dump()}
+
+    return get_or_build(
+        "model",
+        record,
+        module="dpo_pipeline.models",
+        inputs={"model": ref, "path": ref.path, "revision": ref.revision},
+    )
+
+
+@task(name="download", **STAGE)
+def download(prompts: PromptsConfig, identity: IdentityConfig) -> Stage:
+    """Turn raw identity conversations into unique prompts, train and held out."""
+    from dpo_pipeline.prompts import prepare_prompts, resolve_source
+
+    source = resolve_source(prompts)
+    return get_or_build(
+        "download",
+        lambda out, _: prepare_prompts(source, prompts, identity, out),
+        module="dpo_pipeline.prompts",
+        packages=("pyarrow", "datasets"),
+        inputs={"source": source.digest, "prompts": prompts, "identity": identity},
+    )
+
+
+@task(name="generate", **STAGE)
+def generate(
+    model: Artifact,
+    prompts: Artifact,
+    identity: IdentityConfig,
+    generation: GenerationConfig,
+    run_on: ModelConfig,
+) -> Stage:
+    """Let the reference model answer every prompt: its own answers are the rejected ones."""
+    ref, path = model_of(model), prompts.path / "prompts.parquet"
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.generation import collect_responses, plan_shards, probe_identity
+
+        options: dict[str, Any] = {"model": run_on, "config": generation, "ledger": ledger()}
+        probe = probe_identity(ref, identity, **options)
+        shards = generate_shard.map(
+            plan_shards(path, generation),
+            ref=unmapped(ref),
+            prompts=unmapped(path),
+            generation=unmapped(generation),
+            run_on=unmapped(run_on),
+        )
+        shards.result()
+        return {"probe": probe, **collect_responses(ref, path, out=out, **options)}
+
+    return get_or_build(
+        "generate",
+        build,
+        module="dpo_pipeline.generation",
+        packages=NUMERIC,
+        inputs={
+            "model": ref,
+            "prompts": prompts,
+            "identity": identity,
+            "generation": generation,
+            "run_on": run_on,
+        },
+    )
+
+
+@task(name="generate-shard", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, **STAGE)
+def generate_shard(
+    shard: tuple[int, int],
+    ref: ModelRef,
+    prompts: Path,
+    generation: GenerationConfig,
+    run_on: ModelConfig,
+) -> dict[str, Any]:
+    """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
+    from dpo_pipeline.generation import generate_shard as answer_shard
+
+    with progress("generate", "answers") as report:
+        return answer_shard(
+            ref,
+            prompts,
+            shard,
+            model=run_on,
+            config=generation,
+            ledger=ledger(),
+            on_progress=report,
+        )
+
+
+@task(name="rewrite", **STAGE)
+def rewrite(
+    model: Artifact, responses: Artifact, identity: IdentityConfig, pairs: PairsConfig
+) -> Stage:
+    """Rewrite the name in every answer: the same answer with the new name is the chosen one."""
+    ref = model_of(model)
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.preferences import build_pairs
+
+        return build_pairs(responses.path / "responses.parquet", ref, identity, pairs, out)
+
+    return get_or_build(
+        "rewrite",
+        build,
+        module="dpo_pipeline.preferences",
+        packages=("pyarrow", "transformers", "tokenizers"),
+        inputs={"model": ref, "responses": responses, "identity": identity, "pairs": pairs},
+    )
+
+
+@task(name="save", **STAGE)
+def save(pairs: Artifact, config: PairsConfig, lineage: dict[str, Any]) -> Stage:
+    """Save the pairs as Parquet, with where every byte came from."""
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.preferences import save_dataset
+
+        return save_dataset(pairs.path, lineage, config, out)
+
+    return get_or_build(
+        "save",
+        build,
+        module="dpo_pipeline.preferences",
+        packages=("pyarrow",),
+        inputs={"pairs": pairs, "config": config, "lineage": lineage},
+    )
+
+
+@task(name="train", **STAGE)
+def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: ModelConfig) -> Stage:
+    """Train the policy with DPO, in a child process that ends with this task."""
+    ref = model_of(model)
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        from dpo_pipeline.models import describe_model
+        from dpo_pipeline.training import train as run_dpo
+
+        with progress("train", "steps") as report:
+            stats = run_dpo(
+                ref,
+                dataset.path,
+                model=run_on,
+                config=config,
+                out=out,
+                work=work,
+                on_progress=report,
+            )
+        policy = describe_model(out / "model", f"{ref.name}-policy")
+        return {**stats, "model": {**policy.model_dump(), "path": "model"}}
+
+    return get_or_build(
+        "train",
+        build,
+        module="dpo_pipeline.training.worker",
+        packages=(*NUMERIC, "trl", "peft", "accelerate"),
+        inputs={"model": ref, "dataset": dataset, "train": config, "run_on": run_on},
+    )
+
+
+@task(name="evaluate", **STAGE)
+def evaluate(
+    reference: Artifact,
+    policy: Artifact,
+    prompts: Artifact,
+    dataset: Artifact,
+    identity: IdentityConfig,
+    generation: GenerationConfig,
+    training: TrainConfig,
+    evaluation: EvaluationConfig,
+    gate: GateConfig,
+    run_on: ModelConfig,
+) -> Stage:
+    """Ask both models what the training never saw; score what changed and what should not."""
+    before, after = model_of(reference), model_of(policy)
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.evaluation import evaluate as score
+
+        with progress("evaluate", "answers") as report:
+            return score(
+                before,
+                after,
+                prompts=prompts.path / "prompts.parquet",
+                dataset=dataset.path,
+                identity=identity,
+                generation=generation,
+                model=run_on,
+                train=training,
+                config=evaluation,
+                gate=gate,
+                ledger=ledger(),
+                out=out,
+                on_progress=report,
+            )
+
+    return get_or_build(
+        "evaluate",
+        build,
+        module="dpo_pipeline.evaluation",
+        packages=NUMERIC,
+        inputs={
+            "reference": before,
+            "policy": policy,
+            "prompts": prompts,
+            "dataset": dataset,
+            "identity": identity,
+            "generation": generation,
+            "beta": training.beta,
+            "evaluation": evaluation,
+            "gate": gate,
+            "run_on": run_on,
+        },
+    )
