@@ -1,0 +1,656 @@
+"""A Hugging Face Hub of the project's own, on loopback, for the real clients to work against.
+
+    with Hub(folder) as hub:
+        hub.add_model("Qwen/Qwen2.5-0.5B-Instruct", model_folder)
+        hub.faults.add("commit", "cut-after")
+        hub.run("from huggingface_hub import model_info; ...", token=hub.WRITE)
+
+Every repository is a linear history of commits; contents lie by their sha256 in blobs/. Large
+files go by a second port, as they go by a storage host in the world. Faults, for the next
+`times` calls of a kind (after `skip` calls that go well): an HTTP status, or
+"cut-before"  the connection closes before the body of the request is read,
+"cut-in"      in the middle of that body, or of the answer's where the request has none,
+"cut-after"   after the request was carried out, without an answer,
+"slow"        the same, but the answer comes only when the client has hung up,
+"flip"        one byte of the answer is another one; of the content, where it is an upload.
+"""
+
+import base64
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+REPO = r"(?P<id>[^/]+?(?:/[^/]+?)??)"
+API = rf"/api/(?P<kind>models|datasets)/{REPO}"
+FILES = rf"/(?P<kind>datasets/)?{REPO}"
+REV = "(?P<rev>[^/]+)"
+SHA = "(?P<sha>[0-9a-f]{64})"
+ROUTES = [  # the first that fits; a call's name is also the name of its faults
+    ("whoami", "GET", "/api/whoami-v2"),
+    ("create", "POST", "/api/repos/create"),
+    ("validate", "POST", "/api/validate-yaml"),
+    ("settings", "PUT", f"{API}/settings"),
+    ("refs", "GET", f"{API}/refs"),
+    ("tree", "GET", f"{API}/tree/{REV}(?:/(?P<path>.+))?"),
+    ("paths", "POST", f"{API}/paths-info/{REV}"),
+    ("preupload", "POST", f"{API}/preupload/{REV}"),
+    ("commit", "POST", f"{API}/commit/{REV}"),
+    ("commits", "GET", f"{API}/commits/{REV}"),
+    ("tag", "POST", f"{API}/tag/{REV}"),
+    ("untag", "DELETE", f"{API}/tag/{REV}"),
+    ("info", "GET", f"{API}(?:/revision/{REV})?"),
+    ("batch", "POST", rf"{FILES}\.git/info/lfs/objects/batch"),
+    ("put", "PUT", f"/storage/{SHA}"),
+    ("storage", "GET|HEAD", f"/storage/{SHA}"),
+    ("verify", "POST", f"/verify/{SHA}"),
+    ("resolve", "GET|HEAD", f"{FILES}/resolve/{REV}/(?P<path>.+)"),
+]
+UPLOAD_CALLS = ("validate", "preupload", "batch", "put", "verify", "commit", "tag")
+LICENSES = {
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc0-1.0",
+    "gpl-3.0",
+    "other",
+    "unknown",
+}
+CODES = {
+    401: "RepoNotFound",
+    404: "RepoNotFound",
+    403: None,
+    409: None,
+    412: None,
+    429: None,
+    503: None,
+}
+
+
+class RefusedError(Exception):
+    """An answer other than success."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **body: Any) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.body = status, message, code, body
+
+
+@dataclass
+class Fault:
+    call: str
+    what: int | str
+    times: int = 1
+    skip: int = 0
+    retry_after: int | None = None
+
+
+class Faults(list[Fault]):
+    """What goes wrong next, and what has gone wrong so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fired: list[tuple[str, int | str]] = []
+
+    def add(self, call: str, what: int | str, **how: Any) -> None:
+        assert call in {name for name, _, _ in ROUTES}, call
+        self.append(Fault(call, what, **how))
+
+    def take(self, call: str) -> Fault | None:
+        for fault in self:
+            if fault.call == call and fault.times > 0:
+                if fault.skip > 0:
+                    fault.skip -= 1
+                    return None
+                fault.times -= 1
+                self.fired.append((call, fault.what))
+                return fault
+        return None
+
+
+@dataclass
+class Entry:
+    """A file in a commit: oid is git's, of the content or of the pointer to a large file."""
+
+    sha: str
+    size: int
+    oid: str
+    lfs: bool
+
+    def listed(self, path: str) -> dict[str, Any]:
+        large = {"oid": self.sha, "size": self.size, "pointerSize": 134}
+        found: dict[str, Any] = {"type": "file", "path": path, "size": self.size, "oid": self.oid}
+        return found | {"lfs": large} if self.lfs else found
+
+
+@dataclass
+class Repo:
+    id: str
+    kind: str  # models or datasets
+    private: bool = False
+    gated: bool = False
+    commits: list[dict[str, Any]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def head(self) -> str:
+        return str(self.commits[-1]["oid"])
+
+    def tree(self, revision: str = "main") -> dict[str, Entry]:
+        found = next(c for c in self.commits if c["oid"] == self.resolve(revision))
+        return {path: Entry(**entry) for path, entry in found["files"].items()}
+
+    def resolve(self, revision: str) -> str:
+        if revision in ("main", "refs/heads/main"):
+            return self.head
+        oid = self.tags.get(revision.removeprefix("refs/tags/"), revision)
+        if all(c["oid"] != oid for c in self.commits):
+            raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return oid
+
+
+class Hub:
+    """The server; its state lies under the folder and is found there again."""
+
+    WRITE, READ, OTHER = (
+        "hf_writeTOKENofTESTER00001",
+        "hf_readTOKENofTESTER00002",
+        "hf_OTHERuser00003",
+    )
+    TOKENS: ClassVar = {
+        WRITE: ("tester", "write"),
+        READ: ("tester", "read"),
+        OTHER: ("somebody", "write"),
+    }
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.faults = root, Faults()
+        self.calls: list[tuple[str, str, int]] = []  # call, path, status (0: cut)
+        self.renamed: dict[str, str] = {}
+        self.lock, self._homes = threading.RLock(), itertools.count()
+        (root / "blobs").mkdir(parents=True, exist_ok=True)
+        self.repos = {}
+        for path in root.glob("repos/**/repo.json"):
+            repo = Repo(**json.loads(path.read_text()))
+            self.repos[repo.kind, repo.id] = repo
+
+    def __enter__(self) -> "Hub":
+        handler = type("BoundHandler", (Handler,), {"hub": self})
+        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
+        self.url, self.storage = (f"http://127.0.0.1:{s.server_port}" for s in self._servers)
+        for server in self._servers:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+    def add_model(self, repo_id: str, folder: Path, **flags: bool) -> str:
+        """Commit every file of a folder to a model repository; returns the commit."""
+        return self._add("models", repo_id, folder, flags)
+
+    def add_dataset(self, repo_id: str, folder: Path, **flags: bool) -> str:
+        """Commit every file of a folder to a dataset repository; returns the commit."""
+        return self._add("datasets", repo_id, folder, flags)
+
+    def model(self, repo_id: str) -> Repo:
+        return self.repos["models", repo_id]
+
+    def dataset(self, repo_id: str) -> Repo:
+        return self.repos["datasets", repo_id]
+
+    def rename(self, kind: str, old: str, new: str) -> None:
+        """Move a repository; the old name answers with a redirect from now on."""
+        repo = self.repos[kind, new] = self.repos.pop((kind, old))
+        repo.id, self.renamed[old] = new, new
+
+    def read(self, entry: Entry) -> bytes:
+        return (self.root / "blobs" / entry.sha).read_bytes()
+
+    def env(self, token: str | None = None, home: Path | None = None) -> dict[str, str]:
+        """Environment in which every client talks to this Hub, with an empty cache of its own."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING_FACE"))}
+        home = home or self.root / "homes" / str(next(self._homes))
+        return kept | {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "OMP_NUM_THREADS": "1",
+            **({"HF_TOKEN": token} if token else {}),
+        }
+
+    def run(self, code: str, token: str | None = None, home: Path | None = None, **env: str) -> str:
+        """Run Python code in a new process against this Hub, where waiting takes no time."""
+        code = "import time; time.sleep = lambda seconds: None\n" + code
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=self.env(token, home) | env,
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def store(self, content: bytes) -> str:
+        sha = hashlib.sha256(content).hexdigest()
+        (self.root / "blobs" / sha).write_bytes(content)
+        return sha
+
+    def entry(self, path: str, content: bytes) -> Entry:
+        sha = self.store(content)
+        return (
+            self.large(sha, len(content))
+            if is_large(path, content, len(content))
+            else Entry(sha, len(content), git_oid(content), False)
+        )
+
+    def large(self, sha: str, size: int) -> Entry:
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha}\nsize {size}\n"
+        return Entry(sha, size, git_oid(pointer.encode()), True)
+
+    def commit(self, repo: Repo, files: dict[str, Entry], title: str) -> str:
+        with self.lock:
+            parent = repo.commits[-1]["oid"] if repo.commits else None
+            body = {
+                "parent": parent,
+                "title": title,
+                "date": time.strftime("%FT%T.000Z", time.gmtime()),
+            }
+            body["files"] = {path: asdict(entry) for path, entry in sorted(files.items())}
+            oid = hashlib.sha1(json.dumps([repo.kind, repo.id, body]).encode()).hexdigest()
+            repo.commits.append({"oid": oid, **body})
+            self.repos[repo.kind, repo.id] = repo
+            self.save(repo)
+            return oid
+
+    def save(self, repo: Repo) -> None:
+        folder = self.root / "repos" / repo.kind / repo.id
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "repo.json").write_text(json.dumps(asdict(repo)))
+
+    def _add(self, kind: str, repo_id: str, folder: Path, flags: dict[str, bool]) -> str:
+        repo = self.repos.get((kind, repo_id)) or Repo(repo_id, kind, **flags)
+        files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+        named = {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+        return self.commit(repo, {n: self.entry(n, c) for n, c in named.items()}, "Add files")
+
+
+def git_oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def is_large(path: str, sample: bytes, size: int) -> bool:
+    return path.endswith((".safetensors", ".parquet")) or b"\0" in sample or size > 10_000_000
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request: finds its call, applies the fault that is due, answers."""
+
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            self.serve()
+
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+
+    def serve(self) -> None:
+        url = urlsplit(self.path)
+        self.query, self.content, self.out = parse_qs(url.query), b"", {}
+        call, self.args = self.route(url.path)
+        with self.hub.lock:
+            fault = self.hub.faults.take(call)
+        what = fault.what if fault else None
+        if what == "cut-before":
+            return self.cut(call)
+        self.content = b"".join(self.receive(half=what == "cut-in"))
+        if what == "cut-in" and self.content:
+            return self.cut(call)
+        if what == "flip" and call == "put":
+            self.content = flipped(self.content)
+        try:
+            if fault and isinstance(what, int):
+                raise RefusedError(what, "a fault on demand", CODES.get(what))
+            with self.hub.lock:
+                status, body = 200, getattr(self, "on_" + call, self.on_unknown)()
+        except RefusedError as refused:
+            status, body = refused.status, {"error": refused.message, **refused.body}
+            self.out["X-Error-Message"] = refused.message
+            self.out |= {"X-Error-Code": refused.code} if refused.code else {}
+            if fault and fault.retry_after is not None:
+                self.out["Retry-After"] = str(fault.retry_after)
+        if isinstance(body, tuple):
+            status, body = body
+        if what == "cut-after":
+            return self.cut(call)
+        if what == "slow":
+            select.select([self.connection], [], [], 30)
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.answer(call, status, flipped(raw) if what == "flip" else raw, half=what == "cut-in")
+
+    def route(self, path: str) -> tuple[str, dict[str, str]]:
+        for call, method, pattern in ROUTES:
+            found = re.fullmatch(pattern, path)
+            if found and self.command in method.split("|"):
+                args = {k: unquote(v) for k, v in found.groupdict().items() if v is not None}
+                args["kind"] = args.get("kind", "models").rstrip("/")
+                return call, args
+        return "unknown", {}
+
+    def receive(self, half: bool) -> Iterator[bytes]:
+        """Read the request's body, sent with its length or in chunks."""
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size // 2 if half else size)
+                if half:
+                    return
+                self.rfile.readline()
+            self.rfile.readline()
+        elif length:
+            yield self.rfile.read((length + 1) // 2 if half else length)
+
+    def answer(self, call: str, status: int, body: bytes, half: bool) -> None:
+        self.hub.calls.append((call, self.path, status))
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **self.out}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if half else body)
+        if half:
+            self.close_connection = True
+
+    def cut(self, call: str) -> None:
+        self.hub.calls.append((call, self.path, 0))
+        self.close_connection = True
+
+    # -- who may do what
+
+    def user(self) -> tuple[str | None, str | None]:
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if given and given not in self.hub.TOKENS:
+            raise RefusedError(401, "Invalid credentials in Authorization header")
+        return self.hub.TOKENS.get(given, (None, None))
+
+    def repo(self, write: bool = False, files: bool = False) -> Repo:
+        name, role = self.user()
+        wanted = self.hub.renamed.get(self.args["id"], self.args["id"])
+        if wanted != self.args["id"]:
+            self.out["Location"] = self.path.replace(self.args["id"], wanted, 1)
+            raise RefusedError(307, "Temporary Redirect. Redirecting to " + self.out["Location"])
+        repo = self.hub.repos.get((self.args["kind"], wanted))
+        owner = wanted.split("/")[0]
+        if repo is None or (repo.private and name != owner):
+            raise RefusedError(404 if name else 401, "Repository not found", "RepoNotFound")
+        if write and (name != owner or role != "write"):
+            raise RefusedError(403, f"you need write access to {owner}")
+        if files and repo.gated and name != owner:
+            raise RefusedError(
+                403 if name else 401, f"Access to {wanted} is restricted", "GatedRepo"
+            )
+        return repo
+
+    # -- the calls
+
+    def on_unknown(self) -> None:
+        raise RefusedError(404, f"Sorry, no {self.command} {self.path} here", "EntryNotFound")
+
+    def on_whoami(self) -> Any:
+        name, role = self.user()
+        if name is None:
+            raise RefusedError(401, "Invalid username or password.")
+        token = {"displayName": "tests", "role": role}
+        return {
+            "type": "user",
+            "name": name,
+            "orgs": [],
+            "auth": {"type": "access_token", "accessToken": token},
+        }
+
+    def on_create(self) -> Any:
+        asked = json.loads(self.content)
+        name, role = self.user()
+        owner = asked["organization"] or name
+        if name is None or role != "write" or owner != name:
+            raise RefusedError(401 if name is None else 403, f"no right to create under {owner}")
+        kind, repo_id = asked.get("type", "model") + "s", f"{owner}/{asked['name']}"
+        url = f"{self.hub.url}/{'datasets/' if kind == 'datasets' else ''}{repo_id}"
+        if (kind, repo_id) in self.hub.repos:
+            raise RefusedError(409, f"You already created this {kind[:-1]} repo", url=url)
+        repo = Repo(repo_id, kind, private=asked.get("visibility") == "private")
+        first = self.hub.entry(
+            ".gitattributes", b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+        )
+        self.hub.commit(repo, {".gitattributes": first}, "initial commit")
+        return {"url": url, "id": repo_id}
+
+    def on_validate(self) -> Any:
+        card = json.loads(self.content)["content"]
+        parts = re.match(r"---\r?\n(.*?)\r?\n---", card, re.DOTALL)
+        try:
+            data = yaml.safe_load(parts[1]) if parts else {}
+        except yaml.YAMLError as error:
+            raise RefusedError(400, "bad YAML", errors=[{"message": str(error)}]) from None
+        wrong = [f'"{k}" is empty' for k, v in data.items() if v is None]
+        if data.get("license", "other") not in LICENSES:
+            wrong.append(f'"license" {data["license"]!r} is unknown')
+        if "base_model" in data and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data["base_model"]):
+            wrong.append(f'"base_model" {data["base_model"]!r} is no repository')
+        if wrong:
+            raise RefusedError(400, "bad card", errors=[{"message": m} for m in wrong])
+        return {
+            "errors": [],
+            "warnings": [] if parts else [{"message": "empty or missing metadata"}],
+        }
+
+    def on_settings(self) -> Any:
+        repo, asked = self.repo(write=True), json.loads(self.content)
+        repo.private = (
+            asked.get("visibility", "private" if asked.get("private") else "public") == "private"
+        )
+        self.hub.save(repo)
+        return {"private": repo.private}
+
+    def on_refs(self) -> Any:
+        repo = self.repo()
+        branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.head}
+        tags = [
+            {"name": n, "ref": f"refs/tags/{n}", "targetCommit": c} for n, c in repo.tags.items()
+        ]
+        return {"branches": [branch], "converts": [], "tags": tags}
+
+    def on_tree(self) -> Any:
+        under, files = self.args.get("path", ""), self.repo().tree(self.args["rev"])
+        inside = {p: e for p, e in files.items() if not under or p.startswith(under + "/")}
+        if under and not inside:
+            raise RefusedError(404, f"{under} does not exist", "EntryNotFound")
+        deep = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        parents = {"/".join(p.split("/")[:n]) for p in inside for n in range(1, p.count("/") + 1)}
+        listed = [e.listed(p) for p, e in inside.items()] + [
+            {"type": "directory", "path": p, "oid": git_oid(p.encode()), "size": 0} for p in parents
+        ]
+        depth = under.count("/") + 1 if under else 0
+        return [e for e in listed if deep or e["path"].count("/") == depth]
+
+    def on_paths(self) -> Any:
+        files = self.repo().tree(self.args["rev"])
+        asked = self.content.decode()
+        paths = (
+            json.loads(asked)["paths"]
+            if asked.startswith("{")
+            else parse_qs(asked).get("paths", [])
+        )
+        return [files[p].listed(p) for p in paths if p in files] + [
+            {"type": "directory", "path": p, "oid": git_oid(p.encode()), "size": 0}
+            for p in paths
+            if any(name.startswith(p + "/") for name in files)
+        ]
+
+    def on_preupload(self) -> Any:
+        files, answer = self.repo(write=True).tree(self.args["rev"]), []
+        for asked in json.loads(self.content)["files"]:
+            path, sample = asked["path"], base64.b64decode(asked["sample"])
+            mode = "lfs" if is_large(path, sample, asked["size"]) else "regular"
+            found = files.get(path)
+            oid = (found.sha if found.lfs else found.oid) if found else None
+            answer.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return {"files": answer}
+
+    def on_batch(self) -> Any:
+        self.repo(write=True)
+        answer = []
+        for asked in json.loads(self.content)["objects"]:
+            sha, actions = asked["oid"], {}
+            if not (self.hub.root / "blobs" / sha).exists():
+                actions = {
+                    "actions": {
+                        "upload": {"href": f"{self.hub.storage}/storage/{sha}"},
+                        "verify": {"href": f"{self.hub.url}/verify/{sha}"},
+                    }
+                }
+            answer.append({"oid": sha, "size": asked["size"], **actions})
+        return {"transfer": "basic", "objects": answer}
+
+    def on_put(self) -> Any:
+        if hashlib.sha256(self.content).hexdigest() != self.args["sha"]:
+            raise RefusedError(400, "the content does not have the hash it was announced with")
+        self.hub.store(self.content)
+        return b""
+
+    def on_verify(self) -> Any:
+        blob, asked = self.hub.root / "blobs" / self.args["sha"], json.loads(self.content)
+        if not blob.exists() or blob.stat().st_size != asked["size"]:
+            raise RefusedError(404, "no such object")
+        return {"message": "Successful"}
+
+    def on_commit(self) -> Any:
+        repo = self.repo(write=True)
+        files, header = repo.tree(), {}
+        for line in self.content.splitlines():
+            step = json.loads(line)
+            value = step["value"]
+            if step["key"] == "header":
+                header = value
+                if value.get("parentCommit", repo.head) != repo.head:
+                    raise RefusedError(
+                        412, "A commit has happened since. Please refresh and try again."
+                    )
+            elif step["key"] == "file":
+                files[value["path"]] = self.hub.entry(
+                    value["path"], base64.b64decode(value["content"])
+                )
+            elif step["key"] == "lfsFile":
+                if not (self.hub.root / "blobs" / value["oid"]).exists():
+                    raise RefusedError(400, f"{value['path']} points at an object nobody sent")
+                files[value["path"]] = self.hub.large(value["oid"], value["size"])
+            elif files.pop(value["path"], None) is None:
+                raise RefusedError(404, "A file with this name doesn't exist", "EntryNotFound")
+        oid = self.hub.commit(repo, files, header["summary"])
+        return {
+            "success": True,
+            "commitOid": oid,
+            "commitUrl": f"{self.hub.url}/{repo.id}/commit/{oid}",
+        }
+
+    def on_commits(self) -> Any:
+        made = (
+            {"id": c["oid"], "title": c["title"], "date": c["date"]} for c in self.repo().commits
+        )
+        return [{**c, "message": "", "authors": []} for c in reversed(list(made))]
+
+    def on_tag(self) -> Any:
+        repo, name = self.repo(write=True), json.loads(self.content)["tag"]
+        if name in repo.tags:
+            raise RefusedError(409, f"Reference already exists: {name}")
+        repo.tags[name] = repo.resolve(self.args["rev"])
+        self.hub.save(repo)
+        return {}
+
+    def on_untag(self) -> Any:
+        repo = self.repo(write=True)
+        if repo.tags.pop(self.args["rev"], None) is None:
+            raise RefusedError(404, "no such tag", "RevisionNotFound")
+        self.hub.save(repo)
+        return {}
+
+    def on_info(self) -> Any:
+        repo = self.repo()
+        oid = repo.resolve(self.args.get("rev", "main"))
+        files = repo.tree(oid)
+        card = self.hub.read(files["README.md"]).decode() if "README.md" in files else ""
+        parts = re.match(r"---\r?\n(.*?)\r?\n---", card, re.DOTALL)
+        dates = {"lastModified": repo.commits[-1]["date"], "createdAt": repo.commits[0]["date"]}
+        return {
+            "_id": oid[:24], "id": repo.id, "sha": oid, "private": repo.private, "disabled": False,
+            "gated": "auto" if repo.gated else False, "tags": [], "downloads": 0, "likes": 0,
+            "siblings": [{"rfilename": path} for path in files], **dates,
+            **({"cardData": yaml.safe_load(parts[1])} if parts else {}),
+        }  # fmt: skip
+
+    def on_resolve(self) -> Any:
+        repo = self.repo(files=True)
+        oid = repo.resolve(self.args["rev"])
+        self.out["X-Repo-Commit"] = oid
+        entry = repo.tree(oid).get(self.args["path"])
+        if entry is None:
+            raise RefusedError(404, "Entry not found", "EntryNotFound")
+        if entry.lfs:
+            linked = {"X-Linked-Etag": f'"{entry.sha}"', "X-Linked-Size": str(entry.size)}
+            self.out |= linked | {"Location": f"{self.hub.storage}/storage/{entry.sha}"}
+            return 302, b""
+        self.out["ETag"] = f'"{entry.oid}"'
+        return self.ranged(self.hub.read(entry))
+
+    def on_storage(self) -> Any:
+        blob = self.hub.root / "blobs" / self.args["sha"]
+        if not blob.exists():
+            raise RefusedError(404, "NoSuchKey")
+        self.out["ETag"] = f'"{self.args["sha"]}"'
+        return self.ranged(blob.read_bytes())
+
+    def ranged(self, content: bytes) -> Any:
+        self.out["Accept-Ranges"] = "bytes"
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not found:
+            return content
+        first, last = int(found[1]), min(int(found[2] or len(content)), len(content) - 1)
+        if first > last:
+            self.out["Content-Range"] = f"bytes */{len(content)}"
+            raise RefusedError(416, "range not satisfiable")
+        self.out["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        return 206, content[first : last + 1]
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return (
+        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :] if content else b""
+    )
