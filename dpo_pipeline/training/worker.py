@@ -18,7 +18,6 @@ from dpo_pipeline.training.run import RECORD
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
     from trl import DPOConfig, DPOTrainer
 
 MANIFEST = "complete.json"  # written last into a checkpoint: the digest of every file
