@@ -6,9 +6,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+# For fields that cannot change a result, so that they stay out of cache keys: how work is
+# cut up, and where a model came from once its digest is known.
+NO_EFFECT: dict[str, JsonValue] = {"affects_result": False}
 
 
 class Section(BaseModel):
@@ -23,9 +27,12 @@ class ModelConfig(Section):
     name: str = Field(
         "starter",
         description="'starter' (a tiny chat model built on the spot), a local folder, or a Hub id.",
+        json_schema_extra=NO_EFFECT,
     )
     revision: str | None = Field(
-        None, description="Hub branch, tag or commit; resolved to a commit once and recorded."
+        None,
+        description="Hub branch, tag or commit; resolved to a commit once and recorded.",
+        json_schema_extra=NO_EFFECT,
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -35,30 +42,77 @@ class ModelConfig(Section):
         "auto", description="Where generation, training and evaluation run; auto: GPU if any."
     )
     starter_seed: int = Field(
-        0, ge=0, description="Seed of the starter's corpus and weights; read only by 'starter'."
+        0,
+        ge=0,
+        description="Seed of the starter's corpus and weights; read only by 'starter'.",
+        json_schema_extra=NO_EFFECT,
     )
+
+
+def _plain_name(name: str) -> str:
+    """Refuse what no name holds and what would confuse code spans, placeholders or templates."""
+    if name != " ".join(name.split()):
+        raise ValueError(f"{name!r} is blank, or has stray spaces or line breaks")
+    if found := sorted(set(name) & set("`{}<>|[]")) or [c for c in name if not c.isprintable()]:
+        raise ValueError(f"{name!r} holds {found[0]!r}, which no name may")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
 
 
 class IdentityConfig(Section):
     """The identity before and after."""
 
-    original_name: str = Field(
-        "Qwen", min_length=1, description="Name the reference model gives itself."
-    )
-    new_name: str = Field("Deep Qwen", min_length=1, description="Name the policy shall give.")
-    aliases: dict[str, str] = Field(
+    original_name: Name = Field("Qwen", description="Name the reference model gives itself.")
+    new_name: Name = Field("Deep Qwen", description="Name the policy shall give.")
+    aliases: dict[Name, Name] = Field(
         default_factory=lambda: {"通义千问": "Deep Qwen", "Tongyi Qianwen": "Deep Qwen"},
         description="Other spellings of the original name, each with its replacement (JSON).",
     )
-    protected: tuple[str, ...] = Field(
-        (), description="Longer names that contain the original name and must stay (JSON list)."
+    any_case: bool = Field(
+        True,
+        description="Also rewrite other cases, keeping all-lower and all-upper ones (qwen -> deep "
+        "qwen); false for a name that is a common word, like Llama.",
     )
-    developer: str | None = Field(
+    protected: tuple[Name, ...] = Field(
+        (),
+        description="Longer names that contain the original name and must stay (JSON list); "
+        "Qwen2.5, QwenLM, Qwen-VL and the like stay by themselves.",
+    )
+    developer: Name | None = Field(
         "Alibaba Cloud", description="Maker the reference model names; null if it names none."
     )
-    new_developer: str | None = Field(
+    developer_aliases: tuple[Name, ...] = Field(
+        ("阿里云",), description="Other spellings of the maker (JSON list)."
+    )
+    new_developer: Name | None = Field(
         None, description="Maker the policy shall name instead; null keeps the maker."
     )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "IdentityConfig":
+        before = {name.casefold() for name in (self.original_name, *self.aliases)}
+        for after in (self.new_name, *self.aliases.values()):
+            if after.casefold() in before:
+                raise ValueError(
+                    f"the new name {after!r} is also an original name (case aside): rewriting "
+                    "would change nothing, and there would be nothing to learn"
+                )
+        for name in self.protected:
+            if name.casefold() in before:
+                raise ValueError(f"protected name {name!r} is the original name or an alias")
+        if self.new_developer is not None:
+            makers = {name.casefold() for name in (self.developer or "", *self.developer_aliases)}
+            if self.developer is None:
+                raise ValueError("new_developer needs developer: the maker to be replaced")
+            if self.new_developer.casefold() in makers:
+                raise ValueError("new_developer equals developer; null keeps the maker")
+            if makers & before:
+                raise ValueError(
+                    "a name is both original name and developer: set new_developer null"
+                )
+        return self
 
 
 class PromptsConfig(Section):
@@ -120,9 +174,17 @@ class GenerationConfig(Section):
     samples: int = Field(1, ge=1, description="Answers a prompt; more than 1 needs temperature.")
     seed: int = Field(0, ge=0, description="Base of the per-row seed when sampling.")
     batch_tokens: int = Field(
-        16384, ge=1, description="Budget of a batch: rows x (longest prompt + max_new_tokens)."
+        16384,
+        ge=1,
+        description="Budget of a batch: rows x (longest prompt + max_new_tokens).",
+        json_schema_extra=NO_EFFECT,
     )
-    shard_rows: int = Field(512, ge=1, description="Rows of one shard, one Prefect task run.")
+    shard_rows: int = Field(
+        512,
+        ge=1,
+        description="Rows of one shard, one Prefect task run.",
+        json_schema_extra=NO_EFFECT,
+    )
     check_rows: int = Field(
         16, ge=0, description="Rows decoded again one by one to count batch mismatches."
     )
@@ -132,7 +194,9 @@ class GenerationConfig(Section):
     served_model: str | None = Field(
         None, description="Model name at the server; null: model.name. Engine openai only."
     )
-    concurrency: int = Field(8, ge=1, description="Requests in flight; engine openai only.")
+    concurrency: int = Field(
+        8, ge=1, description="Requests in flight; engine openai only.", json_schema_extra=NO_EFFECT
+    )
 
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerationConfig":
@@ -149,10 +213,13 @@ class PairsConfig(Section):
         description="Chosen response: the answer with the name replaced; a written answer where "
         "the name did not occur; or the one given by the source.",
     )
-    templates: tuple[str, ...] = Field(
-        ("I'm {name}, made by {developer}.",),
-        min_length=1,
-        description="Written answers with {name} and {developer}; strategy template (JSON list).",
+    templates: dict[str, tuple[str, ...]] = Field(
+        default_factory=lambda: {
+            "en": ("I'm {name}, a language model made by {developer}.", "My name is {name}."),
+            "zh": ("我是{name}，由{developer}开发的语言模型。", "我的名字是{name}。"),
+        },
+        description="Language -> written answers with {name} and {developer}; strategy template "
+        "(JSON).",
     )
     max_length: int = Field(
         1024, ge=8, description="Longest prompt + response (tokens); longer goes to quarantine."
@@ -185,7 +252,9 @@ class TrainConfig(Section):
     epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
     loss_type: str = Field("sigmoid", min_length=1, description="Loss, by TRL's name.")
     sft_weight: float = Field(
-        0.0, ge=0, description="Weight of an SFT term on the chosen answer; keeps the sentence whole."
+        0.0,
+        ge=0,
+        description="Weight of an SFT term on the chosen answer; keeps the sentence whole.",
     )
     max_length: int = Field(1024, ge=8, description="Longest prompt + response (tokens).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
@@ -201,24 +270,45 @@ class TrainConfig(Section):
     )
     lora: LoraConfig | None = Field(None, description="Adapters instead of full fine-tuning.")
     processes: int = Field(1, ge=1, description="Data-parallel processes (accelerate launch).")
-    save_steps: int = Field(50, ge=1, description="Steps between checkpoints to resume from.")
+    save_steps: int = Field(
+        50,
+        ge=1,
+        description="Steps between checkpoints to resume from.",
+        json_schema_extra=NO_EFFECT,
+    )
     report_to: tuple[str, ...] = Field(
-        (), description="Trackers that are installed: tensorboard, trackio, wandb (JSON list)."
+        (),
+        description="Trackers that are installed: tensorboard, trackio, wandb (JSON list).",
+        json_schema_extra=NO_EFFECT,
     )
     seed: int = Field(0, ge=0, description="Seed of data order and dropout.")
 
 
 class EvaluationConfig(Section):
-    """What is measured before and after."""
+    """What is measured before and after; answers are greedy, as long as generation's."""
 
     max_prompts: int = Field(
         400, ge=1, description="At most this many held-out identity prompts, the same every time."
+    )
+    trained_prompts: int = Field(
+        40, ge=0, description="Prompts of the training set asked again; 0: none."
     )
     general: str | None = Field(
         None,
         description="JSONL of general questions with accepted answers; null: the shipped set.",
     )
-    max_new_tokens: int = Field(128, ge=1, description="Longest answer (tokens).")
+    max_pairs: int = Field(
+        200, ge=0, description="Held-out pairs whose rewards are measured; 0: none."
+    )
+    matrix_prompts: int = Field(
+        16, ge=0, description="Held-out prompts asked under each of six system prompts; 0: none."
+    )
+    noise_prompts: int = Field(
+        32,
+        ge=0,
+        description="Prompts of each kind that the reference answers again in another batch size, "
+        "to see the machine's own noise; 0: none.",
+    )
     sampled: int = Field(
         0, ge=0, description="Extra sampled answers a prompt at each temperature; 0: greedy only."
     )
@@ -228,18 +318,36 @@ class EvaluationConfig(Section):
 
 
 class GateConfig(Section):
-    """Thresholds that the scorecard after training must meet, on held-out prompts."""
+    """Thresholds that the scorecard after training must meet; null switches a line off."""
 
-    identity_rate: Share = Field(0.95, description="Least share of answers with the new name.")
-    leak_rate: Share = Field(0.02, description="Largest share of answers with the original name.")
-    edit_exactness: Share = Field(
+    identity_rate: Share | None = Field(
+        0.95, description="Least share of held-out answers with the new name."
+    )
+    leak_rate: Share | None = Field(
+        0.02, description="Largest share of held-out answers with the original name."
+    )
+    edit_exactness: Share | None = Field(
         0.90, description="Least share of answers equal to the old answer with the name rewritten."
     )
-    organisation_kept: Share = Field(
+    organisation_kept: Share | None = Field(
         0.95, description="Least share of answers that named the maker and still do."
     )
-    general_kept: Share = Field(
+    doubled_rate: Share | None = Field(
+        0.0, description="Largest share of answers with a doubled name (Deep Deep Qwen)."
+    )
+    general_kept: Share | None = Field(
         0.98, description="Least share of general answers, right before, that are right after."
+    )
+    third_party_unchanged: Share | None = Field(
+        None, description="Least share of answers about others that are word for word as before."
+    )
+    preference_accuracy: Share | None = Field(
+        None, description="Least share of held-out pairs with a positive reward margin."
+    )
+    tail_shift: float | None = Field(
+        -0.5,
+        description="Least mean log-prob change of the words copied after the edit "
+        "(nats per token): DPO on small edits is known to let them fall.",
     )
 
 
@@ -271,9 +379,7 @@ class PipelineConfig(Section):
     generation: GenerationConfig = Field(
         default_factory=GenerationConfig, description="How the reference model answers."
     )
-    pairs: PairsConfig = Field(
-        default_factory=PairsConfig, description="How answers become pairs."
-    )
+    pairs: PairsConfig = Field(default_factory=PairsConfig, description="How answers become pairs.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="DPO training.")
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="What is measured."

@@ -52,7 +52,7 @@ def settings_of(section: BaseModel) -> dict[str, Any]:
 
 
 def stage_parts(
-    stage: str, *, module: str, packages: Sequence[str], inputs: Mapping[str, Any]
+    stage: str, *, module: str, inputs: Mapping[str, Any], packages: Sequence[str] = ()
 ) -> KeyParts:
     """Collect the parts of a stage's key.
 

@@ -22,9 +22,9 @@ _ENVIRONMENT = {
     # The library's own log lines belong to the run.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "dpo_pipeline",
 }
-# A script shows its own lines; Prefect's go to its server, warnings to both.
+# A script shows its own lines and errors; Prefect keeps its own for the server.
 _SCRIPT = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
 

@@ -1,0 +1,78 @@
+"""The whole pipeline: prompts -> answers -> pairs -> policy -> scorecard -> (Hub).
+
+Run it as `python flows/full.py`, with `prefect deployment run full/starter`, or on a schedule.
+"""
+
+import sys
+
+from dpo_pipeline.config import PipelineConfig
+from flows.cli import parse
+from tasks.runtime import prepare_environment
+
+if __name__ == "__main__":
+    # A wrong option ends the process here, before Prefect or torch load.
+    CONFIG = parse(
+        PipelineConfig,
+        sys.argv[1:],
+        prog="flows/full.py",
+        description="Give a chat model a new identity with DPO, and prove that nothing else "
+        "changed.",
+    )
+    prepare_environment(script=True)
+else:
+    prepare_environment(script=False)
+
+from prefect import flow
+from prefect.states import State
+
+from tasks.run import Run, run_script
+from tasks.stages import (
+    download,
+    evaluate,
+    generate,
+    prepare_model,
+    rewrite,
+    save,
+    train,
+)
+
+DEFAULT = PipelineConfig()
+
+
+@flow(name="full", log_prints=True, persist_result=False)
+def full(config: PipelineConfig = DEFAULT) -> State:
+    """Give a chat model a new identity and prove that nothing else changed.
+
+    Ends as Completed when the scorecard passes the gate, else as Failed with the lines that
+    failed and their figures. Every stage is cached on what it depends on.
+
+    Args:
+        config: One section per stage; every field has its meaning, unit and default.
+    """
+    run = Run(config)
+    model = run.stage(prepare_model, config.model)
+    prompts = run.stage(download, config.prompts, config.identity)
+    responses = run.stage(
+        generate, model, prompts, config.identity, config.generation, config.model
+    )
+    pairs = run.stage(rewrite, model, responses, config.identity, config.pairs)
+    dataset = run.stage(save, pairs, config.pairs, run.lineage(model, prompts))
+    policy = run.stage(train, model, dataset, config.train, config.model)
+    score = run.stage(
+        evaluate,
+        model,
+        policy,
+        prompts,
+        dataset,
+        config.identity,
+        config.generation,
+        config.train,
+        config.evaluation,
+        config.gate,
+        config.model,
+    )
+    return run.finish(score, policy=policy, dataset=dataset)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(full, CONFIG))

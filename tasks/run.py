@@ -1,0 +1,204 @@
+"""One run of a flow: its stage lines, its summary.json, its report and its final word."""
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from prefect import Flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Completed, Failed, State
+from pydantic import BaseModel
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from dpo_pipeline.config import PipelineConfig
+from dpo_pipeline.errors import DPOPipelineError
+from dpo_pipeline.keys import settings_of
+from dpo_pipeline.store import Artifact
+from tasks.caching import model_of
+from tasks.console import console
+from tasks.runtime import home
+
+PACKAGES = (
+    "dpo-pipeline", "prefect", "torch", "transformers", "trl", "datasets", "pyarrow",
+    "huggingface_hub",
+)  # fmt: skip
+
+
+class Run:
+    """What one flow run did so far, told to a person as it happens.
+
+    Attributes:
+        folder: `runs/<name>-<id>` under the home folder: summary.json and report.html.
+        stages: Stage -> status ("built" or "cached"), seconds, rows and the artifact's path.
+    """
+
+    def __init__(self, config: PipelineConfig) -> None:
+        context = FlowRunContext.get()
+        if context is None or context.flow_run is None:
+            raise RuntimeError("Run() belongs in the body of a flow")
+        self.config = config
+        self.run_id = str(context.flow_run.id)
+        self.name = context.flow_run.name
+        self.folder = home() / "runs" / f"{self.name}-{self.run_id[:8]}"
+        self.folder.mkdir(parents=True)
+        self.stages: dict[str, dict[str, Any]] = {}
+        self._started = time.monotonic()
+        identity = config.identity
+        self.say(
+            f"{identity.original_name} -> {identity.new_name}: model {config.model.name}, "
+            f"prompts {config.prompts.source}, run {self.name}"
+        )
+
+    def say(self, line: str, style: str = "") -> None:
+        """Tell a line to the terminal and to the run's log."""
+        console.print(escape(line), style=style)
+        get_run_logger().info(line)
+
+    def stage(self, task: Callable[..., State[Artifact]], *args: Any) -> Artifact:
+        """Run a stage's task and tell in one line what came of it.
+
+        Raises:
+            DPOPipelineError: The stage's own error; the line names the stage.
+        """
+        started = time.monotonic()
+        name = task.name  # type: ignore[attr-defined]
+        state = task(*args, return_state=True)  # type: ignore[call-arg]
+        seconds = round(time.monotonic() - started, 2)
+        if not state.is_completed():
+            self.say(f"  {name:<9} failed    {seconds:6.1f} s", style="bold red")
+        artifact: Artifact = state.result()  # type: ignore[assignment]
+        status = "cached" if state.name == "Cached" else "built"
+        rows = artifact.stats.get("rows")
+        self.stages[name] = {
+            "status": status,
+            "seconds": seconds,
+            "rows": rows,
+            "key": artifact.key,
+            "path": str(artifact.path),
+        }
+        facts = artifact.stats.get("headline") or ("" if rows is None else f"{rows:,} rows")
+        mark = "[dim]=[/]" if status == "cached" else "[green]+[/]"
+        line = f"{name:<9} {status:<6} {seconds:6.1f} s  {facts}"
+        console.print(f"{mark} {escape(line)}")
+        get_run_logger().info(line)
+        return artifact
+
+    def lineage(self, model: Artifact, prompts: Artifact) -> dict[str, Any]:
+        """Say where the pairs come from: digests, revisions, settings; no machine path."""
+        ref = model_of(model)
+        return {
+            "model": {
+                "name": ref.name,
+                "revision": ref.revision,
+                "weights_digest": ref.weights_digest,
+                "template_digest": ref.template_digest,
+            },
+            "prompts": {**prompts.stats.get("source", {}), "digest": prompts.digest},
+            **{
+                section: settings_of(getattr(self.config, section))
+                for section in ("identity", "generation", "pairs")
+            },
+        }
+
+    def finish(self, score: Artifact, **kept: Artifact) -> State[Any]:
+        """Write the summary and the artifacts, show the proof, and say the verdict.
+
+        Args:
+            score: Artifact of the evaluate stage.
+            kept: What the person will want to find: name -> artifact.
+        Returns:
+            Completed where the gate passed, else Failed with every failed line.
+        """
+        card = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
+        summary = self._summary(card, kept)
+        path = self.folder / "summary.json"
+        path.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+        self._publish_artifacts(summary)
+        self._show(summary)
+        verdict = card["verdict"]
+        if verdict["passed"]:
+            return Completed(message=f"Gate passed. {path}", data=summary)
+        failed = "; ".join(
+            f"{f['measure']} {f['value']} ({f['threshold']})" for f in verdict["failed"]
+        )
+        return Failed(message=f"Gate failed: {failed}. {path}")
+
+    def _summary(self, card: dict[str, Any], kept: dict[str, Artifact]) -> dict[str, Any]:
+        paths = {name: str(artifact.path) for name, artifact in kept.items()}
+        return {
+            "run_id": self.run_id,
+            "run_name": self.name,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "verdict": card["verdict"],
+            "scorecard": {"before": card["before"], "after": card["after"]},
+            "answers": card["examples"],
+            "stages": self.stages,
+            "paths": {**paths, "run": str(self.folder)},
+            "config": self.config.model_dump(mode="json"),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: metadata.version(name) for name in PACKAGES},
+            },
+        }
+
+    def _publish_artifacts(self, summary: dict[str, Any]) -> None:
+        from dpo_pipeline.report import scorecard_markdown
+
+        create_markdown_artifact(scorecard_markdown(summary), key="scorecard")
+        create_table_artifact(
+            [
+                {"prompt": a["prompt"], "before": a["before"], "after": a["after"]}
+                for a in summary["answers"]
+            ],
+            key="answers",
+            description="The same questions before and after.",
+        )
+
+    def _show(self, summary: dict[str, Any]) -> None:
+        from dpo_pipeline.report import scorecard_rows
+
+        answers = Table("prompt", "before", "after", title="Answers", title_justify="left")
+        for row in summary["answers"]:
+            answers.add_row(*(escape(row[column]) for column in ("prompt", "before", "after")))
+        scores = Table("measure", title="Scorecard on held-out prompts", title_justify="left")
+        for column in ("before", "after", "95% interval", "n", "gate"):
+            scores.add_column(column, justify="right")
+        for cells in scorecard_rows(summary):
+            scores.add_row(*map(escape, cells))
+        console.print(answers, scores)
+        passed = summary["verdict"]["passed"]
+        console.print(
+            f"Gate {'passed' if passed else 'FAILED'} in {summary['seconds']} s",
+            style="bold green" if passed else "bold red",
+        )
+        for name, path in summary["paths"].items():
+            console.print(f"  {name:<9} {escape(path)}")
+
+
+def run_script(flow: Flow[..., Any], config: BaseModel) -> int:
+    """Run a flow for a person at a terminal.
+
+    Returns:
+        Exit status: 0 where the gate passed, 1 where it failed or a stage did.
+    """
+    handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
+    logging.getLogger("dpo_pipeline").addHandler(handler)
+    # Nobody watches a script's heartbeat, and ending its thread takes a second.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        state: State[Any] = flow(config, return_state=True)
+    if state.is_completed():
+        return 0
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, DPOPipelineError):
+        console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+    elif isinstance(error, BaseException):
+        raise error
+    return 1
