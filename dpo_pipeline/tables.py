@@ -81,12 +81,12 @@ class Table:
         self._part.unlink(missing_ok=True)
 
 
-def read_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, required: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file, holding one batch of them.
 
     Args:
         path: The file.
-        columns: Columns to read; None for all.
+        required: Columns that it must have.
     Raises:
         DataError: The file is no Parquet file, or lacks a column.
     """
@@ -98,9 +98,9 @@ def read_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[di
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}; make it again") from error
     with file:
-        if missing := sorted(set(columns or ()) - set(file.schema_arrow.names)):
+        if missing := sorted(set(required) - set(file.schema_arrow.names)):
             raise DataError(
                 f"{path} lacks {missing}: found {file.schema_arrow.names}; make it again"
             )
-        for batch in file.iter_batches(ROW_GROUP, columns=list(columns) if columns else None):
+        for batch in file.iter_batches(ROW_GROUP):
             yield from batch.to_pylist()
