@@ -1,0 +1,185 @@
+"""How likely both models find given answers: rewards of pairs, and divergence on other text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_pipeline import measures
+from dpo_pipeline.config import EvaluationConfig, ModelConfig, TrainConfig
+from dpo_pipeline.measures import Case, Measure
+from dpo_pipeline.models import ModelRef, load_model, load_tokenizer
+from dpo_pipeline.tables import read_rows
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Logits held at once: rows x scored positions x vocabulary.
+LOGITS = 2**26
+
+Tokens = tuple[list[int], list[int]]  # prompt, completion
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """One completion under both models, shape (completion tokens,), nats."""
+
+    policy: "torch.Tensor"
+    reference: "torch.Tensor"
+    kl: "torch.Tensor"  # KL(policy || reference) of the next-token distributions
+
+
+def measure_likelihoods(
+    before: ModelRef,
+    after: ModelRef,
+    dataset: Path,
+    general: Sequence[Case],
+    *,
+    model: ModelConfig,
+    train: TrainConfig,
+    config: EvaluationConfig,
+) -> dict[str, Measure]:
+    """Measure rewards on held-out pairs, and KL on the reference's own general answers.
+
+    Returns:
+        preference_accuracy: share of pairs with a positive reward margin.
+        preference_loss: mean DPO loss; ln 2 where policy and reference agree.
+        reward_margin: mean reward of chosen - reward of rejected.
+        chosen_shift, rejected_shift: mean log-prob change of the answer, nats.
+        edited_shift: the part of chosen_shift on tokens that differ from rejected, nats.
+        tail_shift: mean log-prob change of the tokens copied after the first edit, nats per
+            token; DPO on small edits is known to let them fall.
+        kl: mean KL(policy || reference) per token, nats.
+    """
+    pairs = sorted(read_rows(dataset / "held_out.parquet"), key=lambda row: str(row["id"]))
+    pairs = pairs[: config.max_pairs]
+    neutral = [c for c in general if c.before]
+    tokenizer = load_tokenizer(before)
+    rows = [
+        row
+        for p in pairs
+        for row in pair_tokens(tokenizer, p["prompt"], p["chosen"], p["rejected"])
+    ]
+    for case in neutral:
+        said = [{"role": "assistant", "content": case.before}]
+        rows.append(pair_tokens(tokenizer, list(case.messages), said, said)[0])
+    if not rows:
+        return {**preference_measures([], [], train.beta), "kl": measures.mean([])}
+    policy, reference = (load_model(ref, model.device, model.dtype) for ref in (after, before))
+    scores = score_tokens(policy, reference, rows)
+    paired = 2 * len(pairs)
+    return {
+        **preference_measures(rows[:paired], scores[:paired], train.beta),
+        "kl": measures.mean([s.kl.mean().item() for s in scores[paired:]]),
+    }
+
+
+def pair_tokens(
+    tokenizer: "PreTrainedTokenizerBase", prompt: Any, chosen: Any, rejected: Any
+) -> tuple[Tokens, Tokens]:
+    """Tokenize a pair the way TRL's DPOTrainer does: prompt is what all three have in common."""
+
+    def ids(messages: Any, ask: bool) -> list[int]:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+    asked = ids(prompt, True)
+    full = [ids(prompt + answer, False) for answer in (chosen, rejected)]
+    start = next(
+        (i for i, three in enumerate(zip(asked, *full, strict=False)) if len(set(three)) > 1),
+        min(map(len, (asked, *full))),
+    )
+    return (full[0][:start], full[0][start:]), (full[1][:start], full[1][start:])
+
+
+def score_tokens(
+    policy: "PreTrainedModel", reference: "PreTrainedModel", rows: Sequence[Tokens]
+) -> list[TokenScores]:
+    """Run both models over prompts with their completions, in batches of similar length."""
+    import torch
+
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    results: dict[int, TokenScores] = {}
+    while order:
+        width = len(rows[order[-1]][1])
+        size = max(1, LOGITS // (width * policy.config.get_text_config().vocab_size))
+        batch, order = order[-size:], order[:-size]
+        with torch.inference_mode():
+            ours, theirs = (
+                _next_token_logps(m, [rows[i] for i in batch]) for m in (policy, reference)
+            )
+            kl = (ours.exp() * (ours - theirs)).sum(-1)
+        for position, index in enumerate(batch):
+            completion = torch.tensor(rows[index][1], device=ours.device)
+            at = (position, slice(width - len(completion), None))
+            results[index] = TokenScores(
+                policy=ours[at].gather(-1, completion[:, None])[:, 0].cpu(),
+                reference=theirs[at].gather(-1, completion[:, None])[:, 0].cpu(),
+                kl=kl[at].cpu(),
+            )
+    return [results[i] for i in range(len(rows))]
+
+
+def _next_token_logps(model: "PreTrainedModel", rows: Sequence[Tokens]) -> "torch.Tensor":
+    """Log-probs of every next token where completions stand, shape (batch, longest, vocab)."""
+    import torch
+
+    longest = max(len(p) + len(c) for p, c in rows)
+    width = max(len(c) for _, c in rows)
+    # Padding on the left lets all completions end together, so only those logits are made.
+    ids = [[0] * (longest - len(p) - len(c)) + p + c for p, c in rows]
+    mask = [[0] * (longest - len(p) - len(c)) + [1] * (len(p) + len(c)) for p, c in rows]
+    attention = torch.tensor(mask, device=model.device)
+    logits: torch.Tensor = model(
+        input_ids=torch.tensor(ids, device=model.device),
+        attention_mask=attention,
+        position_ids=(attention.cumsum(-1) - 1).clamp(min=0),
+        logits_to_keep=width + 1,
+        use_cache=False,
+    ).logits
+    return logits[:, :-1].float().log_softmax(-1)
+
+
+def preference_measures(
+    rows: Sequence[Tokens], scores: Sequence[TokenScores], beta: float
+) -> dict[str, Measure]:
+    """Turn the scores of (chosen, rejected, chosen, rejected, ...) into preference measures."""
+    import torch
+
+    from dpo_pipeline.training.loss import dpo_loss
+
+    # Rows: chosen, rejected; a column is a pair.
+    policy = torch.tensor([s.policy.double().sum() for s in scores]).view(-1, 2).T
+    reference = torch.tensor([s.reference.double().sum() for s in scores]).view(-1, 2).T
+    losses, chosen, rejected = dpo_loss(policy[0], policy[1], reference[0], reference[1], beta)
+    shifts = (policy - reference).tolist()
+    edited, tails = [], []
+    for i, score in enumerate(scores[0::2]):
+        change = (score.policy - score.reference).tolist()
+        parts = name_parts(rows[2 * i][1], rows[2 * i + 1][1])
+        edited.append(sum(c for c, part in zip(change, parts, strict=True) if part == "edited"))
+        tail = [c for c, part in zip(change, parts, strict=True) if part == "tail"]
+        tails += [sum(tail) / len(tail)] if tail else []
+    return {
+        "preference_accuracy": measures.rate((chosen > rejected).tolist()),
+        "preference_loss": measures.mean(losses.tolist()),
+        "reward_margin": measures.mean((chosen - rejected).tolist()),
+        "chosen_shift": measures.mean(shifts[0]),
+        "rejected_shift": measures.mean(shifts[1]),
+        "edited_shift": measures.mean(edited),
+        "tail_shift": measures.mean(tails),
+    }
+
+
+def name_parts(chosen: Sequence[int], rejected: Sequence[int]) -> list[str]:
+    """Name each chosen token's part: head (before the edit), edited, or tail (copied after it)."""
+    parts: list[str] = []
+    seen = False
+    matcher = SequenceMatcher(None, rejected, chosen, autojunk=False)
+    for tag, _, _, start, end in matcher.get_opcodes():
+        seen = seen or tag != "equal"
+        part = "edited" if tag != "equal" else "tail" if seen else "head"
+        parts += [part] * (end - start)
+    return parts

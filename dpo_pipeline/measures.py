@@ -1,0 +1,328 @@
+"""Scores of answers: pure functions of text, with intervals; no model, no file.
+
+Every score compares the answer after with the answer before, so that the reference scored
+against itself says what "no change" looks like in the same words.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from dpo_pipeline.config import GateConfig
+
+if TYPE_CHECKING:
+    from dpo_pipeline.identity import IdentitySpec
+
+Kind = Literal["identity", "trained", "general", "third_party"]
+
+# Gate lines whose figure must not exceed the threshold; all others must reach it.
+AT_MOST = frozenset({"leak_rate", "doubled_rate"})
+# Without these there is no evidence at all, so a gate line with n = 0 fails.
+REQUIRED = frozenset({"identity_rate", "leak_rate", "edit_exactness"})
+SPLIT_MEASURES = ("identity_rate", "leak_rate", "edit_exactness", "organisation_kept")
+
+_REMNANT = re.compile(
+    r"\{\{?\s*\w+\s*\}?\}|<\s*(?:name|author|model|developer|company)\s*>|\[(?:your )?name\]"
+    r"|<\|\w+\|>",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(
+    r"\b(?:no|nope|not|nein|nicht|kein|non|pas|não|нет|не)\b|n't\b|\bnada que ver\b"
+    r"|不是|并非|没有|不,|不，|いいえ|ではありません|ではない|じゃない|아니|ليس|لست|नहीं",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|\w+|[^\w\s]")
+
+
+class Measure(BaseModel):
+    """A figure, how many answers it rests on, and its 95% interval; null where n is 0."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+NOTHING = Measure(value=None, n=0, low=None, high=None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt with the answer before (reference) and after (policy)."""
+
+    kind: Kind
+    messages: tuple[dict[str, str], ...]
+    before: str = ""
+    after: str = ""
+    family: str = "other"
+    language: str = "en"
+    turns: int = 1
+    accepted: tuple[str, ...] = ()
+    before_finish: str = "stop"
+    after_finish: str = "stop"
+
+    @property
+    def system(self) -> str | None:
+        """The system message that was sent, or null."""
+        first = self.messages[0]
+        return first["content"] if first["role"] == "system" else None
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What one answer says of its author."""
+
+    gives_new: bool
+    leaks: bool
+    doubled: bool
+    remnant: bool
+    names_developer: bool
+    denies: bool
+
+    def flags(self) -> list[str]:
+        """Names of the marks that are set."""
+        return [name for name, is_set in vars(self).items() if is_set]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A case with the marks of both answers and the ideal answer after."""
+
+    case: Case
+    before: Marks
+    after: Marks
+    ideal: str
+    exact: bool
+    kept_developer: bool
+
+
+def wilson(hits: int, n: int) -> Measure:
+    """Rate with its 95% Wilson score interval.
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    if n == 0:
+        return NOTHING
+    z, p = 1.959964, hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Measure(value=p, n=n, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+def rate(flags: Iterable[bool]) -> Measure:
+    """Share of true flags, with its Wilson interval."""
+    known = list(flags)
+    return wilson(sum(known), len(known))
+
+
+def mean(values: Sequence[float]) -> Measure:
+    """Mean with its 95% percentile bootstrap interval (1,000 resamples, fixed seed).
+
+    One value that is not finite makes the mean null, so that no gate line can pass on it.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    if not all(math.isfinite(v) for v in values) or not values:
+        return Measure(value=None, n=len(values), low=None, high=None)
+    import numpy as np
+
+    data = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(0).integers(0, len(data), size=(1000, len(data)))
+    low, high = np.percentile(data[picks].mean(axis=1), (2.5, 97.5))
+    return Measure(value=float(data.mean()), n=len(data), low=float(low), high=float(high))
+
+
+def mark(text: str, spec: "IdentitySpec") -> Marks:
+    """Say what an answer claims; the developer is the one the reference names."""
+    return Marks(
+        gives_new=spec.count_new(text) > 0,
+        leaks=spec.count_original(text) > 0,
+        doubled=spec.is_doubled(text),
+        remnant=bool(_REMNANT.search(text)),
+        names_developer=spec.names_developer(text),
+        denies=bool(_DENIAL.search(text)),
+    )
+
+
+def score(cases: Iterable[Case], spec: "IdentitySpec") -> list[Scored]:
+    """Mark both answers of every case and compare the answer after with its ideal."""
+    scored = []
+    for case in cases:
+        rewritten = case.kind in ("identity", "trained")
+        ideal = spec.rewrite(case.before).text if rewritten else case.before
+        scored.append(
+            Scored(
+                case=case,
+                before=mark(case.before, spec),
+                after=mark(case.after, spec),
+                ideal=ideal,
+                exact=case.after == ideal,
+                kept_developer=spec.names_developer(case.after, after=True),
+            )
+        )
+    return scored
+
+
+def identity_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
+    """Score answers to identity prompts.
+
+    Returns:
+        identity_rate: share with the new name, where the reference gave the original one.
+        identity_rate_all: share with the new name, over all answers.
+        leak_rate: share with the original name (or an alias) outside the new one.
+        edit_exactness: share equal to the reference's answer with the name rewritten.
+        edit_distance: mean words between an answer and that ideal (insert, delete, replace).
+        organisation_kept: share that names the maker, where the reference did.
+        denial_kept: share of denials ("Are you ChatGPT?" - "No, ...") that still deny.
+        doubled_rate, remnant_rate: share with "Deep Deep Qwen"; with `{{name}}` or `<|im_end|>`.
+        finished_rate: share that ended by itself rather than at the token limit.
+        fluency: mean n-gram entropy, bits.
+    """
+    denials = [s for s in scored if s.case.family == "are_you" and s.before.denies]
+    return {
+        "identity_rate": rate(s.after.gives_new for s in scored if s.before.leaks),
+        "identity_rate_all": rate(s.after.gives_new for s in scored),
+        "leak_rate": rate(s.after.leaks for s in scored),
+        "edit_exactness": rate(s.exact for s in scored),
+        "edit_distance": mean([edit_distance(s.case.after, s.ideal) for s in scored]),
+        "organisation_kept": rate(s.kept_developer for s in scored if s.before.names_developer),
+        "denial_kept": rate(s.after.denies for s in denials),
+        "doubled_rate": rate(s.after.doubled for s in scored),
+        "remnant_rate": rate(s.after.remnant for s in scored),
+        "finished_rate": rate(s.case.after_finish == "stop" for s in scored),
+        "fluency": mean([ngram_entropy(s.case.after) for s in scored]),
+    }
+
+
+def right(text: str, accepted: Sequence[str]) -> bool:
+    """Whether an answer contains an accepted answer, in any casing; 4 is not in 14."""
+    return any(
+        re.search(rf"(?<!\d){re.escape(a)}(?!\d)" if a.isdigit() else re.escape(a), text, re.I)
+        for a in accepted
+    )
+
+
+def general_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
+    """Score answers that should not change: general questions, and others' identities.
+
+    Returns:
+        general_right: share of general questions answered right.
+        general_kept: share still right, of those the reference answered right.
+        general_unchanged, third_party_unchanged: share that agrees with the reference exactly.
+        general_leaks_new: share of general answers that mention the new name unasked.
+    """
+    general = [s for s in scored if s.case.kind == "general"]
+    third = [s for s in scored if s.case.kind == "third_party"]
+    known = [s for s in general if right(s.case.before, s.case.accepted)]
+    return {
+        "general_right": rate(right(s.case.after, s.case.accepted) for s in general),
+        "general_kept": rate(right(s.case.after, s.case.accepted) for s in known),
+        "general_unchanged": rate(s.exact for s in general),
+        "third_party_unchanged": rate(s.exact for s in third),
+        "general_leaks_new": rate(
+            s.after.gives_new and not s.before.gives_new for s in general + third
+        ),
+    }
+
+
+def splits(scored: Sequence[Scored]) -> dict[str, dict[str, dict[str, Measure]]]:
+    """Split the main identity measures by family, language, turns and system prompt."""
+    keys: dict[str, Callable[[Case], str]] = {
+        "family": lambda c: c.family,
+        "language": lambda c: c.language,
+        "turns": lambda c: str(c.turns),
+        "system": lambda c: "(none sent)" if c.system is None else c.system,
+    }
+    table: dict[str, dict[str, dict[str, Measure]]] = {}
+    for dimension, key in keys.items():
+        groups: dict[str, list[Scored]] = {}
+        for s in scored:
+            groups.setdefault(key(s.case), []).append(s)
+        table[dimension] = {
+            group: {m: identity_measures(groups[group])[m] for m in SPLIT_MEASURES}
+            for group in sorted(groups)
+        }
+    return table
+
+
+def words(text: str) -> list[str]:
+    """Words and punctuation marks; Chinese, Japanese and Korean by the character."""
+    return _WORD.findall(text)
+
+
+def edit_distance(text: str, ideal: str) -> int:
+    """Fewest words to insert, delete or replace to turn one text into the other."""
+    if text == ideal:
+        return 0
+    a, b = words(text), words(ideal)
+    row = list(range(len(b) + 1))
+    for i, word in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            diagonal, row[j] = (
+                row[j],
+                min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other)),
+            )
+    return row[-1]
+
+
+def ngram_entropy(text: str) -> float:
+    """Entropy of bigrams and trigrams, weighted 1:2, bits; repetition brings it down.
+
+    Source: Meng et al. 2022, section 3.4, arXiv:2202.05262 (there named GE).
+    """
+    tokens = words(text)
+
+    def entropy(n: int) -> float:
+        grams = Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+        total = sum(grams.values())
+        return -sum(c / total * math.log2(c / total) for c in grams.values()) if total else 0.0
+
+    return (entropy(2) + 2 * entropy(3)) / 3
+
+
+def judge(
+    measures: dict[str, Measure], gate: GateConfig, noise: dict[str, Measure] | None = None
+) -> dict[str, Any]:
+    """Hold the scorecard against the thresholds.
+
+    A line without a single answer fails when the gate cannot do without it (`REQUIRED`)
+    and is skipped otherwise. A change that the reference shows against itself is not held
+    against the policy: the noise of a measure loosens its threshold by that much.
+
+    Args:
+        measures: The scorecard after training.
+        gate: Field name = measure name; null switches a line off.
+        noise: Measure -> share that the reference changes against itself.
+    Returns:
+        passed; failed and skipped: measure, value, threshold, n, noise of each such line.
+    """
+    failed: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
+    for name in type(gate).model_fields:
+        threshold = getattr(gate, name)
+        if threshold is None:
+            continue
+        measure, floor = measures.get(name, NOTHING), (noise or {}).get(name, NOTHING)
+        slack = floor.value or 0.0
+        line = {
+            "measure": name,
+            "value": measure.value,
+            "threshold": threshold,
+            "n": measure.n,
+            "noise": slack,
+        }
+        if measure.value is None:
+            (failed if name in REQUIRED or measure.n else skipped).append(line)
+        elif name in AT_MOST:
+            failed += [line] if measure.value > threshold + slack else []
+        else:
+            failed += [line] if measure.value < threshold - slack else []
+    return {"passed": not failed, "failed": failed, "skipped": skipped}
