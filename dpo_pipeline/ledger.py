@@ -1,0 +1,100 @@
+"""The ledger of answers: append-only, checked line by line, safe for many writers at once.
+
+A context is all that an answer depends on but its request: weights, template, decoding,
+precision. Each has a folder of segments, one per writer, and a line is a record with its own
+digest. A writer syncs what it appends, so a kill loses what was in flight; a torn or damaged
+line is dropped and its answer made again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from dpo_pipeline.keys import canonical, digest_of
+
+logger = logging.getLogger("dpo_pipeline.ledger")
+
+CONTEXT = "context.json"
+
+
+class Ledger:
+    """Records of one context under `root`; a context manager that closes its segment."""
+
+    def __init__(self, root: Path, context: Mapping[str, Any]) -> None:
+        self.context = dict(context)
+        self.folder = root / digest_of(self.context)[:32]
+        self._segment: BinaryIO | None = None
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._segment:
+            self._segment.close()
+            self._segment = None
+
+    def read(self, wanted: Container[str]) -> dict[str, Any]:
+        """Return the records of the wanted keys; of two with one key, either (they are equal)."""
+        found: dict[str, Any] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            damaged = 0
+            for record in _records(path):
+                if record is None:
+                    damaged += 1
+                elif record["key"] in wanted:
+                    found.setdefault(record["key"], record["value"])
+            if damaged:
+                logger.warning("%s: %d damaged lines dropped, made again", path.name, damaged)
+        return found
+
+    def append(self, records: Mapping[str, Any]) -> None:
+        """Write records to this writer's own segment and sync it."""
+        if not records:
+            return
+        if self._segment is None:
+            self._segment = self._open()
+        lines = []
+        for key, value in records.items():
+            body = canonical({"key": key, "value": value})
+            lines.append(_check(body) + b" " + body + b"\n")
+        self._segment.write(b"".join(lines))
+        self._segment.flush()
+        os.fsync(self._segment.fileno())
+
+    def _open(self) -> BinaryIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # For people: what the folder's name is the digest of.
+        readable = self.folder / f".{uuid.uuid4().hex}"
+        readable.write_text(json.dumps(self.context, indent=1, ensure_ascii=False), "utf-8")
+        readable.replace(self.folder / CONTEXT)
+        segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return segment
+
+
+def _records(path: Path) -> Iterator[Any]:
+    """Yield each record of a segment, None for a line that is not whole."""
+    with path.open("rb") as handle:
+        for line in handle:
+            digest, _, body = line.rstrip(b"\n").partition(b" ")
+            whole = line.endswith(b"\n") and digest == _check(body)
+            yield json.loads(body) if whole else None
+
+
+def _check(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest()[:16].encode()
