@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: one line a stage, a bar while a long one works."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,22 @@ class Report(Protocol):
         """Report progress."""
 
 
+# Shards of one stage work in threads and share one display: a terminal holds only one.
+_bars = Progress(
+    TextColumn("  {task.description:<9}"),
+    BarColumn(bar_width=30),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[unit]}"),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[note]}"),
+    console=console,
+    transient=True,
+    disable=not console.is_terminal or UNDER_WORKER,
+)
+_lock = threading.Lock()
+
+
 @contextmanager
 def progress(stage: str, unit: str) -> Iterator[Report]:
     """Show a stage's progress: as a bar in a terminal, as an artifact in the Prefect UI.
@@ -40,24 +57,12 @@ def progress(stage: str, unit: str) -> Iterator[Report]:
         stage: Name of the stage.
         unit: What is counted.
     """
-    bar = Progress(
-        TextColumn(f"  {stage:<9}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal or UNDER_WORKER,
-    )
     artifact = None
     reported = time.monotonic()
 
     def report(done: int, total: int, note: str = "") -> None:
         nonlocal artifact, reported
-        bar.update(shown, completed=done, total=total, note=note)
+        _bars.update(bar, completed=done, total=total, note=note)
         # Short work is over before anybody could look at its artifact.
         if time.monotonic() - reported < _REPORT_EVERY:
             return
@@ -68,8 +73,15 @@ def progress(stage: str, unit: str) -> Iterator[Report]:
         else:
             update_progress_artifact(artifact, progress=percent)
 
-    with bar:
-        shown = bar.add_task(stage, total=None, note="")
+    with _lock:
+        _bars.start()
+        bar = _bars.add_task(stage, total=None, unit=unit, note="")
+    try:
         yield report
+    finally:
+        with _lock:
+            _bars.remove_task(bar)
+            if not _bars.tasks:
+                _bars.stop()
     if artifact is not None:
         update_progress_artifact(artifact, progress=100)

@@ -201,6 +201,11 @@ def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: Model
         from dpo_pipeline.training import train as run_dpo
 
         with progress("train", "steps") as report:
+
+            def follow(done: int, total: int, figures: dict[str, float]) -> None:
+                note = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+                report(done, total, note)
+
             stats = run_dpo(
                 ref,
                 dataset.path,
@@ -208,7 +213,7 @@ def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: Model
                 config=config,
                 out=out,
                 work=work,
-                on_progress=report,
+                on_progress=follow,
             )
         policy = describe_model(out / "model", f"{ref.name}-policy")
         return {**stats, "model": {**policy.model_dump(), "path": "model"}}

@@ -1,0 +1,113 @@
+"""What tests share: one home folder, one Prefect server, one real run of the default pipeline."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+START_LIMIT = 120  # seconds a server may take to answer on a loaded machine
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A home folder of its own, and flows run in it as a person would."""
+
+    home: Path
+    root: Path = ROOT
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "DPO_", "HF_"))}
+        return {
+            **kept,
+            "DPO_PIPELINE_HOME": str(self.home / "dpo"),
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "HF_HOME": str(self.home / "hf"),
+            "MPLCONFIGDIR": str(self.home / "mpl"),
+            "PYTHONPATH": str(self.root),
+            **extra,
+        }
+
+    def python(self, *args: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Run Python outside the checkout, so that nothing is found by the working directory."""
+        return subprocess.run(
+            [sys.executable, *args],
+            env=self.environment(**extra),
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+        )
+
+    def full(self, *options: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return self.python(str(self.root / "flows" / "full.py"), *options, **extra)
+
+    def summaries(self) -> list[dict]:
+        """Return the summary of every finished run, oldest first."""
+        files = sorted(
+            (self.home / "dpo" / "runs").glob("*/summary.json"), key=lambda p: p.stat().st_mtime_ns
+        )
+        return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def first_run(workplace) -> subprocess.CompletedProcess[str]:
+    """Run the default pipeline once, from nothing, without a server."""
+    return workplace.full()
+
+
+@pytest.fixture(scope="session")
+def starter(workplace, first_run) -> Path:
+    """Folder of the starter model that the first run built."""
+    assert first_run.returncode == 0, first_run.stdout + first_run.stderr
+    return Path(workplace.summaries()[0]["stages"]["model"]["path"])
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> Iterator[str]:
+    """Start a real Prefect server on loopback; yield its API's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("server")
+    api = f"http://127.0.0.1:{port}/api"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        },
+        stdout=(home / "log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        deadline = time.monotonic() + START_LIMIT
+        while not _healthy(api):
+            assert process.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < deadline, "the Prefect server did not come up"
+            time.sleep(0.2)
+        yield api
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _healthy(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/health", timeout=2).is_success
+    except httpx.TransportError:
+        return False
