@@ -97,7 +97,7 @@ def code_digests(module: str) -> dict[str, str]:
         Module name -> sha256 of its file.
     """
     found: dict[str, str] = {}
-    queue = [module]
+    queue = list(_with_parents(module))
     while queue:
         name = queue.pop()
         path = _source(name)
@@ -131,10 +131,14 @@ def _imports(module: str, tree: ast.AST, is_package: bool) -> Iterator[str]:
             # `from package import name`: the name may be a module or an attribute.
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         for name in names:
-            parts = name.split(".")
-            if parts[0] == PACKAGE:
-                # Importing a.b.c runs a/__init__.py and a/b/__init__.py as well.
-                yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+            if name.split(".")[0] == PACKAGE:
+                yield from _with_parents(name)
+
+
+def _with_parents(module: str) -> Iterator[str]:
+    # Importing a.b.c runs a/__init__.py and a/b/__init__.py as well.
+    parts = module.split(".")
+    return (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
 def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
