@@ -23,7 +23,7 @@ T = TypeVar("T")
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds between two attempts
 TIMEOUT = 120.0  # seconds without a byte, after which a call is given up
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
+PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})  # 409, 412: another was faster
 
 log = logging.getLogger("dpo_pipeline.hub")
 

@@ -240,6 +240,22 @@ class Hub:
             **({"HF_TOKEN": token} if token else {}),
         }
 
+    def connect(self, monkeypatch: Any, token: str | None = None) -> None:
+        """Point the Hub client of this process here, with an empty cache, and let it not wait."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import close_session, disable_progress_bars
+
+        close_session()
+        disable_progress_bars()
+        home = self.root / "homes" / str(next(self._homes))
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        monkeypatch.setenv("HF_TOKEN", token or "")
+
     def run(self, code: str, token: str | None = None, home: Path | None = None, **env: str) -> str:
         """Run Python code in a new process against this Hub, where waiting takes no time."""
         code = "import time; time.sleep = lambda seconds: None\n" + code
@@ -311,6 +327,7 @@ class Handler(BaseHTTPRequestHandler):
 
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
         pass
@@ -525,11 +542,11 @@ class Handler(BaseHTTPRequestHandler):
         return {"files": answer}
 
     def on_batch(self) -> Any:
-        self.repo(write=True)
-        answer = []
+        repo, answer = self.repo(write=True), []
+        known = {e["sha"] for c in repo.commits for e in c["files"].values()}
         for asked in json.loads(self.content)["objects"]:
             sha, actions = asked["oid"], {}
-            if not (self.hub.root / "blobs" / sha).exists():
+            if sha not in known:
                 actions = {
                     "actions": {
                         "upload": {"href": f"{self.hub.storage}/storage/{sha}"},

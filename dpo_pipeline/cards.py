@@ -1,0 +1,244 @@
+"""Cards: what the Hub shows of a published model or dataset, and what its search reads.
+
+A card depends on what is published and how it was made, on no clock and on no run: the same
+model published twice has the same card.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+GENERAL = ("general", "third_party", "kl")
+PLACES = ("name", "location", "path", "source")
+SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6))
+
+
+class Facts(BaseModel):
+    """What both cards tell.
+
+    Attributes:
+        scorecard: Verdict, measures before and after, examples.
+        lineage: What the run was made from; machine paths already cut to names.
+        license: SPDX id of the base model as the Hub writes it; None if it has none.
+        license_name: Name of a license that has no id.
+        license_link: Where its text is.
+        languages: ISO 639-1 codes of the pairs, sorted.
+        forced: Why it is published although the gate failed; None if it passed.
+        model_repo: Hub id of the published model; None if only the dataset goes.
+        model_tag: Tag of these very weights.
+        dataset_repo: Hub id of the published dataset; None if only the model goes.
+        dataset_commit: Its commit.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    scorecard: dict[str, Any]
+    lineage: dict[str, Any]
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    languages: tuple[str, ...] = ()
+    forced: str | None = None
+    model_repo: str | None = None
+    model_tag: str | None = None
+    dataset_repo: str | None = None
+    dataset_commit: str | None = None
+
+    @property
+    def base(self) -> str:
+        """Name of the base model."""
+        return str(self.lineage["model"]["name"])
+
+    @property
+    def base_revision(self) -> str | None:
+        """Commit of the base model; None if it is not on the Hub."""
+        found: str | None = self.lineage["model"].get("revision")
+        return found
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """Where the prompts come from: kind, location, revision."""
+        found: Mapping[str, Any] = self.lineage.get("prompts", {})
+        return found
+
+
+def model_card(facts: Facts, files: Collection[str]) -> str:
+    """Write the README.md of a model.
+
+    Args:
+        facts: What the run made, from what.
+        files: Names of its files, which tell a LoRA adapter and a chat template.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    adapter = "adapter_config.json" in files
+    trained_on = [facts.dataset_repo] if facts.dataset_repo else []
+    if facts.source.get("kind") == "hub":
+        trained_on.append(facts.source["location"])
+    relation = "adapter" if adapter else "finetune"
+    data = ModelCardData(
+        license=facts.license,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
+        base_model=facts.base if facts.base_revision else None,
+        base_model_relation=relation if facts.base_revision else None,
+        datasets=trained_on or None,
+        language=list(facts.languages) or None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=sorted({"conversational", "dpo", "identity", "trl", *(["lora"] if adapter else [])}),
+        model_name=str(facts.model_repo).split("/")[-1],
+        eval_results=list(_eval_results(facts)),
+    )
+    pairs = _link(facts.dataset_repo, facts.dataset_commit, "datasets/")
+    card = ModelCard.from_template(
+        data,
+        template_str=_template("model_card.md.j2"),
+        **_shared(facts),
+        repo=facts.model_repo,
+        title=_escape(str(facts.model_repo).split("/")[-1]),
+        pairs_at=f": {pairs}" if pairs else "",
+        measures=list(_measures(facts.scorecard)),
+        examples=[{k: _escape(str(v)) for k, v in e.items()} for e in facts.scorecard["examples"]],
+        chat_template="chat_template.jinja" in files,
+    )
+    return str(card).rstrip() + "\n"
+
+
+def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
+    """Write the README.md of a dataset, with the splits that `load_dataset` reads without code.
+
+    Args:
+        facts: What the run made, from what.
+        splits: File of each split, data/<split>-00000-of-00001.parquet -> its rows.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    rows, names = sum(splits.values()), {path: path[5:].split("-")[0] for path in splits}
+    source, shipped = facts.source, facts.source.get("kind") in (None, "shipped")
+    from_hub = source.get("kind") == "hub"
+    data = DatasetCardData(
+        license=facts.license if shipped else None,
+        language=list(facts.languages) or None,
+        task_categories=["text-generation"],
+        size_categories=[next((name for name, top in SIZES if rows < top), "n>1M")],
+        source_datasets=[f"extended|{source['location']}" if from_hub else "original"],
+        tags=sorted({"dpo", "identity", "preference", "trl"}),
+        pretty_name=str(facts.dataset_repo).split("/")[-1],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": names[p], "path": p} for p in splits],
+            }
+        ],
+    )
+    where = "the set that comes with dpo-pipeline" if shipped else str(source["location"])
+    if source.get("revision"):
+        where += f" at {source['revision']}"
+    card = DatasetCard.from_template(
+        data,
+        template_str=_template("dataset_card.md.j2"),
+        **_shared(facts),
+        repo=facts.dataset_repo,
+        title=_escape(str(facts.dataset_repo).split("/")[-1]),
+        splits=[{"name": names[p], "rows": f"{count:,}"} for p, count in splits.items()],
+        model_at=_link(facts.model_repo, facts.model_tag) or "no published model",
+        source=_escape(where),
+        shipped=shipped,
+    )
+    return str(card).rstrip() + "\n"
+
+
+def _shared(facts: Facts) -> dict[str, Any]:
+    identity, verdict = facts.lineage.get("identity", {}), facts.scorecard["verdict"]
+    return {
+        "base": _link(facts.base if facts.base_revision else None, facts.base_revision)
+        or _escape(facts.base),
+        "new_name": _escape(identity.get("new_name", "its new name")),
+        "original_name": _escape(identity.get("original_name", "its old one")),
+        "languages": ", ".join(facts.languages) or "unknown",
+        "lineage": json.dumps(facts.lineage, ensure_ascii=True, indent=1, sort_keys=True),
+        "passed": verdict["passed"],
+        "failed": _escape("; ".join(_failure(f) for f in verdict["failed"])),
+        "forced": _escape(facts.forced) if facts.forced else None,
+    }
+
+
+def _failure(line: Any) -> str:
+    if not isinstance(line, Mapping):
+        return str(line)
+    return f"{line['measure']} {_figure(line.get('value'))}, needs {line.get('threshold')}"
+
+
+def _measures(scorecard: Mapping[str, Any]) -> Sequence[dict[str, str]]:
+    rows = []
+    for name, after in scorecard["after"].items():
+        low, high = _figure(after.get("low")), _figure(after.get("high"))
+        rows.append(
+            {
+                "name": _escape(name.replace("_", " ")),
+                "before": _figure(scorecard["before"].get(name, {}).get("value")),
+                "after": _figure(after["value"]),
+                "interval": f"{low} to {high}" if "–" not in low + high else "–",
+                "n": f"{after['n']:,}",
+            }
+        )
+    return rows
+
+
+def _eval_results(facts: Facts) -> Sequence[Any]:
+    from huggingface_hub import EvalResult
+
+    results = []
+    for name, measure in facts.scorecard["after"].items():
+        if measure["value"] is None:
+            continue
+        general = name.startswith(GENERAL)
+        repo = None if general else facts.dataset_repo
+        results.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=repo or ("general" if general else "identity"),
+                dataset_name="general questions" if general else "held-out identity prompts",
+                dataset_split="test" if repo else None,
+                dataset_revision=facts.dataset_commit if repo else None,
+                metric_type=name,
+                metric_name=name.replace("_", " "),
+                metric_value=round(measure["value"], 4),
+            )
+        )
+    return results
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _link(repo: str | None, revision: str | None, kind: str = "") -> str:
+    """Link a repository at a revision; empty without one."""
+    at = f"https://huggingface.co/{kind}{repo}/tree/{revision or 'main'}"
+    return f"[{repo}]({at})" if repo else ""
+
+
+def _template(name: str) -> str:
+    return (resources.files("dpo_pipeline") / "data" / name).read_text(encoding="utf-8")
+
+
+def _escape(text: str) -> str:
+    """Make any text show as itself in Markdown: no link, image, HTML or table survives."""
+    seen = "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+    return re.sub(r"([\\`*_\[\]<>|~&$@]|:(?=/)|(?<=www)\.)", r"\\\1", seen).replace("\n", "<br>")
+
+
+def public(lineage: Any, name: str = "") -> Any:
+    """Cut the paths of this machine in a lineage to their last part."""
+    if isinstance(lineage, Mapping):
+        return {key: public(item, key) for key, item in lineage.items()}
+    if name in PLACES and isinstance(lineage, str) and lineage.startswith(("/", "~", ".", "file:")):
+        return Path(lineage).name
+    return lineage
