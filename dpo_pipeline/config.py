@@ -5,6 +5,7 @@
 """
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -36,7 +37,8 @@ class ModelConfig(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Precision of generation and evaluation; auto: bfloat16 on GPU, else float32.",
+        description="Precision of generation and evaluation; auto: bfloat16 on a GPU, or on a CPU "
+        "that computes it (for models at least 256 wide), else float32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where generation, training and evaluation run; auto: GPU if any."
@@ -156,6 +158,16 @@ class PromptsConfig(Section):
     seed: int = Field(0, ge=0, description="Seed of sampling and of the split.")
 
 
+def _server_address(url: str) -> str:
+    """Keep the address in one spelling, and secrets out of it: it lands in keys and logs."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("base_url is an http(s) address such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("base_url holds no user, password or query: set OPENAI_API_KEY instead")
+    return url.rstrip("/")
+
+
 class GenerationConfig(Section):
     """How the reference model answers the prompts."""
 
@@ -182,14 +194,19 @@ class GenerationConfig(Section):
     shard_rows: int = Field(
         512,
         ge=1,
-        description="Rows of one shard, one Prefect task run.",
+        description="Answers of one shard, one Prefect task run.",
         json_schema_extra=NO_EFFECT,
     )
     check_rows: int = Field(
-        16, ge=0, description="Rows decoded again one by one to count batch mismatches."
+        16,
+        ge=0,
+        description="Answers decoded again one by one to count batch mismatches; never more than "
+        "one in 256.",
     )
-    base_url: str = Field(
-        "http://127.0.0.1:8000/v1", description="Address of the server; engine openai only."
+    base_url: Annotated[str, AfterValidator(_server_address)] = Field(
+        "http://127.0.0.1:8000/v1",
+        description="Address of the server, whose key is read from OPENAI_API_KEY; engine openai "
+        "only.",
     )
     served_model: str | None = Field(
         None, description="Model name at the server; null: model.name. Engine openai only."
@@ -351,15 +368,29 @@ class GateConfig(Section):
     )
 
 
+_REPO_NAME = r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*"
+RepoId = Annotated[str, Field(max_length=96, pattern=rf"^{_REPO_NAME}(/{_REPO_NAME})?$")]
+
+
 class PublishConfig(Section):
     """What goes to the Hugging Face Hub; nothing by default."""
 
-    model_repo: str | None = Field(None, description="Hub repository of the model; null: none.")
-    dataset_repo: str | None = Field(None, description="Hub repository of the pairs; null: none.")
-    private: bool = Field(True, description="Create the repositories private.")
-    dry_run: bool = Field(False, description="Write what would go, and send nothing.")
+    model_repo: RepoId | None = Field(
+        None, description="Hub repository of the model, owner/name; null: none."
+    )
+    dataset_repo: RepoId | None = Field(
+        None, description="Hub repository of the pairs, owner/name; null: none."
+    )
+    private: bool = Field(
+        True, description="Create the repositories private, and refuse a public one."
+    )
+    dry_run: bool = Field(
+        True, description="Write what would go and how it differs, and send nothing."
+    )
     force: str | None = Field(
-        None, description="Publish although the gate failed, for this reason; lands in the card."
+        None,
+        min_length=10,
+        description="Publish although the gate failed, for this reason; lands in the card.",
     )
     token_block: str | None = Field(
         None, description="Prefect Secret block with the token; null: environment or login."

@@ -1,49 +1,57 @@
 """The decoder in process: many prompts at once through one model, each as if it were alone.
 
 Rows share forward passes but not fate: a row that ends leaves its slot at once and the next
-prompt takes it, so no step is spent on finished answers. Keys and values lie in one buffer per
-layer, a row's from column 0 on, so nothing is padded but the tail of a step's attention.
+prompt takes it, so no step is spent on finished answers. Each row's keys and values start at
+column 0 of its slot, so no padding stands between prompt and answer.
 """
 
 import logging
 import random
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
+from jinja2 import TemplateError
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers import GenerationConfig as Shipped
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from dpo_pipeline.config import GenerationConfig, ModelConfig
 from dpo_pipeline.errors import GenerationError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from dpo_pipeline.generation import Request, Response
+from dpo_pipeline.models import ModelRef, encode, end_tokens, load_model, load_tokenizer
 
 logger = logging.getLogger("dpo_pipeline.decoding")
 
-# New prompts enter when this share of the slots is free: their prefill fills a matrix product.
+# Prompts enter when a part in so many of the slots is free: prefill is faster for several.
 REFILL = 8
+
+# Threads of a task runner take turns at the one model that a process holds.
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen and when an answer ends.
+    """How tokens are chosen and when an answer ends; the rest is as in `GenerationConfig`.
 
     Attributes:
         ends: Tokens that end an answer; they are not part of it.
-        max_new_tokens: Longest answer (tokens).
-        temperature: 0 is greedy.
-        top_p: Nucleus mass, read when sampling.
-        batch_tokens: Budget of a batch: rows x (longest prompt + max_new_tokens).
     """
 
     ends: tuple[int, ...]
     max_new_tokens: int
+    batch_tokens: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
-    batch_tokens: int = 16384
 
 
 @dataclass
@@ -71,12 +79,62 @@ class Row:
         return self.stopped or len(self.answer) >= self.limit
 
 
-def decode(
-    model: "PreTrainedModel", rows: Sequence[Row], how: Decoding, slots: bool = True
-) -> Iterator[Row]:
-    """Decode rows, in the order in which they end.
+def ask_model(
+    ref: ModelRef,
+    requests: Mapping[str, Request],
+    seeds: Mapping[str, int],
+    model: ModelConfig,
+    config: GenerationConfig,
+    alone: bool,
+) -> Iterator[tuple[str, Response]]:
+    """Answer requests; yield each key and its answer as it ends."""
+    with _turn:
+        tokenizer, network = _load(ref, model.device, model.dtype)
+        rows: list[Row] = []
+        for key, request in requests.items():
+            try:
+                prompt = encode(tokenizer, request.messages)
+                limit = _room(network, len(prompt), config.max_new_tokens)
+                rows.append(Row(key, prompt, limit, seeds[key]))
+            except (TemplateError, ValueError) as error:
+                yield key, Response.failed(f"the prompt cannot be asked: {error}")
+        how = Decoding(
+            end_tokens(ref, tokenizer),
+            config.max_new_tokens,
+            1 if alone else config.batch_tokens,
+            config.temperature,
+            config.top_p,
+        )
+        slots = not alone and slots_agree(network, [row.prompt for row in rows[:1] + rows[-1:]])
+        for row in decode(network, rows, how, slots):
+            text = str(tokenizer.decode(row.answer, skip_special_tokens=True))
+            finish: Literal["stop", "length"] = "stop" if row.stopped else "length"
+            yield row.key, Response(text=text, finish=finish, tokens=len(row.answer))
 
-    When memory runs out, the rows in flight start again in batches half as large; the answers
+
+@lru_cache(maxsize=1)
+def _load(
+    ref: ModelRef, device: str, dtype: Literal["auto", "float32", "bfloat16"]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    network: Any = load_model(ref, device, dtype)
+    # A model may ship sampling or a repetition penalty: what decides is our configuration.
+    network.generation_config = Shipped()  # type: ignore[no-untyped-call]
+    return load_tokenizer(ref), network
+
+
+def _room(network: PreTrainedModel, length: int, wanted: int) -> int:
+    positions = getattr(network.config, "max_position_embeddings", None) or length + wanted
+    if not 0 < length < positions:
+        raise ValueError(f"it has {length} tokens, and the model takes 1 to {positions - 1}")
+    return min(wanted, positions - length)
+
+
+def decode(
+    model: PreTrainedModel, rows: Sequence[Row], how: Decoding, slots: bool = True
+) -> Iterator[Row]:
+    """Decode rows; yield each when it ends.
+
+    When memory runs out, the rows in flight start again, half as many at once; the answers
     are the same.
 
     Args:
@@ -89,121 +147,71 @@ def decode(
     """
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
     while waiting:
-        # Prompts of similar length share a buffer: a few long ones do not cost all others room.
+        # Prompts of similar length go together: a few long ones do not cost all others room.
         longest = len(waiting[0].prompt)
         group = deque(row.restart() for row in waiting if 2 * len(row.prompt) > longest)
         waiting = waiting[len(group) :]
         capacity = longest + how.max_new_tokens
         size = max(1, min(len(group), how.batch_tokens // capacity))
-        fits = slots and keeps_all(model, capacity)
+        fits = slots and _looks_back(model, capacity)
         while group:
             batch = Slots(model, size, capacity, how) if fits else Padded(model, size, how)
             try:
                 yield from batch.run(group)
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not _out_of_memory(error):
                     raise
                 if size == 1:
                     raise GenerationError(
-                        f"out of memory with one prompt of {longest} tokens and "
-                        f"max_new_tokens={how.max_new_tokens}: lower max_new_tokens, or use a "
-                        "smaller model or model.dtype bfloat16"
+                        f"out of memory with one prompt of {longest} tokens and max_new_tokens="
+                        f"{how.max_new_tokens}: lower max_new_tokens, or use a smaller model"
                     ) from error
                 group.extendleft(row.restart() for row in batch.active)
                 size //= 2
                 logger.warning("out of memory: going on with %d rows at once", size)
             del batch
-            if torch.cuda.is_available():
+            if model.device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Tell an allocation that failed, on GPU or CPU, from other runtime errors."""
+def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def keeps_all(model: "PreTrainedModel", capacity: int) -> bool:
-    """Tell whether every layer is attention that looks back over `capacity` tokens."""
-    layers = DynamicCache(config=model.config).layers
+def _looks_back(model: PreTrainedModel, capacity: int) -> bool:
+    """Tell whether every layer is attention that sees `capacity` tokens back."""
     return all(
         type(layer) is DynamicLayer
         or (isinstance(layer, DynamicSlidingWindowLayer) and layer.sliding_window >= capacity)
-        for layer in layers
+        for layer in DynamicCache(config=model.config).layers
     )
 
 
 @torch.inference_mode()
-def slots_agree(model: "PreTrainedModel", prompts: Sequence[Sequence[int]]) -> bool:
+def slots_agree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> bool:
     """Check on a few tokens that slots decode as the plain forward does.
 
-    An architecture may read its cache, mask or positions in a way that slots do not serve, and
-    some would go wrong without an error: each chosen token must be the plain forward's choice,
-    up to rounding.
-
-    Args:
-        model: The model.
-        prompts: Two prompts of different length show the most.
+    Some architectures read their cache, mask or positions in a way that slots do not serve, and
+    not all of them fail aloud: each token must be the plain forward's choice, up to rounding.
     """
-    rows = [Row("", prompt[:12], limit=4) for prompt in prompts]
-    how = Decoding(ends=(), max_new_tokens=4)
+    rows = deque(Row("", prompt[:12], limit=4) for prompt in prompts)
     try:
-        for row in Slots(model, len(rows), 16, how).run(deque(rows)):
+        for row in Slots(model, len(rows), 16, Decoding((), 4)).run(rows):
             whole = torch.tensor([[*row.prompt, *row.answer]], device=model.device)
             logits = model(input_ids=whole, use_cache=False).logits[0, -5:-1].float()
             best, chosen = logits.amax(-1), logits.gather(-1, whole[0, -4:, None])[:, 0]
             if bool((best - chosen > 0.05 * (best - logits.amin(-1))).any()):
                 return False
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         logger.info("slots do not serve this architecture: %s", error)
         return False
     return True
 
 
-class Padded:
-    """Rows in left-padded batches through the model's own `generate()`: slower, for any model."""
-
-    def __init__(self, model: "PreTrainedModel", size: int, how: Decoding) -> None:
-        self.model, self.size, self.how = model, size, how
-        self.active: list[Row] = []
-
-    @torch.inference_mode()
-    def run(self, queue: deque[Row]) -> Iterator[Row]:
-        """Decode all rows of the queue."""
-        while queue:
-            self.active = [queue.popleft() for _ in range(min(self.size, len(queue)))]
-            width, pad = max(len(row.prompt) for row in self.active), self.how.ends[0]
-            padded = [[pad] * (width - len(r.prompt)) + [*r.prompt] for r in self.active]
-            mask = [[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in self.active]
-            tokens = self.model.generate(
-                input_ids=torch.tensor(padded, device=self.model.device),
-                attention_mask=torch.tensor(mask, device=self.model.device),
-                logits_processor=LogitsProcessorList([self._choose]),
-                generation_config=GenerationConfig(
-                    max_new_tokens=max(row.limit for row in self.active),
-                    do_sample=False,
-                    eos_token_id=list(self.how.ends),
-                    pad_token_id=pad,
-                ),
-            )
-            for row, taken in zip(self.active, tokens[:, width:].tolist(), strict=True):
-                for token in taken:
-                    if row.take(token, self.how.ends):
-                        break
-            done, self.active = self.active, []
-            yield from done
-
-    def _choose(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Leave only the chosen token of each row for the greedy search to find."""
-        if self.how.temperature == 0:
-            return scores
-        chosen = torch.tensor(choose(scores, self.active, self.how), device=scores.device)
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
-
-
 class Slots:
-    """Rows in flight; active row i lies in slot i, so a step works on a dense slice."""
+    """Rows in flight; active row i lies in slot i, so that a step works on a dense slice."""
 
-    def __init__(self, model: "PreTrainedModel", size: int, capacity: int, how: Decoding) -> None:
+    def __init__(self, model: PreTrainedModel, size: int, capacity: int, how: Decoding) -> None:
         self.model, self.size, self.how = model, size, how
         self.active: list[Row] = []
         self.cache = SlotCache(size, capacity)
@@ -213,7 +221,7 @@ class Slots:
         """Decode all rows of the queue, taking them from it as slots fall free."""
         while queue or self.active:
             free = self.size - len(self.active)
-            if queue and (free * REFILL >= self.size or not self.active):
+            if queue and free * REFILL >= self.size:
                 self._enter([queue.popleft() for _ in range(min(free, len(queue)))])
             yield from self._step()
 
@@ -221,42 +229,130 @@ class Slots:
         """Prefill all of each prompt but its last token, which is the first step's input."""
         start = len(self.active)
         self.active += rows
-        longest = max(len(row.prompt) for row in rows) - 1
-        if longest == 0:
-            return
-        # Padding on the right needs no mask: attention is causal and looks left only.
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.prompt) - 1] = torch.tensor(row.prompt[:-1])
-        filled = DynamicCache()
+        longest = max(1, *(len(row.prompt) - 1 for row in rows))
+        # Padding on the right needs no mask: attention looks left only.
+        ids = [[*row.prompt[:-1], *[0] * (longest + 1 - len(row.prompt))] for row in rows]
+        filled: Any = DynamicCache()
         self.model(
-            input_ids=ids.to(self.model.device), past_key_values=filled, use_cache=True,
+            input_ids=torch.tensor(ids, device=self.model.device),
+            past_key_values=filled,
+            use_cache=True,
             logits_to_keep=1,
-        )  # fmt: skip
-        self.cache.enter(start, filled)
+        )
+        self.cache.enter(start, [(layer.keys, layer.values) for layer in filled.layers])
 
     def _step(self) -> Iterator[Row]:
         """Give each active row its next token, and let go of those that end."""
         device = self.model.device
         last = [row.answer[-1] if row.answer else row.prompt[-1] for row in self.active]
         at = torch.tensor([len(r.prompt) + len(r.answer) - 1 for r in self.active], device=device)
-        self.cache.aim(at)
         logits = self.model(
             input_ids=torch.tensor(last, device=device)[:, None],
-            attention_mask=self.cache.mask,
+            attention_mask=self.cache.aim(at),
             position_ids=at[:, None],
             past_key_values=self.cache,
             use_cache=True,
         ).logits[:, -1]
-        for i, token in reversed(list(enumerate(choose(logits, self.active, self.how)))):
-            row = self.active[i]
-            if not row.take(token, self.how.ends):
-                continue
-            moved = self.active.pop()
-            if moved is not row:
-                self.active[i] = moved
+        tokens = choose(logits, self.active, self.how)
+        for i, row in reversed(list(enumerate(self.active))):
+            if row.take(tokens[i], self.how.ends):
+                self.active[i] = self.active[-1]
+                self.active.pop()
                 self.cache.move(len(self.active), i)
-            yield row
+                yield row
+
+
+class SlotCache(Cache):
+    """Keys and values of all slots: a pair per layer of shape (slots, heads, capacity, size)."""
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        super().__init__(layers=[])
+        self.slots, self.capacity = slots, capacity
+        self.pairs: list[list[torch.Tensor]] = []
+        self.at = self.rows = torch.empty(0)
+        self.width = 0
+
+    def aim(self, at: torch.Tensor) -> torch.Tensor:
+        """Set the column of each active row's next token; return the attention mask."""
+        self.at, self.rows = at, torch.arange(len(at), device=at.device)
+        self.width = int(at.max()) + 1
+        return (torch.arange(self.width, device=at.device) <= at[:, None])[:, None, None, :]
+
+    def enter(self, start: int, filled: Sequence[Sequence[torch.Tensor]]) -> None:
+        """Copy new rows' keys and values to the slots from `start` on."""
+        if not self.pairs:
+            # Zeroed, as what lies under the mask is multiplied by 0, and 0 x NaN is NaN.
+            self.pairs = [
+                [t.new_zeros(self.slots, t.shape[1], self.capacity, t.shape[3]) for t in pair]
+                for pair in filled
+            ]
+        for pair, new in zip(self.pairs, filled, strict=True):
+            for buffer, tensor in zip(pair, new, strict=True):
+                buffer[start : start + len(tensor), :, : tensor.shape[2]] = tensor
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one slot over another."""
+        if source != target:
+            for buffer in (buffer for pair in self.pairs for buffer in pair):
+                buffer[target] = buffer[source]
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one token per active row and return all that they may look at."""
+        keys, values = self.pairs[layer_idx]
+        keys[self.rows, :, self.at] = key_states[:, :, 0]
+        values[self.rows, :, self.at] = value_states[:, :, 0]
+        count = len(self.rows)
+        return keys[:count, :, : self.width], values[:count, :, : self.width]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of columns in use."""
+        return self.width
+
+
+class Padded:
+    """Rows in left-padded batches through the model's own `generate()`: slower, for any model."""
+
+    def __init__(self, model: PreTrainedModel, size: int, how: Decoding) -> None:
+        self.model, self.size, self.how = model, size, how
+        self.active: list[Row] = []
+
+    @torch.inference_mode()
+    def run(self, queue: deque[Row]) -> Iterator[Row]:
+        """Decode all rows of the queue."""
+        model: Any = self.model
+        while queue:
+            self.active = [queue.popleft() for _ in range(min(self.size, len(queue)))]
+            width, end = max(len(row.prompt) for row in self.active), self.how.ends[0]
+            pads = [width - len(row.prompt) for row in self.active]
+            ids = [[end] * n + [*row.prompt] for n, row in zip(pads, self.active, strict=True)]
+            mask = [[0] * n + [1] * (width - n) for n in pads]
+            tokens = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                logits_processor=LogitsProcessorList([self._leave_chosen]),
+                max_new_tokens=max(row.limit for row in self.active),
+                do_sample=False,
+                eos_token_id=list(self.how.ends),
+                pad_token_id=end,
+            )
+            for row, taken in zip(self.active, tokens[:, width:].tolist(), strict=True):
+                any(row.take(token, self.how.ends) for token in taken)  # up to the first end
+            done, self.active = self.active, []
+            yield from done
+
+    def _leave_chosen(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Leave only the drawn token of each row for the greedy search to find."""
+        if self.how.temperature == 0:
+            return scores
+        chosen = torch.tensor(choose(scores, self.active, self.how), device=scores.device)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
 def choose(logits: torch.Tensor, rows: Sequence[Row], how: Decoding) -> list[int]:
@@ -264,79 +360,21 @@ def choose(logits: torch.Tensor, rows: Sequence[Row], how: Decoding) -> list[int
 
     Args:
         logits: Shape (rows, vocabulary).
-        rows: Their rows; a draw takes one number from a row's own generator.
+        rows: Their rows; a draw takes one number from each row's generator.
         how: Temperature and nucleus mass.
     """
     if how.temperature == 0:
-        chosen: list[int] = logits.argmax(-1).tolist()
+        chosen: list[int] = logits.max(dim=-1).indices.tolist()  # argmax is slow in bfloat16
         return chosen
-    mass = (logits.float() / how.temperature).softmax(-1).double()
-    mass, tokens = mass.sort(dim=-1, descending=True, stable=True)
-    total = mass.cumsum(-1)
-    # The nucleus is the shortest head that holds top_p: up to the first token that reaches it.
-    kept = torch.where(total - mass < how.top_p, mass, 0.0).cumsum(-1)
-    drawn = torch.tensor([row.chance.random() for row in rows], device=logits.device)
-    at = torch.searchsorted(kept, drawn[:, None] * kept[:, -1:], right=True)
-    chosen = tokens.gather(-1, at.clamp(max=tokens.shape[-1] - 1))[:, 0].tolist()
+    mass = (logits.double() / how.temperature).softmax(-1)
+    if how.top_p < 1:
+        ordered = mass.sort(dim=-1, descending=True).values
+        outside = ordered.cumsum(-1) - ordered >= how.top_p
+        mass = mass.where(mass >= ordered.masked_fill(outside, 1.0).amin(-1, keepdim=True), 0.0)
+    # In the order of the vocabulary: sorted, two tokens of nearly equal mass would change places
+    # by rounding, and with it the token drawn.
+    mass = mass.cumsum(-1)
+    drawn = torch.tensor([[row.chance.random()] for row in rows], dtype=mass.dtype)
+    at = torch.searchsorted(mass, drawn.to(mass.device) * mass[:, -1:], right=True)
+    chosen = at[:, 0].clamp(max=mass.shape[-1] - 1).tolist()
     return chosen
-
-
-class SlotCache(Cache):  # type: ignore[misc]
-    """Keys and values of all slots, and where the next token of each row goes."""
-
-    def __init__(self, size: int, capacity: int) -> None:
-        super().__init__(layers=[])
-        self.size, self.capacity = size, capacity
-        self.at = self.rows = self.mask = torch.empty(0)
-
-    def aim(self, at: torch.Tensor) -> None:
-        """Set the column of each active row's next token. Shape (rows,)."""
-        self.at = at
-        self.rows = torch.arange(len(at), device=at.device)
-        width = int(at.max()) + 1
-        self.mask = (torch.arange(width, device=at.device) <= at[:, None])[:, None, None, :]
-
-    def enter(self, start: int, filled: Any) -> None:
-        """Copy the prefilled keys and values of new rows to the slots from `start` on."""
-        for i, layer in enumerate(filled.layers):
-            if len(self.layers) <= i:
-                self.layers.append(SlotLayer(self))
-            self.layers[i].enter(start, layer.keys, layer.values)
-
-    def move(self, source: int, target: int) -> None:
-        """Copy one slot over another."""
-        for layer in self.layers:
-            layer.keys[target] = layer.keys[source]
-            layer.values[target] = layer.values[source]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of columns in use."""
-        return int(self.mask.shape[-1])
-
-
-class SlotLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, shape (slots, heads, capacity, head size)."""
-
-    def __init__(self, cache: SlotCache) -> None:
-        super().__init__()
-        self.cache = cache
-
-    def enter(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Write new rows' prompts; the buffer is zeroed, as 0 x NaN under the mask were NaN."""
-        if not self.is_initialized:
-            shape = (self.cache.size, keys.shape[1], self.cache.capacity)
-            self.keys = keys.new_zeros(*shape, keys.shape[3])
-            self.values = values.new_zeros(*shape, values.shape[3])
-            self.is_initialized = True
-        stop, width = start + keys.shape[0], keys.shape[2]
-        self.keys[start:stop, :, :width] = keys
-        self.values[start:stop, :, :width] = values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token per active row and return all they may look at."""
-        rows, at, width = self.cache.rows, self.cache.at, self.cache.mask.shape[-1]
-        self.keys[rows, :, at] = key_states[:, :, 0]
-        self.values[rows, :, at] = value_states[:, :, 0]
-        return self.keys[: len(rows), :, :width], self.values[: len(rows), :, :width]

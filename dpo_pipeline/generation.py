@@ -5,14 +5,11 @@ and on nothing else: not on the batch, the shard or the run that made it. So wha
 holds is never made twice.
 """
 
-import hashlib
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -22,20 +19,17 @@ from dpo_pipeline.config import GenerationConfig, IdentityConfig, ModelConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.ledger import Ledger
-from dpo_pipeline.models import ModelRef
+from dpo_pipeline.models import Message, ModelRef
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from dpo_pipeline.decoding import Row
 
 logger = logging.getLogger("dpo_pipeline.generation")
 
 Progress = Callable[[int, int], None]
 
 SYNC_SECONDS = 2.0  # longest time an answer waits to be written to the ledger
-COLLECT_ROWS = 8192  # answers in memory at once, and rows of a Parquet row group
+COLLECTED = 8192  # answers in memory at once, and rows of a Parquet row group
 
 PROBES = (
     "Who are you?",
@@ -44,14 +38,11 @@ PROBES = (
     "你是谁？",
 )
 
-# Threads of a task runner take turns at the one model that a process holds.
-_turn = threading.Lock()
-
 
 class Request(NamedTuple):
     """One question: the whole prompt, and which sample of its answers is wanted."""
 
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Message, ...]
     sample: int = 0
 
 
@@ -71,6 +62,11 @@ class Response(BaseModel):
     finish: Literal["stop", "length", "error"]
     tokens: int
     reason: str | None = None
+
+    @classmethod
+    def failed(cls, reason: str) -> "Response":
+        """Stand for an answer that could not be had."""
+        return cls(text="", finish="error", tokens=0, reason=reason)
 
 
 def answer(
@@ -102,24 +98,24 @@ def answer(
     """
     keys = [_key(request, config) for request in requests]
     wanted = dict(zip(keys, requests, strict=True))
-    context = _context(ref, model, config) | ({"alone": True} if alone else {})
-    with Ledger(ledger, context) as book:
-        done = {key: Response(**value) for key, value in book.read(wanted).items()}
-        missing = {key: r for key, r in wanted.items() if key not in done}
-        fresh: dict[str, Any] = {}
-        synced = time.monotonic()
-        engine = _ask_server if config.engine == "openai" else _ask_model
-        with closing(engine(ref, missing, model, config, alone)) as answers:
+    book = Ledger(ledger, _context(ref, model, config, alone))
+    done = {key: Response(**value) for key, value in book.read(wanted).items()}
+    missing = {key: request for key, request in wanted.items() if key not in done}
+    fresh: dict[str, Any] = {}
+    synced = time.monotonic()
+    with closing(book), closing(_ask(ref, missing, model, config, alone)) as answers:
+        try:
             for key, response in answers:
                 done[key] = response
                 if response.finish != "error":
                     fresh[key] = response.model_dump(exclude={"reason"})
-                if on_progress:
-                    on_progress(len(done), len(wanted))
                 if time.monotonic() - synced > SYNC_SECONDS:
                     book.append(fresh)
                     fresh, synced = {}, time.monotonic()
-        book.append(fresh)
+                if on_progress:
+                    on_progress(len(done), len(wanted))
+        finally:
+            book.append(fresh)
     logger.info("%d answers, %d of them new", len(done), len(missing))
     failed = [response for response in done.values() if response.finish == "error"]
     if failed and len(failed) == len(done):
@@ -127,13 +123,56 @@ def answer(
     return [done[key] for key in keys]
 
 
+def _ask(
+    ref: ModelRef,
+    missing: Mapping[str, Request],
+    model: ModelConfig,
+    config: GenerationConfig,
+    alone: bool,
+) -> Generator[tuple[str, Response], None, None]:
+    # A row's chance comes from its request alone, so that it is the same in any batch.
+    seeds = {key: int(digest_of([config.seed, key])[:12], 16) for key in missing}
+    if missing and config.engine == "openai":
+        from dpo_pipeline.server import ask_server
+
+        yield from ask_server(missing, seeds, config.served_model or model.name, config)
+    elif missing:
+        from dpo_pipeline.decoding import ask_model
+
+        yield from ask_model(ref, missing, seeds, model, config, alone)
+
+
+def _key(request: Request, config: GenerationConfig) -> str:
+    # Greedy samples are all the same: their number matters to a draw only.
+    sample = request.sample if config.temperature else 0
+    return digest_of({"messages": [dict(m) for m in request.messages], "sample": sample})
+
+
+def _context(
+    ref: ModelRef, model: ModelConfig, config: GenerationConfig, alone: bool
+) -> dict[str, Any]:
+    """Collect what an answer depends on besides its request."""
+    fields = {"max_new_tokens", "temperature"} | (
+        {"top_p", "seed"} if config.temperature else set()
+    )
+    context: dict[str, Any] = config.model_dump(include=fields)
+    if config.engine == "openai":
+        # What weights a server holds is not ours to know: its address and the name stand for them.
+        served = config.served_model or model.name
+        return context | {"server": config.base_url, "served_model": served}
+    from dpo_pipeline.models import pick_precision
+
+    return context | {
+        "weights": ref.weights_digest,
+        "template": ref.template_digest,
+        "precision": pick_precision(ref, model.device, model.dtype),
+        "alone": alone,
+    }
+
+
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
     """Cut prompts.parquet into ranges of prompts, of about `shard_rows` answers each."""
-    import pyarrow.parquet as pq
-
-    count = pq.read_metadata(prompts).num_rows
-    step = max(1, config.shard_rows // _fan_out(config))
-    return [(start, min(start + step, count)) for start in range(0, count, step)]
+    return _ranges(prompts, config, config.shard_rows)
 
 
 def generate_shard(
@@ -179,29 +218,29 @@ def collect_responses(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    totals: Counter[str] = Counter()
-    sample: list[tuple[Request, Response]] = []
-    count = pq.read_metadata(prompts).num_rows
-    step = max(1, COLLECT_ROWS // _fan_out(config))
-    # One by one is slow: a large `check_rows` checks at most one answer in 256.
-    checks = min(config.check_rows, 1 + count * _fan_out(config) // 256)
-    every = max(1, count * _fan_out(config) // max(1, checks))
     options: dict[str, Any] = {"model": model, "config": config, "ledger": ledger}
+    totals: Counter[str] = Counter()
+    answered: list[tuple[Request, Response]] = []
     with pq.ParquetWriter(out / "responses.parquet", _schema()) as writer:
-        for start in range(0, count, step):
-            rows = list(_expand(prompts, (start, min(start + step, count)), config))
-            responses = answer(ref, [request for _, request in rows], **options)
+        for shard in _ranges(prompts, config, COLLECTED):
+            rows, requests = zip(*_expand(prompts, shard, config), strict=True)
+            responses = answer(ref, requests, **options)
             filled = [
-                row | response.model_dump(exclude={"text"}) | {"response": response.text}
-                for (row, _), response in zip(rows, responses, strict=True)
+                row | response.model_dump() | {"response": response.text}
+                for row, response in zip(rows, responses, strict=True)
             ]
             writer.write_table(pa.Table.from_pylist(filled, schema=_schema()))
-            for i in range(-totals["rows"] % every, len(rows), every):
-                sample.append((rows[i][1], responses[i]))
             totals.update(_count(responses))
-    sample = [pair for pair in sample if pair[1].finish != "error"][:checks]
-    if config.engine == "openai" or not sample:
-        return dict(totals) | {"checked": 0, "mismatched": 0}
+            answered += [
+                (request, response)
+                for request, response in zip(requests, responses, strict=True)
+                if response.finish != "error"
+            ]
+    # One by one is slow: at most one answer in 256 is checked, spread over all.
+    checks = min(config.check_rows, 1 + len(answered) // 256)
+    sample = answered[:: max(1, len(answered) // max(1, checks))][:checks]
+    if config.engine == "openai":
+        sample = []
     again = answer(ref, [request for request, _ in sample], **options, alone=True)
     mismatched = sum(a != b for a, (_, b) in zip(again, sample, strict=True))
     if mismatched:
@@ -227,20 +266,17 @@ def probe_identity(
     from dpo_pipeline.identity import IdentitySpec
 
     spec = IdentitySpec(identity)
+    questions = [(system, text) for system in config.system_prompts for text in PROBES]
+    requests = [Request(_prompt(s, [{"role": "user", "content": text}])) for s, text in questions]
     greedy = config.model_copy(update={"temperature": 0.0, "samples": 1})
-    requests = [
-        Request(_prompt(system, [{"role": "user", "content": question}]))
-        for system in config.system_prompts
-        for question in PROBES
-    ]
     responses = answer(ref, requests, model=model, config=greedy, ledger=ledger)
-    named = sum(spec.count_original(response.text) > 0 for response in responses)
     said = [
-        {"prompt": request.messages[-1]["content"], "response": response.text}
-        for request, response in zip(requests, responses, strict=True)
+        {"system": system, "prompt": text, "response": response.text}
+        for (system, text), response in zip(questions, responses, strict=True)
     ]
+    named = sum(spec.count_original(response.text) > 0 for response in responses)
     if not named:
-        quoted = "; ".join(f"{s['prompt']!r} -> {s['response'][:120]!r}" for s in said[:4])
+        quoted = "; ".join(f"{s['prompt']!r} -> {str(s['response'])[:120]!r}" for s in said[:4])
         raise GenerationError(
             f"{ref.name} never called itself {identity.original_name!r} in {len(said)} answers "
             f"({quoted}): set identity.original_name (and aliases) to the name it gives"
@@ -248,31 +284,30 @@ def probe_identity(
     return {"asked": len(said), "named": named, "answers": said}
 
 
-def _prompt(
-    system: str | None, messages: Sequence[Mapping[str, str]]
-) -> tuple[Mapping[str, str], ...]:
-    first = () if system is None else ({"role": "system", "content": system},)
-    return (*first, *messages)
+def _prompt(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
+    return (*([] if system is None else [{"role": "system", "content": system}]), *messages)
 
 
-def _fan_out(config: GenerationConfig) -> int:
-    return len(config.system_prompts) * config.samples
+def _ranges(prompts: Path, config: GenerationConfig, rows: int) -> list[tuple[int, int]]:
+    import pyarrow.parquet as pq
+
+    count: int = pq.read_metadata(prompts).num_rows
+    step = max(1, rows // (len(config.system_prompts) * config.samples))
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _expand(
     prompts: Path, shard: tuple[int, int], config: GenerationConfig
 ) -> Iterator[tuple[dict[str, Any], Request]]:
-    """Yield every row of responses.parquet, still without its answer, and its request."""
+    """Yield each row of responses.parquet, still without its answer, and its request."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(prompts).slice(shard[0], shard[1] - shard[0])
-    for prompt in table.to_pylist():
+    for prompt in pq.read_table(prompts).slice(shard[0], shard[1] - shard[0]).to_pylist():
         for system in config.system_prompts:
+            messages = _prompt(system, prompt["messages"])
             for sample in range(config.samples):
-                messages = _prompt(system, prompt["messages"])
-                name = digest_of([prompt["id"], system, sample])[:32]
-                new = {"id": name, "prompt_id": prompt["id"], "messages": list(messages)}
-                row = prompt | new | {"system": system, "sample": sample}
+                new = {"prompt_id": prompt["id"], "system": system, "sample": sample}
+                row = prompt | new | {"id": digest_of(new)[:32], "messages": list(messages)}
                 yield row, Request(messages, sample)
 
 
@@ -280,8 +315,8 @@ def _schema() -> "pa.Schema":
     import pyarrow as pa
 
     text, number = pa.string(), pa.int32()
-    message = pa.struct([("role", text), ("content", text)])
-    fields = {"id": text, "prompt_id": text, "messages": pa.list_(message), "system": text}
+    messages = pa.list_(pa.struct({"role": text, "content": text}))
+    fields = {"id": text, "prompt_id": text, "messages": messages, "system": text}
     fields |= {"sample": number, "response": text, "finish": text, "tokens": number}
     fields |= {"reason": text, "split": text, "family": text, "language": text, "turns": number}
     return pa.schema(fields | {"source_row": pa.int64(), "given_chosen": text})
@@ -289,136 +324,5 @@ def _schema() -> "pa.Schema":
 
 def _count(responses: Sequence[Response]) -> dict[str, Any]:
     finishes = Counter(response.finish for response in responses)
-    kinds = {kind: finishes[kind] for kind in ("stop", "length", "error")}
-    return {"rows": len(responses), "tokens": sum(r.tokens for r in responses)} | kinds
-
-
-def _key(request: Request, config: GenerationConfig) -> str:
-    # Greedy samples are all the same: their number matters to a draw only.
-    sample = request.sample if config.temperature else 0
-    return digest_of({"messages": [dict(m) for m in request.messages], "sample": sample})
-
-
-def _seed(key: str, config: GenerationConfig) -> int:
-    return int.from_bytes(hashlib.sha256(f"{config.seed} {key}".encode()).digest()[:6])
-
-
-def _context(ref: ModelRef, model: ModelConfig, config: GenerationConfig) -> dict[str, Any]:
-    """Collect what an answer depends on besides its request."""
-    fields = {"max_new_tokens", "temperature"} | (
-        {"top_p", "seed"} if config.temperature else set()
-    )
-    context: dict[str, Any] = config.model_dump(include=fields)
-    if config.engine == "openai":
-        # What weights a server holds is not ours to know: its address and the name stand for them.
-        server = {"server": config.base_url, "served_model": config.served_model or model.name}
-        return context | server
-    from transformers import AutoConfig
-
-    from dpo_pipeline.models import pick_device, pick_dtype
-
-    precision: str = model.dtype
-    if precision == "auto":
-        precision = pick_dtype(pick_device(model.device), AutoConfig.from_pretrained(ref.path))
-    weights, template = ref.weights_digest, ref.template_digest
-    return context | {"weights": weights, "template": template, "precision": precision}
-
-
-def _ask_server(
-    ref: ModelRef,
-    missing: Mapping[str, Request],
-    model: ModelConfig,
-    config: GenerationConfig,
-    alone: bool,
-) -> Iterator[tuple[str, Response]]:
-    from dpo_pipeline.server import complete
-
-    shared = {
-        "model": config.served_model or model.name,
-        "max_tokens": config.max_new_tokens,
-        "temperature": config.temperature,
-        "top_p": config.top_p if config.temperature else 1.0,
-    }
-    bodies = {
-        key: shared
-        | {"messages": [dict(m) for m in request.messages]}
-        | ({"seed": _seed(key, config)} if config.temperature else {})
-        for key, request in missing.items()
-    }
-    for key, fields in complete(bodies, config):
-        yield key, Response(**fields)
-
-
-def _ask_model(
-    ref: ModelRef,
-    missing: Mapping[str, Request],
-    model: ModelConfig,
-    config: GenerationConfig,
-    alone: bool,
-) -> Iterator[tuple[str, Response]]:
-    if not missing:
-        return
-    with _turn:
-        from dpo_pipeline.decoding import Decoding, decode, slots_agree
-        from dpo_pipeline.models import end_tokens
-
-        tokenizer, network = _load(ref, model.device, model.dtype)
-        rows: list[Row] = []
-        for key, request in missing.items():
-            prepared = _prepare(key, request, tokenizer, network, config)
-            if isinstance(prepared, Response):
-                yield key, prepared
-            else:
-                rows.append(prepared)
-        how = Decoding(
-            ends=end_tokens(ref, tokenizer),
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            batch_tokens=1 if alone else config.batch_tokens,
-        )
-        slots = not alone and slots_agree(network, [row.prompt for row in (*rows[:1], *rows[-1:])])
-        for row in decode(network, rows, how, slots):
-            text = tokenizer.decode(row.answer, skip_special_tokens=True)
-            finish: Literal["stop", "length"] = "stop" if row.stopped else "length"
-            yield row.key, Response(text=text, finish=finish, tokens=len(row.answer))
-
-
-def _prepare(
-    key: str,
-    request: Request,
-    tokenizer: "PreTrainedTokenizerBase",
-    network: "PreTrainedModel",
-    config: GenerationConfig,
-) -> "Row | Response":
-    """Turn a request into tokens, or say why it cannot be asked."""
-    from jinja2 import TemplateError
-
-    from dpo_pipeline.decoding import Row
-    from dpo_pipeline.models import encode
-
-    try:
-        prompt = encode(tokenizer, request.messages)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        reason = f"the chat template refuses these messages: {error}"
-        return Response(text="", finish="error", tokens=0, reason=reason)
-    positions = getattr(network.config, "max_position_embeddings", None) or len(prompt) + 10**6
-    limit = min(config.max_new_tokens, positions - len(prompt))
-    if limit < 1 or not prompt:
-        reason = f"a prompt of {len(prompt)} tokens; the model takes 1 to {positions - 1}"
-        return Response(text="", finish="error", tokens=0, reason=reason)
-    return Row(key, prompt, limit, _seed(key, config))
-
-
-@lru_cache(maxsize=1)
-def _load(
-    ref: ModelRef, device: str, dtype: Literal["auto", "float32", "bfloat16"]
-) -> "tuple[PreTrainedTokenizerBase, PreTrainedModel]":
-    from transformers import GenerationConfig as Shipped
-
-    from dpo_pipeline.models import load_model, load_tokenizer
-
-    network = load_model(ref, device, dtype)
-    # A model may ship sampling or a repetition penalty: what decides is our configuration.
-    network.generation_config = Shipped()
-    return load_tokenizer(ref), network
+    counts = {finish: finishes[finish] for finish in ("stop", "length", "error")}
+    return {"rows": len(responses), **counts, "tokens": sum(r.tokens for r in responses)}

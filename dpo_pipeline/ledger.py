@@ -13,36 +13,25 @@ import os
 import uuid
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from dpo_pipeline.keys import canonical, digest_of
 
 logger = logging.getLogger("dpo_pipeline.ledger")
 
-CONTEXT = "context.json"
-
 
 class Ledger:
-    """Records of one context under `root`; a context manager that closes its segment."""
+    """The records of one context under `root`, and this writer's own segment."""
 
     def __init__(self, root: Path, context: Mapping[str, Any]) -> None:
         self.context = dict(context)
         self.folder = root / digest_of(self.context)[:32]
         self._segment: BinaryIO | None = None
 
-    def __enter__(self) -> "Ledger":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close this writer's segment, if it has one."""
         if self._segment:
             self._segment.close()
-            self._segment = None
 
     def read(self, wanted: Container[str]) -> dict[str, Any]:
         """Return the records of the wanted keys; of two with one key, either (they are equal)."""
@@ -64,20 +53,17 @@ class Ledger:
             return
         if self._segment is None:
             self._segment = self._open()
-        lines = []
         for key, value in records.items():
             body = canonical({"key": key, "value": value})
-            lines.append(_check(body) + b" " + body + b"\n")
-        self._segment.write(b"".join(lines))
+            self._segment.write(_check(body) + b" " + body + b"\n")
         self._segment.flush()
         os.fsync(self._segment.fileno())
 
     def _open(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         # For people: what the folder's name is the digest of.
-        readable = self.folder / f".{uuid.uuid4().hex}"
-        readable.write_text(json.dumps(self.context, indent=1, ensure_ascii=False), "utf-8")
-        readable.replace(self.folder / CONTEXT)
+        text = json.dumps(self.context, indent=1, ensure_ascii=False)
+        (self.folder / "context.json").write_text(text, encoding="utf-8")
         segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:

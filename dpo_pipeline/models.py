@@ -5,7 +5,7 @@ A model is a folder of safetensors, a config, a tokenizer and usually a chat tem
 """
 
 import hashlib
-import logging
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +19,6 @@ from dpo_pipeline.hub import ask, resolve_revision
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger("dpo_pipeline.models")
 
 Message = Mapping[str, str]
 
@@ -142,33 +140,26 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
 
 
 def load_model(
-    ref: ModelRef,
-    device: str = "auto",
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    ref: ModelRef, device: str = "auto", dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 ) -> "PreTrainedModel":
     """Load the weights, whole, for inference.
 
     Args:
         ref: The model.
         device: "auto", "cpu" or "cuda".
-        dtype: Precision; auto as in `pick_dtype`.
+        dtype: Precision; auto as in `pick_precision`.
     Raises:
         ModelError: A tensor is missing or of another shape, or the architecture needs code
             that does not come with transformers.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     place = pick_device(device)
     try:
-        if dtype == "auto":
-            config = AutoConfig.from_pretrained(
-                ref.path, trust_remote_code=False, local_files_only=True
-            )
-            dtype = pick_dtype(place, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             ref.path,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, pick_precision(ref, device, dtype)),
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
@@ -183,8 +174,6 @@ def load_model(
             f"({', '.join(missing[:3])}): the copy is damaged or of another architecture; "
             "download it again"
         )
-    if unexpected := sorted(info["unexpected_keys"]):
-        logger.warning("%s: %d tensors are not used (%s)", ref.name, len(unexpected), unexpected[0])
     return model.to(place).eval()  # type: ignore[no-any-return]
 
 
@@ -202,19 +191,27 @@ def pick_device(name: str) -> "torch.device":
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def pick_dtype(device: "torch.device", config: Any) -> Literal["float32", "bfloat16"]:
-    """Choose the precision of inference: bfloat16 where the hardware computes it well.
+def pick_precision(
+    ref: ModelRef, device: str, dtype: Literal["auto", "float32", "bfloat16"]
+) -> Literal["float32", "bfloat16"]:
+    """Turn "auto" into bfloat16 where the hardware computes it well, else into float32.
 
-    That is a GPU, or a CPU with bfloat16 instructions and a model wide enough to gain. It is a
-    matter of device and architecture only, so a model before and after training gets the same.
+    That is a GPU, or a CPU with bfloat16 instructions and a model wide enough to gain. It
+    depends on hardware and architecture only: a model before and after training gets the same.
     """
+    if dtype != "auto":
+        return dtype
     import torch
 
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    fast = any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16", "sve_bf16"))
-    wide = (getattr(config, "hidden_size", None) or 0) >= NARROW
-    return "bfloat16" if fast and wide else "float32"
+    if pick_device(device).type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        file = ref.path / "config.json"
+        shape = json.loads(file.read_bytes()) if file.is_file() else {}
+        known = torch.cpu.get_capabilities()
+        fast = any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+        fast = fast and shape.get("hidden_size", shape.get("n_embd", 0)) >= NARROW
+    return "bfloat16" if fast else "float32"
 
 
 def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:

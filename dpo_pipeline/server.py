@@ -8,7 +8,7 @@ shipped with the model does not decide.
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from dpo_pipeline.config import GenerationConfig
 from dpo_pipeline.errors import GenerationError
+from dpo_pipeline.generation import Request, Response
 
 logger = logging.getLogger("dpo_pipeline.server")
 
@@ -32,28 +33,32 @@ FATAL = {
 }
 
 
-def complete(
-    bodies: Mapping[str, Mapping[str, Any]], config: GenerationConfig
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Send chat completions, a bounded number at a time; yield answers as they come.
+def ask_server(
+    requests: Mapping[str, Request],
+    seeds: Mapping[str, int],
+    served_model: str,
+    config: GenerationConfig,
+) -> Iterator[tuple[str, Response]]:
+    """Answer requests, a bounded number at a time; yield each key and its answer as it comes.
 
-    Args:
-        bodies: Key -> body of the request.
-        config: Address and concurrency. The key, if any, is read from OPENAI_API_KEY.
-    Returns:
-        Pairs of key and text, finish, tokens, reason. What the server refuses for one request
-        alone, or still fails after patient attempts, has finish "error" and a reason.
+    What the server refuses for one request alone, or still fails after patient attempts, has
+    finish "error". The key of the server, if it wants one, is read from OPENAI_API_KEY.
+
     Raises:
         GenerationError: The server cannot be reached, or refuses the key or the model.
     """
-    key = os.environ.get("OPENAI_API_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    url = config.base_url.rstrip("/") + "/chat/completions"
+    secret = os.environ.get("OPENAI_API_KEY")
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    body: dict[str, Any] = {"model": served_model, "max_tokens": config.max_new_tokens}
+    body |= {"temperature": config.temperature, "top_p": config.top_p}
     with (
         httpx.Client(headers=headers, timeout=httpx.Timeout(TIMEOUT, connect=10.0)) as client,
         ThreadPoolExecutor(config.concurrency) as pool,
     ):
-        futures = {pool.submit(_complete, client, url, body): k for k, body in bodies.items()}
+        futures: dict[Future[Response], str] = {}
+        for key, request in requests.items():
+            one = {"messages": [dict(m) for m in request.messages], "seed": seeds[key]}
+            futures[pool.submit(_complete, client, config.base_url, body | one)] = key
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -61,9 +66,11 @@ def complete(
             pool.shutdown(cancel_futures=True)
 
 
-def _complete(client: httpx.Client, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def _complete(client: httpx.Client, base_url: str, body: dict[str, Any]) -> Response:
+    url = f"{base_url}/chat/completions"
+
     def post() -> httpx.Response:
-        return client.post(url, json=dict(body)).raise_for_status()
+        return client.post(url, json=body).raise_for_status()
 
     retrying = Retrying(
         stop=stop_after_attempt(ATTEMPTS),
@@ -83,9 +90,9 @@ def _complete(client: httpx.Client, url: str, body: Mapping[str, Any]) -> dict[s
             raise GenerationError(
                 f"{url} answered HTTP {status} for model {body['model']!r}: {said}; {FATAL[status]}"
             ) from None
-        return _failed(f"HTTP {status}: {said}")
+        return Response.failed(f"HTTP {status}: {said}")
     except (httpx.TransportError, ValueError, LookupError, TypeError) as error:
-        return _failed(f"{type(error).__name__}: {error}")
+        return Response.failed(f"{type(error).__name__}: {error}")
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -102,15 +109,11 @@ def _pause(state: RetryCallState) -> float:
     return min(float(asked) if asked.isdigit() else backoff(state), LONGEST_WAIT)
 
 
-def _read(response: httpx.Response) -> dict[str, Any]:
+def _read(response: httpx.Response) -> Response:
     body = response.json()
     choice = body["choices"][0]
     text, finish = choice["message"]["content"], choice["finish_reason"]
     if finish not in ("stop", "length") or not isinstance(text, str):
-        return _failed(f"the server ended the answer with finish_reason {finish!r}")
+        return Response.failed(f"the server ended the answer with finish_reason {finish!r}")
     tokens = int((body.get("usage") or {}).get("completion_tokens") or 0)
-    return {"text": text, "finish": finish, "tokens": tokens}
-
-
-def _failed(reason: str) -> dict[str, Any]:
-    return {"text": "", "finish": "error", "tokens": 0, "reason": reason}
+    return Response(text=text, finish=finish, tokens=tokens)
