@@ -271,9 +271,14 @@ def _quarantine_row(candidate: Candidate, refused: Refused) -> dict[str, Any]:
         "id": candidate.facts["id"],
         "source_row": candidate.facts["source_row"],
         "reason": refused.reason,
-        "detail": refused.detail,
-        "row": json.dumps(candidate.row, ensure_ascii=False, sort_keys=True),
+        "detail": _escaped(refused.detail),
+        "row": _escaped(json.dumps(candidate.row, ensure_ascii=False, default=str)),
     }
+
+
+def _escaped(text: str) -> str:
+    """Escape what UTF-8 cannot hold, the way JSON does."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def excerpt(text: str, length: int = 120) -> str:

@@ -76,20 +76,20 @@ def build_pairs(
 
 
 def describe_pairs(
-    ref: ModelRef, tokenizer: Any, config: PairsConfig, spec: IdentitySpec
+    ref: ModelRef, tokenizer: Any, config: PairsConfig, spec: IdentitySpec | None = None
 ) -> dict[str, Any]:
-    """Return the metadata that every file of pairs carries."""
+    """Return the metadata that every file of pairs carries; no spec: no identity is at stake."""
     return {
-        "strategy": config.strategy,
+        "strategy": config.strategy if spec else "source",
         "max_length": config.max_length,
-        "identity": spec.config.model_dump(mode="json"),
+        "identity": spec.config.model_dump(mode="json") if spec else None,
         "model": ref.model_dump(mode="json", exclude={"path"}),
         "format": "chat template" if tokenizer.chat_template else "plain",
         "default_system": describe_default_system(tokenizer, spec),
     }
 
 
-def describe_default_system(tokenizer: Any, spec: IdentitySpec) -> dict[str, Any]:
+def describe_default_system(tokenizer: Any, spec: IdentitySpec | None) -> dict[str, Any]:
     """Tell what the chat template says in place of a system message that was not sent.
 
     Returns:
@@ -113,7 +113,7 @@ def describe_default_system(tokenizer: Any, spec: IdentitySpec) -> dict[str, Any
     return {
         "inserted": bool(text),
         "text": text or None,
-        "names_original": bool(spec.count_original(text)),
+        "names_original": bool(spec and spec.count_original(text)),
     }
 
 
