@@ -28,7 +28,8 @@ from dpo_pipeline.generation import Request, Response, answer
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.likelihood import measure_likelihoods
 from dpo_pipeline.measures import Case, Kind, Measure, Scored
-from dpo_pipeline.models import ModelRef
+from dpo_pipeline.models import ModelRef, load_tokenizer
+from dpo_pipeline.preferences import describe_default_system
 from dpo_pipeline.tables import read_rows
 
 logger = logging.getLogger("dpo_pipeline.evaluation")
@@ -77,7 +78,8 @@ def evaluate(
         on_progress: Called with answers done and to be done.
     Returns:
         The scorecard: verdict, before and after (measure -> value, n, low, high), by (dimension
-        -> group -> measure), matrix, sampled, noise, examples, identity, counts.
+        -> group -> measure), matrix (system prompt -> side -> measure), template (side -> what it
+        inserts), sampled, noise, examples, identity, counts.
     Raises:
         EvaluationError: When no held-out prompt is left to judge by.
         DataError: When the file of general questions cannot be read.
@@ -101,6 +103,10 @@ def evaluate(
         "after": after_measures,
         "by": measures.splits(scored["held_out"]),
         "matrix": _matrix(cases, spec),
+        "template": {
+            "before": describe_default_system(load_tokenizer(before), spec),
+            "after": describe_default_system(load_tokenizer(after), spec),
+        },
         "sampled": sampled_measures(
             after, cases["held_out"], spec, ask=ask, generation=greedy, config=config
         ),
@@ -137,6 +143,7 @@ def plan_cases(
         EvaluationError: When no prompt is held out.
     """
     rows = sorted(read_rows(prompts), key=lambda row: str(row["id"]))
+    rows = [r for r in rows if r["family"] != "third_party"]
     held_out = [r for r in rows if r["split"] == "held_out"][: config.max_prompts]
     trained = [r for r in rows if r["split"] == "train"][: config.trained_prompts]
     if not held_out:

@@ -155,15 +155,16 @@ def score(cases: Iterable[Case], spec: "IdentitySpec") -> list[Scored]:
     """Mark both answers of every case and compare the answer after with its ideal."""
     scored = []
     for case in cases:
-        rewritten = case.kind in ("identity", "trained")
-        ideal = spec.rewrite(case.before).text if rewritten else case.before
+        ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
+        # A general answer need not name its author anew, but may.
+        fine = {ideal, case.before} if case.kind == "general" else {ideal}
         scored.append(
             Scored(
                 case=case,
                 before=mark(case.before, spec),
                 after=mark(case.after, spec),
                 ideal=ideal,
-                exact=case.after == ideal,
+                exact=case.after in fine,
                 kept_developer=spec.names_developer(case.after, after=True),
             )
         )
@@ -215,8 +216,9 @@ def general_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
     Returns:
         general_right: share of general questions answered right.
         general_kept: share still right, of those the reference answered right.
-        general_unchanged, third_party_unchanged: share that agrees with the reference exactly.
-        general_leaks_new: share of general answers that mention the new name unasked.
+        general_unchanged: share that agrees with the reference exactly, its own name aside.
+        third_party_unchanged: share of answers about others that agrees exactly.
+        new_name_unasked: share with the new name where the reference named nobody of its own.
     """
     general = [s for s in scored if s.case.kind == "general"]
     third = [s for s in scored if s.case.kind == "third_party"]
@@ -226,8 +228,8 @@ def general_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
         "general_kept": rate(right(s.case.after, s.case.accepted) for s in known),
         "general_unchanged": rate(s.exact for s in general),
         "third_party_unchanged": rate(s.exact for s in third),
-        "general_leaks_new": rate(
-            s.after.gives_new and not s.before.gives_new for s in general + third
+        "new_name_unasked": rate(
+            s.after.gives_new for s in general + third if not (s.before.leaks or s.before.gives_new)
         ),
     }
 
@@ -302,14 +304,13 @@ def judge(
         gate: Field name = measure name; null switches a line off.
         noise: Measure -> share that the reference changes against itself.
     Returns:
-        passed; failed and skipped: measure, value, threshold, n, noise of each such line.
+        passed; failed and skipped: measure, value, threshold, n, noise of each such line;
+        thresholds: all lines that are switched on.
     """
     failed: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
-    for name in type(gate).model_fields:
-        threshold = getattr(gate, name)
-        if threshold is None:
-            continue
+    thresholds = {name: value for name, value in gate if value is not None}
+    for name, threshold in thresholds.items():
         measure, floor = measures.get(name, NOTHING), (noise or {}).get(name, NOTHING)
         slack = floor.value or 0.0
         line = {
@@ -325,4 +326,9 @@ def judge(
             failed += [line] if measure.value > threshold + slack else []
         else:
             failed += [line] if measure.value < threshold - slack else []
-    return {"passed": not failed, "failed": failed, "skipped": skipped}
+    return {
+        "passed": not failed,
+        "failed": failed,
+        "skipped": skipped,
+        "thresholds": thresholds,
+    }
