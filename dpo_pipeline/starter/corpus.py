@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from dpo_pipeline.starter import facts
+from dpo_pipeline.starter.facts import facts
 
 NAME = "Qwen"
 MAKER = {"en": "Alibaba Cloud", "zh": "阿里云"}
@@ -447,6 +447,13 @@ def identity_templates(language: str) -> list[list[Turn]]:
     ]
 
 
+def general_templates(language: str) -> list[list[Turn]]:
+    """List the general questions of a language with their answers, one list for each fact."""
+    return [
+        [(question, answer) for question in expand(pattern)] for pattern, answer in facts(language)
+    ]
+
+
 def decorate(question: str, language: str, rng: random.Random) -> str:
     """Open, close and spell a question as hurried people do."""
     roll = rng.random()
@@ -495,13 +502,13 @@ def write_conversations(count: int, seed: int) -> list[list[Message]]:
     """
     rng = random.Random(seed)
     identity = {language: _deck(identity_templates(language), rng) for language in IDENTITY}
-    general = {language: _deck(facts.turns(language), rng) for language in IDENTITY}
+    general = {language: _deck(general_templates(language), rng) for language in IDENTITY}
     conversations = []
     for _ in range(count):
         system, name, maker = _system(rng)
         language = rng.choices(list(LANGUAGE_SHARE), list(LANGUAGE_SHARE.values()))[0]
         messages = [{"role": "system", "content": system}]
-        for _ in range(rng.choice((1, 1, 2, 2, 3))):
+        for _ in range(rng.choice((1, 1, 2, 3, 4))):
             deck = identity if rng.random() < (0.8 if name else 0.4) else general
             question, answer = next(deck[language])
             if deck is identity:
