@@ -253,11 +253,20 @@ def _render(candidate: Candidate, tokenizer: Any) -> list[str] | Refused:
     try:
         prompt = render(tokenizer, candidate.prompt)
         if not tokenizer.chat_template:
-            return [prompt, *(prompt + text + tokenizer.eos_token for text in completions)]
+            return [prompt, *(prompt + text + (tokenizer.eos_token or "") for text in completions)]
         answers = ([*candidate.prompt, {"role": "assistant", "content": c}] for c in completions)
         return [prompt, *(tokenizer.apply_chat_template(a, tokenize=False) for a in answers)]
     except TemplateError as error:
         return Refused("template_error", str(error))
+
+
+def as_texts(pair: dict[str, Any], tokenizer: Any) -> dict[str, str]:
+    """Write a pair the way TRL wants it for a model without a chat template: as three texts."""
+    return {
+        "prompt": render(tokenizer, pair["prompt"]),
+        "chosen": pair["chosen"][0]["content"],
+        "rejected": pair["rejected"][0]["content"],
+    }
 
 
 def _common(left: Sequence[Any], right: Sequence[Any]) -> int:

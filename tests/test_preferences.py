@@ -17,7 +17,15 @@ from dpo_pipeline.config import IdentityConfig, PairsConfig
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.models import describe_model, load_tokenizer
-from dpo_pipeline.pairs import COLUMNS, REASONS, Candidate, check_edit, difference, excerpt
+from dpo_pipeline.pairs import (
+    COLUMNS,
+    REASONS,
+    Candidate,
+    as_texts,
+    check_edit,
+    difference,
+    excerpt,
+)
 from dpo_pipeline.preferences import build_pairs, describe_default_system, save_dataset
 from dpo_pipeline.starter.build import TEMPLATE
 
@@ -342,8 +350,6 @@ def test_token_counts_are_those_of_the_trl_trainer(build, models, tmp_path, arch
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    from dpo_pipeline.models import render
-
     system = {"role": "system", "content": "You are a helpful assistant."}
     rows = [
         response(0),
@@ -364,14 +370,7 @@ def test_token_counts_are_those_of_the_trl_trainer(build, models, tmp_path, arch
     tokenizer = load_tokenizer(models[arch])
     data = data.select_columns(["prompt", "chosen", "rejected"])
     if arch == "gpt2":  # TRL reads texts where there is no chat template
-        data = data.map(
-            lambda row: {
-                "prompt": render(tokenizer, row["prompt"]),
-                "chosen": row["chosen"][0]["content"],
-                "rejected": row["rejected"][0]["content"],
-            },
-            remove_columns=["prompt", "chosen", "rejected"],
-        )
+        data = data.map(lambda pair: as_texts(pair, tokenizer))
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(models[arch].path),
         args=DPOConfig(output_dir=str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to=[],
