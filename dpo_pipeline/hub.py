@@ -1,7 +1,7 @@
 """Reading from the Hugging Face Hub: a revision becomes a commit, an error says what to do.
 
-Reads go through `ask`, which waits and tries again where that may help (dropped
-connections, rate limits, a busy server) and nowhere else.
+Reads go through `ask`, which waits and tries again where that may help (a dropped connection,
+a rate limit, a busy server) and nowhere else.
 """
 
 import logging
@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
-from dpo_pipeline.errors import DataError, DPOPipelineError, ModelError
+from dpo_pipeline.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
 
 RepoType = Literal["model", "dataset"]
 T = TypeVar("T")
 
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds between two attempts
-TIMEOUT = 120.0  # seconds without a byte, after which a call is given up
-PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})  # 409, 412: another was faster
+TIMEOUT = 120.0  # seconds without a byte
+# 409 and 412: somebody else committed in between.
+PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 
 log = logging.getLogger("dpo_pipeline.hub")
 
@@ -31,7 +33,7 @@ log = logging.getLogger("dpo_pipeline.hub")
 def resolve_revision(repo_id: str, repo_type: RepoType, revision: str | None = None) -> str:
     """Resolve a branch or tag to the commit that every later read uses.
 
-    Offline, the commit is the one the local cache holds for that branch or tag.
+    Offline, it is the commit that the local cache holds for that branch or tag.
 
     Args:
         repo_id: Repository, "owner/name".
@@ -46,13 +48,11 @@ def resolve_revision(repo_id: str, repo_type: RepoType, revision: str | None = N
     from huggingface_hub import HfApi
 
     class Api(HfApi):
-        """Remembers the name the Hub answers with: a renamed repository has another one."""
-
         name = repo_id
 
         def repo_info(self, *args, **kwargs):  # type: ignore[no-untyped-def]
             info = super().repo_info(*args, **kwargs)
-            self.name = info.id
+            self.name = info.id  # a renamed repository answers with its new name
             return info
 
     api = Api()
@@ -78,43 +78,37 @@ def ask(call: Callable[[], T], repo_id: str, repo_type: RepoType) -> T:
     try:
         return patiently(call)
     except Exception as error:
-        kind: type[DPOPipelineError] = ModelError if repo_type == "model" else DataError
         message = explain(error, repo_id, repo_type)
         if message is None:
             raise
+        kind = ModelError if repo_type == "model" else DataError
         # The cause is left out: it carries the request, and the request the token.
         raise kind(message) from None
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Repeat a call while it fails in a way that may pass; the last failure is raised as it is."""
+    """Repeat a call while it fails in a way that may pass; raise the last failure as it is."""
 
     def pause(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = _headers(error).get("retry-after", "")
-        backoff = wait_exponential_jitter(initial=1, max=8)(state)
-        return min(float(asked) + 1 if asked.isdigit() else backoff, LONGEST_WAIT)
+        cause = _hub_cause(state.outcome.exception() if state.outcome else None)
+        response = getattr(cause, "response", None)
+        asked = response.headers.get("retry-after", "") if response is not None else ""
+        seconds = float(asked) if asked.isdigit() else wait_exponential_jitter(1, 8)(state)
+        return min(seconds, LONGEST_WAIT)
 
-    retrying = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=pause,
-        retry=retry_if_exception(may_pass),
-        reraise=True,
-    )
-    return retrying(call)
+    retry, stop = retry_if_exception(may_pass), stop_after_attempt(ATTEMPTS)
+    return Retrying(stop=stop, wait=pause, retry=retry, reraise=True)(call)
 
 
 def may_pass(error: BaseException) -> bool:
     """Tell whether the same call may work a little later."""
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import errors
 
     cause = _hub_cause(error)
-    if isinstance(cause, HfHubHTTPError):
+    if isinstance(cause, errors.HfHubHTTPError):
         return cause.response.status_code in PASSING
-    return isinstance(cause, httpx2.TransportError | ConnectionError) and not isinstance(
-        cause, OfflineModeIsEnabled | httpx2.UnsupportedProtocol
-    )
+    lost = errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError
+    return cause is not None and not isinstance(cause, lost)
 
 
 def explain(error: BaseException, repo_id: str, repo_type: str) -> str | None:
@@ -122,45 +116,47 @@ def explain(error: BaseException, repo_id: str, repo_type: str) -> str | None:
     from huggingface_hub import constants, errors
 
     cause = _hub_cause(error)
-    what = f"{repo_type} {repo_id!r} at {constants.ENDPOINT}"
     if cause is None:
         return None
     if isinstance(cause, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        return (
-            f"{what} is not whole in the local cache and offline mode is on: unset "
-            "HF_HUB_OFFLINE and download it once, or name a local folder or file"
+        says = (
+            "is not whole in the local cache, and offline mode is on: unset HF_HUB_OFFLINE and "
+            "download it once, or name a local folder or file"
         )
-    if not isinstance(cause, errors.HfHubHTTPError):
-        return (
-            f"{what} cannot be reached ({type(cause).__name__}): check the network, the proxy "
-            "and HF_ENDPOINT, then run again; with a cached copy, HF_HUB_OFFLINE=1 does without"
+    elif isinstance(cause, errors.HfHubHTTPError):
+        says = _explain_answer(cause, repo_id, repo_type)
+    else:
+        says = (
+            f"cannot be reached ({type(cause).__name__}): check the network, the proxy and "
+            "HF_ENDPOINT, then run again; HF_HUB_OFFLINE=1 uses what is in the local cache"
         )
-    status = cause.response.status_code
+    return f"{repo_type} {repo_id!r} at {constants.ENDPOINT} {says}"
+
+
+def _explain_answer(cause: "HfHubHTTPError", repo_id: str, repo_type: str) -> str:
+    from huggingface_hub import constants, errors
+
+    status, login = cause.response.status_code, "run `hf auth login` or set HF_TOKEN"
     if isinstance(cause, errors.GatedRepoError):
         page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
-        remedy = f"is gated: ask for access at {page}, then run `hf auth login` or set HF_TOKEN"
-    elif isinstance(cause, errors.RevisionNotFoundError):
-        remedy = "has no such revision: give a branch, tag or commit that it lists, or none"
-    elif isinstance(cause, errors.RepositoryNotFoundError):
-        remedy = (
-            "does not exist or is private: check the spelling of the id; if it is private, run "
-            "`hf auth login` or set HF_TOKEN to a token that may read it"
-        )
-    elif isinstance(cause, errors.RemoteEntryNotFoundError):
-        remedy = f"lacks a file that is needed ({cause.request.url.path}): choose another revision"
-    elif status == 401:
-        remedy = "refuses the token: renew it with `hf auth login` or in HF_TOKEN, or unset it"
-    elif status == 403:
-        remedy = "is closed to this token: use one whose permissions cover it"
-    elif status == 429:
+        return f"is gated: ask for access at {page}, then {login}"
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return "has no such revision: give a branch, tag or commit that it lists, or none"
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return f"does not exist or is private: check its spelling; if it is private, {login}"
+    if isinstance(cause, errors.RemoteEntryNotFoundError):
+        return f"lacks {cause.request.url.path}: choose another revision"
+    if status == 401:
+        return f"refuses the token: {login} anew, or unset it"
+    if status == 403:
+        return "is closed to this token: use one whose permissions cover it"
+    if status == 429:
         wait = cause.response.headers.get("retry-after")
-        remedy = f"limits the rate: run again in {wait + ' s' if wait else 'a few minutes'}"
-        remedy += "; a token (HF_TOKEN) has a higher limit than none"
-    elif status in PASSING:
-        remedy = f"is out of order (HTTP {status}): run again later"
-    else:
-        remedy = f"answered HTTP {status}: {cause.server_message or 'no reason given'}"
-    return f"{what} {remedy}"
+        when = f"{wait} s" if wait else "a few minutes"
+        return f"limits the rate: run again in {when}; with a token the limit is higher"
+    if status in PASSING:
+        return f"is out of order (HTTP {status}): run again later"
+    return f"answered HTTP {status}: {cause.server_message or 'no reason given'}"
 
 
 @cache
@@ -175,8 +171,15 @@ def _client() -> "httpx2.Client":
     import httpx2
     from huggingface_hub.utils._http import default_client_factory
 
+    limits = httpx2.Timeout(TIMEOUT, connect=min(10.0, TIMEOUT)).as_dict()
+
+    def limit(request: httpx2.Request) -> None:
+        # Most calls ask for no time-out in so many words, so the client's own would not count.
+        asked = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = limits | {k: v for k, v in asked.items() if v is not None}
+
     client = default_client_factory()
-    client.timeout = httpx2.Timeout(TIMEOUT, connect=min(10.0, TIMEOUT))
+    client.event_hooks = {"request": [*client.event_hooks["request"], limit], "response": []}
     return client
 
 
@@ -185,6 +188,10 @@ def _hub_cause(error: BaseException | None) -> BaseException | None:
     import httpx2
     from huggingface_hub import errors
 
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
     kinds = (
         errors.HfHubHTTPError,
         errors.OfflineModeIsEnabled,
@@ -192,13 +199,4 @@ def _hub_cause(error: BaseException | None) -> BaseException | None:
         errors.LocalEntryNotFoundError,
         ConnectionError,
     )
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
     return next((e for kind in kinds for e in chain if isinstance(e, kind)), None)
-
-
-def _headers(error: BaseException | None) -> dict[str, str]:
-    response = getattr(_hub_cause(error), "response", None)
-    return {k.lower(): v for k, v in response.headers.items()} if response is not None else {}
