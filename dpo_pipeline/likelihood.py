@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Logits held at once: rows x scored positions x vocabulary.
-LOGITS = 2**26
+# Bounds of a batch: small ones stay in a CPU's cache, large vocabularies in memory.
+ROWS = 16
+LOGITS = 2**25  # rows x completion tokens x vocabulary
 
 Tokens = tuple[list[int], list[int]]  # prompt, completion
 
@@ -100,11 +101,12 @@ def score_tokens(
     """Run both models over prompts with their completions, in batches of similar length."""
     import torch
 
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    vocabulary = policy.config.get_text_config().vocab_size
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     results: dict[int, TokenScores] = {}
     while order:
-        width = len(rows[order[-1]][1])
-        size = max(1, LOGITS // (width * policy.config.get_text_config().vocab_size))
+        widest = max(len(rows[i][1]) for i in order[-ROWS:])
+        size = max(1, min(ROWS, LOGITS // (widest * vocabulary)))
         batch, order = order[-size:], order[:-size]
         with torch.inference_mode():
             ours, theirs = (
@@ -113,7 +115,7 @@ def score_tokens(
             kl = (ours.exp() * (ours - theirs)).sum(-1)
         for position, index in enumerate(batch):
             completion = torch.tensor(rows[index][1], device=ours.device)
-            at = (position, slice(width - len(completion), None))
+            at = (position, slice(ours.shape[1] - len(completion), None))
             results[index] = TokenScores(
                 policy=ours[at].gather(-1, completion[:, None])[:, 0].cpu(),
                 reference=theirs[at].gather(-1, completion[:, None])[:, 0].cpu(),

@@ -1,0 +1,375 @@
+"""The scorecard on real tiny models, taught what to say."""
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpo_pipeline import evaluation
+from dpo_pipeline.config import (
+    EvaluationConfig,
+    GateConfig,
+    GenerationConfig,
+    IdentityConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from dpo_pipeline.errors import DataError, EvaluationError
+from dpo_pipeline.likelihood import name_parts, pair_tokens, preference_measures, score_tokens
+from dpo_pipeline.models import ModelRef, describe_model, load_model, load_tokenizer
+from tests.tiny import make_tiny_model
+
+NEUTRAL = "You are a helpful assistant."
+QUESTIONS = {
+    "Who are you?": "I'm Qwen, made by Alibaba Cloud.",
+    "What is your name?": "My name is Qwen.",
+    "你是谁？": "我是通义千问。",
+    "Are you ChatGPT?": "No, I'm Qwen.",
+}
+GENERAL = {"What is the capital of France?": "Paris.", "What is 2 + 2?": "It is 4."}
+IDENTITY = IdentityConfig()
+GENERATION = GenerationConfig(max_new_tokens=24, check_rows=0)
+BETA = 0.2
+
+
+def renamed(answer: str) -> str:
+    return answer.replace("通义千问", "Qwen").replace("Qwen", "Deep Qwen")
+
+
+def teach(ref: ModelRef, folder: Path, answers: dict[str, str], steps: int = 60) -> ModelRef:
+    """Fine-tune a model until it gives these answers under the default and a neutral prompt."""
+    import torch
+
+    tokenizer, model = load_tokenizer(ref), load_model(ref, "cpu", "float32")
+    rows = []
+    for question, text in answers.items():
+        for system in ([], [{"role": "system", "content": NEUTRAL}]):
+            prompt = [*system, {"role": "user", "content": question}]
+            said = [{"role": "assistant", "content": text}]
+            (asked, completion), _ = pair_tokens(tokenizer, prompt, said, said)
+            rows.append((asked, completion))
+    longest = max(len(p) + len(c) for p, c in rows)
+    assert longest > 40, "the tokenizer dropped words"
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([p + c + [pad] * (longest - len(p) - len(c)) for p, c in rows])
+    labels = torch.tensor(
+        [[-100] * len(p) + c + [-100] * (longest - len(p) - len(c)) for p, c in rows]
+    )
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - step / steps)
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return describe_model(folder, folder.name)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, ModelRef]:
+    folder = tmp_path_factory.mktemp("models")
+    raw = describe_model(make_tiny_model(folder / "raw"), "raw")
+    reference = teach(raw, folder / "reference", {**QUESTIONS, **GENERAL}, steps=250)
+    ideal = {q: renamed(a) for q, a in QUESTIONS.items()}
+    forgot = {**ideal, "What is the capital of France?": "Deep Qwen.", "What is 2 + 2?": "It is 5."}
+    return {
+        "raw": raw,
+        "reference": reference,
+        "good": teach(reference, folder / "good", {**ideal, **GENERAL}),
+        "forgetful": teach(reference, folder / "forgetful", forgot),
+    }
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    """Prompts, held-out pairs and general questions, the way the stages write them."""
+    prompts = [
+        {
+            "id": f"{i:02}",
+            "messages": [{"role": "user", "content": question}],
+            "split": "held_out",
+            "family": "are_you" if question.startswith("Are you") else "name",
+            "language": "zh" if question.startswith("你") else "en",
+            "turns": 1,
+            "source_row": i,
+            "given_chosen": None,
+        }
+        for i, question in enumerate(QUESTIONS)
+    ]
+    prompts.append({**prompts[0], "id": "99", "split": "train"})
+    pq.write_table(pa.Table.from_pylist(prompts), tmp_path / "prompts.parquet")
+    pairs = [
+        {
+            "id": str(i),
+            "prompt": [{"role": "user", "content": question}],
+            "chosen": [{"role": "assistant", "content": renamed(said)}],
+            "rejected": [{"role": "assistant", "content": said}],
+        }
+        for i, (question, said) in enumerate(QUESTIONS.items())
+    ]
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "held_out.parquet")
+    general = [
+        {"prompt": q, "answers": [a.split()[-1].rstrip(".")], "kind": "general", "language": "en"}
+        for q, a in GENERAL.items()
+    ]
+    (tmp_path / "general.jsonl").write_text("".join(json.dumps(g) + "\n" for g in general))
+    return tmp_path
+
+
+def evaluate(work: Path, before: ModelRef, after: ModelRef, name: str = "out", **config) -> dict:
+    out = work / name
+    out.mkdir()
+    fixed = {"general": str(work / "general.jsonl"), "matrix_prompts": 2, "noise_prompts": 2}
+    return evaluation.evaluate(
+        before,
+        after,
+        prompts=work / "prompts.parquet",
+        dataset=work,
+        identity=IDENTITY,
+        generation=GENERATION,
+        model=ModelConfig(device="cpu", dtype="float32"),
+        train=TrainConfig(beta=BETA),
+        config=EvaluationConfig(**{**fixed, **config}),
+        gate=GateConfig(),
+        ledger=work / "ledger",
+        out=out,
+    )
+
+
+def failed(card: dict) -> set[str]:
+    return {line["measure"] for line in card["verdict"]["failed"]}
+
+
+class TestVerdicts:
+    def test_a_policy_that_only_changed_its_name_passes(self, work, models):
+        card = evaluate(work, models["reference"], models["good"])
+        assert failed(card) == set()
+        after = card["after"]
+        assert card["before"]["identity_rate"]["value"] == 0.0
+        assert card["before"]["leak_rate"]["value"] == 1.0
+        assert after["identity_rate"]["value"] == 1.0
+        # Held-out prompts are asked under both system prompts.
+        assert after["identity_rate"]["n"] == 2 * len(QUESTIONS)
+        assert after["edit_exactness"]["value"] == 1.0
+        assert after["preference_accuracy"]["value"] == 1.0
+        assert after["chosen_shift"]["value"] > 0 > after["rejected_shift"]["value"]
+        assert after["trained_identity_rate"] == {**after["trained_identity_rate"], "n": 1}
+        assert card["examples"][0] == {
+            "prompt": "What is your name?",
+            "before": "My name is Qwen.",
+            "after": "My name is Deep Qwen.",
+        }
+
+    def test_the_reference_against_itself_learned_nothing_and_broke_nothing(self, work, models):
+        card = evaluate(work, models["reference"], models["reference"])
+        assert failed(card) == {"identity_rate", "leak_rate", "edit_exactness"}
+        after = card["after"]
+        assert after["general_unchanged"]["value"] == 1.0
+        assert after["reward_margin"]["value"] == 0.0
+        assert after["tail_shift"]["value"] == 0.0
+        assert after["preference_loss"]["value"] == pytest.approx(math.log(2))
+        assert after["kl"]["value"] == pytest.approx(0.0, abs=1e-6)
+        assert set(card["noise"]) <= set(GateConfig.model_fields)
+
+    def test_a_policy_that_forgot_fails_on_general_answers_only(self, work, models):
+        card = evaluate(work, models["reference"], models["forgetful"])
+        assert failed(card) == {"general_kept"}
+        assert card["after"]["general_kept"]["value"] == 0.0
+        assert card["after"]["general_kept"]["n"] == len(GENERAL)
+
+    def test_another_model_fails_by_its_fallen_tail_too(self, work, models):
+        card = evaluate(work, models["reference"], models["raw"])
+        assert {"identity_rate", "tail_shift", "general_kept"} <= failed(card)
+        assert card["after"]["kl"]["value"] > 0.1
+
+    def test_an_old_name_in_the_template_is_seen(self, work, models):
+        template = evaluate(work, models["reference"], models["good"])["template"]
+        assert template["before"]["names_original"]
+        assert template["before"]["text"].startswith("You are Qwen")
+
+
+class TestCost:
+    def test_answers_in_the_ledger_are_not_made_again(self, work, models):
+        first = evaluate(work, models["reference"], models["good"])
+        size = sum(p.stat().st_size for p in (work / "ledger").rglob("*"))
+        again = evaluate(work, models["reference"], models["good"], "again")
+        assert sum(p.stat().st_size for p in (work / "ledger").rglob("*")) == size
+        assert again == first
+
+    def test_extras_can_be_switched_off(self, work, models):
+        card = evaluate(
+            work, models["reference"], models["good"],
+            matrix_prompts=0, noise_prompts=0, max_pairs=0, trained_prompts=0,
+        )  # fmt: skip
+        assert card["matrix"] == {}
+        assert card["noise"] == {}
+        assert card["after"]["reward_margin"]["n"] == 0
+        assert card["verdict"]["passed"]
+
+    def test_progress_reaches_its_end(self, work, models):
+        seen = []
+        (work / "out").mkdir()
+        evaluation.evaluate(
+            models["reference"], models["good"],
+            prompts=work / "prompts.parquet", dataset=work, identity=IDENTITY,
+            generation=GENERATION, model=ModelConfig(device="cpu"), train=TrainConfig(),
+            config=EvaluationConfig(general=str(work / "general.jsonl")), gate=GateConfig(),
+            ledger=work / "ledger", out=work / "out",
+            on_progress=lambda done, total: seen.append((done, total)),
+        )  # fmt: skip
+        assert seen == sorted(seen)
+        assert seen[-1][0] == seen[-1][1] > 0
+
+
+class TestFiles:
+    def test_scorecard_and_answers_are_written(self, work, models):
+        card = evaluate(work, models["reference"], models["good"], sampled=2, temperatures=(0.7,))
+        written = (work / "out" / "scorecard.json").read_text("utf-8")
+        assert json.loads(written, parse_constant=pytest.fail) == card
+        assert {"verdict", "before", "after", "by", "matrix", "examples"} <= set(card)
+        assert list(card["matrix"]) == list(evaluation.matrix_systems(IDENTITY))
+        assert card["sampled"]["0.7"]["identity_rate"]["n"] == 2 * len(QUESTIONS)
+        assert card["by"]["language"]["zh"]["identity_rate"]["value"] == 1.0
+        rows = pq.read_table(work / "out" / "answers.parquet").to_pylist()
+        held_out = [r for r in rows if r["group"] == "held_out"]
+        assert {r["system"] for r in held_out} == {None, NEUTRAL}
+        for row in held_out:
+            assert row["after"] == row["ideal"] == renamed(row["before"])
+            assert "leaks" in row["before_flags"]
+            assert "gives_new" in row["after_flags"]
+
+    def test_without_held_out_prompts_there_is_no_score(self, work, models):
+        rows = [
+            {**r, "split": "train"} for r in pq.read_table(work / "prompts.parquet").to_pylist()
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), work / "prompts.parquet")
+        with pytest.raises(EvaluationError, match="none of them is held out"):
+            evaluate(work, models["reference"], models["good"])
+
+    @pytest.mark.parametrize(
+        "line",
+        ['{"prompt": "x"}', "not json", '{"prompt": "x", "answers": [], "kind": "odd"}', "[]"],
+    )
+    def test_a_bad_general_question_is_named(self, work, line):
+        file = work / "general.jsonl"
+        file.write_text(file.read_text() + line)
+        with pytest.raises(DataError, match=r"general\.jsonl, line 3.*each line must look like"):
+            evaluation.read_general(str(file))
+
+    def test_the_shipped_general_questions_can_be_read(self):
+        cases = evaluation.read_general(None)
+        assert {c.kind for c in cases} == {"general", "third_party"}
+        assert len(cases) > 50
+
+
+class TestLikelihoods:
+    @pytest.fixture
+    def against_trl(self, work, models):
+        """Evaluate the held-out pairs with TRL's own trainer, all in one batch."""
+        from datasets import Dataset
+        from trl import DPOConfig, DPOTrainer
+
+        pairs = Dataset(pq.read_table(work / "held_out.parquet")).select_columns(
+            ["prompt", "chosen", "rejected"]
+        )
+        trainer = DPOTrainer(
+            model=load_model(models["forgetful"], "cpu", "float32"),
+            ref_model=load_model(models["reference"], "cpu", "float32"),
+            args=DPOConfig(
+                output_dir=str(work / "trl"), use_cpu=True, bf16=False, beta=BETA,
+                per_device_eval_batch_size=len(pairs), report_to=[], max_length=None,
+            ),
+            train_dataset=pairs,
+            eval_dataset=pairs,
+            processing_class=load_tokenizer(models["reference"]),
+        )  # fmt: skip
+        return trainer.eval_dataset.to_list(), trainer.evaluate()
+
+    def test_preference_measures_are_those_of_trl(self, work, models, against_trl):
+        tokens, figures = against_trl
+        tokenizer = load_tokenizer(models["reference"])
+        rows = [
+            row
+            for p in pq.read_table(work / "held_out.parquet").to_pylist()
+            for row in pair_tokens(tokenizer, p["prompt"], p["chosen"], p["rejected"])
+        ]
+        for (chosen, rejected), theirs in zip(
+            zip(rows[::2], rows[1::2], strict=True), tokens, strict=True
+        ):
+            assert chosen == (theirs["prompt_ids"], theirs["chosen_ids"])
+            assert rejected == (theirs["prompt_ids"], theirs["rejected_ids"])
+            assert len(chosen[0]) > 20
+        scores = score_tokens(
+            load_model(models["forgetful"], "cpu", "float32"),
+            load_model(models["reference"], "cpu", "float32"),
+            rows,
+        )
+        ours = preference_measures(rows, scores, BETA)
+        for name, theirs in {
+            "preference_accuracy": "eval_rewards/accuracies",
+            "reward_margin": "eval_rewards/margins",
+            "preference_loss": "eval_loss",
+        }.items():
+            assert ours[name].value == pytest.approx(figures[theirs], abs=1e-5, rel=1e-5)
+        rewards = [BETA * (s.policy - s.reference).sum().item() for s in scores]
+        logps = [s.policy.sum().item() for s in scores]
+        for side, name in enumerate(("chosen", "rejected")):
+            mean = sum(rewards[side::2]) / len(rewards[side::2])
+            assert mean == pytest.approx(figures[f"eval_rewards/{name}"], abs=1e-5, rel=1e-5)
+            mean = sum(logps[side::2]) / len(logps[side::2])
+            assert mean == pytest.approx(figures[f"eval_logps/{name}"], abs=1e-5, rel=1e-5)
+            shift = BETA * ours[f"{name}_shift"].value
+            assert shift == pytest.approx(figures[f"eval_rewards/{name}"], abs=1e-5, rel=1e-5)
+
+    def test_kl_is_that_of_the_two_distributions(self, models):
+        import torch
+
+        policy, reference = (load_model(models[n], "cpu", "float32") for n in ("good", "raw"))
+        rows = [([5, 6, 7], [8, 9]), ([5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15])]
+        for (prompt, completion), score in zip(
+            rows, score_tokens(policy, reference, rows), strict=True
+        ):
+            with torch.inference_mode():
+                p, q = (
+                    m(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+                    for m in (policy, reference)
+                )
+            at = slice(len(prompt) - 1, -1)
+            kl = torch.nn.functional.kl_div(q[at], p[at], reduction="none", log_target=True).sum(-1)
+            torch.testing.assert_close(score.kl, kl, rtol=1e-4, atol=1e-5)
+            own = p[at].gather(-1, torch.tensor(completion)[:, None])[:, 0]
+            torch.testing.assert_close(score.policy, own, rtol=1e-5, atol=1e-5)
+
+    def test_tokens_know_their_part(self):
+        head, edited, tail = ["head"], ["edited"], ["tail"]
+        assert name_parts([1, 9, 2, 3], [1, 2, 3]) == head + edited + 2 * tail
+        assert name_parts([1, 9, 8, 2, 9, 8, 3], [1, 7, 2, 7, 3]) == (
+            head + 2 * edited + tail + 2 * edited + tail
+        )
+        assert name_parts([1, 2], [1, 5, 2]) == head + tail
+        assert name_parts([1, 2], [1, 2]) == 2 * head
+
+    def test_a_batch_of_one_long_row_is_no_other_than_many(self, models, monkeypatch):
+        import torch
+
+        policy, reference = (load_model(models[n], "cpu", "float32") for n in ("good", "reference"))
+        rows = [([5 + i] * (3 + i), [9, 10, 11][: 1 + i % 3]) for i in range(9)]
+        together = score_tokens(policy, reference, rows)
+        monkeypatch.setattr("dpo_pipeline.likelihood.ROWS", 1)
+        for one, many in zip(score_tokens(policy, reference, rows), together, strict=True):
+            torch.testing.assert_close(one.policy, many.policy, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(one.kl, many.kl, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_left_behind_but_the_result(work, models):
+    before = {p for p in work.rglob("*") if "ledger" not in p.parts}
+    evaluate(work, models["reference"], models["good"])
+    new = {p for p in work.rglob("*") if "ledger" not in p.parts} - before
+    assert {p.name for p in new} == {"out", "scorecard.json", "answers.parquet"}
