@@ -124,16 +124,21 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
     """Load the tokenizer; one without a pad token pads with its end token.
 
     Raises:
-        ModelError: The folder has no tokenizer that loads without code of its own.
+        ModelError: It does not load without code of its own, or does not keep words.
     """
     from transformers import AutoTokenizer
 
+    remedy = f"save the model's tokenizer in {ref.path}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             ref.path, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{ref.name}: its tokenizer does not load: {error}") from error
+        raise ModelError(f"{ref.name}: its tokenizer does not load: {error}; {remedy}") from error
+    # Where files are missing or name another class, transformers may make one without words.
+    kept = str(tokenizer.decode(tokenizer("Who are you?")["input_ids"]))
+    if "who" not in kept.lower():
+        raise ModelError(f"{ref.name}: its tokenizer loses the words of 'Who are you?'; {remedy}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -153,6 +158,7 @@ def load_model(
             that does not come with transformers.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     place = pick_device(device)
@@ -165,7 +171,7 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{ref.name}: does not load from {ref.path}: {error}") from error
     model, info = loaded
     if missing := sorted(info["missing_keys"]):

@@ -50,7 +50,9 @@ def ask_server(
     secret = os.environ.get("OPENAI_API_KEY")
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     body: dict[str, Any] = {"model": served_model, "max_tokens": config.max_new_tokens}
-    body |= {"temperature": config.temperature, "top_p": config.top_p}
+    body |= {"temperature": config.temperature, "frequency_penalty": 0.0}
+    if config.temperature:
+        body["top_p"] = config.top_p
     with (
         httpx.Client(headers=headers, timeout=httpx.Timeout(TIMEOUT, connect=10.0)) as client,
         ThreadPoolExecutor(config.concurrency) as pool,
