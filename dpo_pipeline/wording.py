@@ -1,0 +1,149 @@
+"""What a question is worded like: its language, its family, and which others say the same."""
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import chain, pairwise
+
+from dpo_pipeline.identity import UNSPACED, IdentitySpec
+
+FAMILIES = (
+    *("name", "maker", "are_you", "both", "multi_turn"),
+    *("indirect", "adversarial", "third_party", "other"),
+)
+_TOKEN = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+_TRAILING = re.compile(r"[\s.,;:!?…。、~'\"’”)\]]+$")
+
+_SCRIPTS = {
+    "ja": r"[\u3040-\u30ff]",
+    "ko": r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]",
+    "zh": r"[\u3400-\u4dbf\u4e00-\u9fff]",
+    "th": r"[\u0e00-\u0e7f]",
+    "ru": r"[\u0400-\u04ff]",
+    "ar": r"[\u0600-\u06ff]",
+    "hi": r"[\u0900-\u097f]",
+    "el": r"[\u0370-\u03ff]",
+    "he": r"[\u0590-\u05ff]",
+}
+_WORDS = {
+    "es": r"¿|\b(?:qué|quién|eres|cómo|tú|cuál)\b",
+    "fr": r"\b(?:qui|êtes|vous|quel|es-tu|comment)\b",
+    "de": r"\b(?:wer|bist|du|dich|dein|wie|heißt|sie)\b",
+    "pt": r"\b(?:quem|você|qual|seu)\b",
+    "it": r"\b(?:chi|sei|come|tuo)\b",
+}
+_LANGUAGES = {code: re.compile(rule, re.IGNORECASE) for code, rule in (_SCRIPTS | _WORDS).items()}
+_LATIN = re.compile(r"[a-z]", re.IGNORECASE)
+
+_RULES = {
+    "adversarial": r"\b(?:ignore|disregard|forget|pretend|role-?play|act as|system prompt|jailbreak"
+    r"|admit|confess|lying|liar|prove)\b|忽略|假装|扮演|系统提示|承认|撒谎",
+    "are_you": r"(?<!who )(?<!what )(?<!how )(?<!where )(?<!old )\b(?:are|aren't) (?:you|u)\b"
+    r"|\byou are\b.+\bright\b|你(?:真的)?(?:是不是|就是|是).+[吗么嘛]|你是不是",
+    "maker": r"\bwho\b.*\b(?:made|makes|creat|built|build|develop|train|design|own|behind|program)"
+    r"|\b(?:which|what) (?:company|lab|team|organi[sz]ation)|\b(?:creator|developer|maker|author)"
+    r"|谁.*(?:开发|创造|训练|制作|打造|设计|发明|研发|作品)|开发|创造|创建|创作|制造商|公司|研发",
+    "name": r"\bwho (?:are|r) (?:you|u)\b|\bwho am i\b|\bname\b|\bcall(?:ed)? \b|\bintroduce\b"
+    r"|\babout yourself\b|\b(?:what|which) (?:ai |language )?(?:model|assistant)|你是谁|您是谁|名字"
+    r"|叫什么|怎么称呼|介绍.*自己|身份|什么模型|哪个模型",
+    "indirect": r"\byou(?:r|rself)?\b|[你您]",
+}
+_FAMILIES = {family: re.compile(rule, re.IGNORECASE) for family, rule in _RULES.items()}
+_OTHERS = re.compile(
+    r"chatgpt|gpt-?\d|claude|gemini|llama|mistral|deepseek|文心一言", re.IGNORECASE
+)
+
+
+def language(text: str) -> str:
+    """Guess a language: by script, then by small words; English if nothing says otherwise."""
+    latin = len(_LATIN.findall(text))
+    for code in _SCRIPTS:
+        # A sign of another script says more than a Latin letter: 你是OpenAI开发的ChatGPT吗
+        if (count := len(_LANGUAGES[code].findall(text))) and 3 * count >= latin:
+            return code
+    hits = {code: len(_LANGUAGES[code].findall(text)) for code in _WORDS}
+    best = max(hits, key=lambda code: hits[code])
+    return best if hits[best] >= 2 else "en"
+
+
+def family(question: str, turns: int, spec: IdentitySpec) -> str:
+    """Guess the family of a prompt from the words of its last turn; the first rule that fits."""
+    if turns > 1:
+        return "multi_turn"
+    you = _FAMILIES["indirect"].search(question) is not None
+    if spec.is_third_party(question) or (_OTHERS.search(question) and not you):
+        return "third_party"
+    found = {name for name, rule in _FAMILIES.items() if rule.search(question)}
+    if {"name", "maker"} <= found and not found & {"adversarial", "are_you"}:
+        return "both"
+    return next((name for name in _FAMILIES if name in found), "other")
+
+
+def normalise(text: str) -> str:
+    """Fold what makes no other question: width, case, spacing, closing punctuation."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return _TRAILING.sub("", folded) or folded
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Words and pairs of neighbouring words; single signs in scripts without spaces."""
+    words = _TOKEN.findall(text) or [text]
+    return frozenset(chain(words, (f"{a} {b}" for a, b in pairwise(words))))
+
+
+def same_wording(texts: Sequence[str], threshold: float) -> list[int]:
+    """Group texts whose shingles have a Jaccard similarity of at least the threshold.
+
+    Exact, by prefix filtering: two sets that similar share one of their few rarest shingles, so
+    only those are looked up.
+
+    Args:
+        texts: Normalised texts.
+        threshold: Least |A ∩ B| / |A ∪ B|, from 0 to 1.
+    Returns:
+        For each text the index of the first text of its group; a group is closed under similarity.
+    Source: Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search".
+    """
+    first: dict[str, int] = {}
+    groups = [first.setdefault(text, i) for i, text in enumerate(texts)]
+    sets = {i: shingles(text) for text, i in first.items()}
+    frequency = Counter(chain.from_iterable(sets.values()))
+    rarest = sorted(frequency, key=lambda shingle: (frequency[shingle], shingle))
+    rank = {shingle: i for i, shingle in enumerate(rarest)}
+    ranked = {i: sorted(rank[shingle] for shingle in found) for i, found in sets.items()}
+
+    def root(i: int) -> int:
+        while groups[i] != i:
+            groups[i] = i = groups[groups[i]]
+        return i
+
+    # Per shingle, members by group, since one similar member settles a whole group.
+    postings: dict[int, dict[int, list[int]]] = defaultdict(dict)
+    for i in sorted(ranked, key=lambda i: (len(ranked[i]), i)):
+        mine, size, tried = set(ranked[i]), len(ranked[i]), set()
+        least = math.ceil(threshold * size - 1e-9)
+        for place, shingle in enumerate(ranked[i][: size - least + 1]):
+            posting = postings.get(shingle, {})
+            for group in [group for group in posting if groups[group] != group]:
+                members = posting.pop(group)
+                posting.setdefault(root(group), []).extend(members)
+            for group, members in posting.items():
+                if group == root(i):
+                    continue
+                for j in members:
+                    other = len(ranked[j])
+                    shared = math.ceil(threshold / (1 + threshold) * (size + other) - 1e-9)
+                    if other < least or j in tried or size - place < shared:
+                        continue
+                    tried.add(j)
+                    if len(mine.intersection(ranked[j])) >= shared:
+                        a, b = sorted((root(i), root(j)))
+                        groups[b] = a
+                        break
+        # What comes later is at least as long, so it shares one of even fewer.
+        shared = math.ceil(2 * threshold / (1 + threshold) * size - 1e-9)
+        for shingle in ranked[i][: size - shared + 1]:
+            postings[shingle].setdefault(root(i), []).append(i)
+    return [root(i) for i in range(len(texts))]
