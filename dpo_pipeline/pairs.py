@@ -260,15 +260,6 @@ def _render(candidate: Candidate, tokenizer: Any) -> list[str] | Refused:
         return Refused("template_error", str(error))
 
 
-def as_texts(pair: dict[str, Any], tokenizer: Any) -> dict[str, str]:
-    """Write a pair the way TRL wants it for a model without a chat template: as three texts."""
-    return {
-        "prompt": render(tokenizer, pair["prompt"]),
-        "chosen": pair["chosen"][0]["content"],
-        "rejected": pair["rejected"][0]["content"],
-    }
-
-
 def _common(left: Sequence[Any], right: Sequence[Any]) -> int:
     """Return the length of the common start."""
     shorter = min(len(left), len(right))

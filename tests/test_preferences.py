@@ -16,12 +16,11 @@ from tiny import DEFAULT_SYSTEM, make_tiny_model
 from dpo_pipeline.config import IdentityConfig, PairsConfig
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity import IdentitySpec
-from dpo_pipeline.models import describe_model, load_tokenizer
+from dpo_pipeline.models import describe_model, load_tokenizer, render
 from dpo_pipeline.pairs import (
     COLUMNS,
     REASONS,
     Candidate,
-    as_texts,
     check_edit,
     difference,
     excerpt,
@@ -370,7 +369,13 @@ def test_token_counts_are_those_of_the_trl_trainer(build, models, tmp_path, arch
     tokenizer = load_tokenizer(models[arch])
     data = data.select_columns(["prompt", "chosen", "rejected"])
     if arch == "gpt2":  # TRL reads texts where there is no chat template
-        data = data.map(lambda pair: as_texts(pair, tokenizer))
+        data = data.map(
+            lambda pair: {
+                "prompt": render(tokenizer, pair["prompt"]),
+                "chosen": pair["chosen"][0]["content"],
+                "rejected": pair["rejected"][0]["content"],
+            }
+        )
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(models[arch].path),
         args=DPOConfig(output_dir=str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to=[],
