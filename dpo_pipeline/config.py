@@ -280,7 +280,10 @@ class TrainConfig(Section):
         "auto", description="Autocast on fp32 master weights; auto: bf16 on GPU, else fp32."
     )
     row_tokens: int = Field(
-        4096, ge=64, description="Token budget of a packed row; engine shared-prefix."
+        4096,
+        ge=1,
+        description="Most tokens that go through the model at once; a batch is split to fit, and "
+        "halved again when memory runs out.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations: slower, for when memory asks for it."

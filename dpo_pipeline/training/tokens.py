@@ -1,0 +1,128 @@
+"""From the pairs of a Parquet file to the tokens that are trained on, every row accounted for."""
+
+from os.path import commonprefix
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_pipeline.errors import DataError
+from dpo_pipeline.models import render
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+COLUMNS = ["prompt", "chosen", "rejected"]
+
+
+def check_pairs(pairs: Path) -> int:
+    """Check that every pair has its columns and a difference; return the number of pairs.
+
+    Raises:
+        DataError: A column is missing, there are no rows, or rows teach nothing.
+    """
+    import pyarrow.parquet as pq
+
+    if not pairs.is_file():
+        raise DataError(f"No training pairs: {pairs.name} is missing. Run the save stage first.")
+    found = pq.read_schema(pairs).names
+    if missing := [name for name in COLUMNS if name not in found]:
+        raise DataError(f"{pairs.name} lacks {missing}; expected {COLUMNS}, found {found}.")
+    rows = pq.read_table(pairs, columns=COLUMNS).to_pylist()
+    if not rows:
+        raise DataError(f"{pairs.name} has no rows: there is nothing to train on.")
+    same = [i for i, row in enumerate(rows) if row["chosen"] == row["rejected"]]
+    if len(same) == len(rows):
+        raise DataError(
+            f"0 usable pairs: chosen equals rejected in all {len(rows)} rows. The model never said "
+            "the original name, or already gives the new one; check identity.original_name."
+        )
+    if same:
+        raise DataError(
+            f"chosen equals rejected in {len(same)} of {len(rows)} pairs (rows {same[:5]}): they "
+            "teach nothing, yet move the weights. Remove them."
+        )
+    return len(rows)
+
+
+def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
+    """Turn pairs into tokens the way TRL does; a base model gets the format it answered in.
+
+    Returns:
+        Columns prompt_ids, chosen_ids and rejected_ids, one row a pair, none dropped.
+
+    Raises:
+        DataError: Rows that max_length (tokens) would drop, or whose difference it cuts off.
+    """
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    rows = [_tokenize(row, tokenizer) for row in pq.read_table(pairs, columns=COLUMNS).to_pylist()]
+    longest = [i for i, row in enumerate(rows) if len(row["prompt_ids"]) >= max_length]
+    if longest:
+        raise DataError(
+            f"{len(longest)} of {len(rows)} prompts (rows {longest[:5]}) fill train.max_length = "
+            f"{max_length} tokens alone and would be dropped. Raise it, or lower pairs.max_length."
+        )
+    same = []
+    for index, row in enumerate(rows):
+        room = max_length - len(row["prompt_ids"])
+        if row["chosen_ids"][:room] == row["rejected_ids"][:room]:
+            same.append(index)
+    if same:
+        raise DataError(
+            f"chosen and rejected have the same tokens within train.max_length = {max_length} in "
+            f"{len(same)} of {len(rows)} pairs (rows {same[:5]}). Raise it, or lower "
+            "pairs.max_length."
+        )
+    return Dataset.from_list(rows)
+
+
+def _tokenize(row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> dict[str, list[int]]:
+    prompt = render(tokenizer, row["prompt"])
+    if tokenizer.chat_template:
+        texts = [
+            tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
+            for side in ("chosen", "rejected")
+        ]
+    else:
+        ends = (row[side][0]["content"] + tokenizer.eos_token for side in ("chosen", "rejected"))
+        texts = [prompt + end for end in ends]
+    plain = not tokenizer.chat_template
+    ids = tokenizer([prompt, *texts], add_special_tokens=plain)["input_ids"]
+    # The completion starts where prompt and prompt + completion diverge.
+    start = len(commonprefix(ids))
+    return {
+        "prompt_ids": ids[0][:start],
+        "chosen_ids": ids[1][start:],
+        "rejected_ids": ids[2][start:],
+    }
+
+
+def micro_batch(
+    tokens: "Dataset", pairs: int, budget: int, max_length: int, *, packed: bool
+) -> tuple[int, int]:
+    """Choose how many pairs go through the model at once.
+
+    Args:
+        tokens: The pairs.
+        pairs: Pairs an optimizer step, of one process.
+        budget: Tokens that may go through at once.
+        max_length: Longest sequence (tokens).
+        packed: Whether shared tokens count once; else every row is padded to the longest.
+
+    Returns:
+        The largest divisor of `pairs` whose longest pairs fit the budget, at least 1, and the
+        tokens of these.
+    """
+    costs = []
+    for row in tokens:
+        sides = [(row["prompt_ids"] + row[k])[:max_length] for k in ("chosen_ids", "rejected_ids")]
+        lengths = [len(side) for side in sides]
+        shared = len(commonprefix(sides))
+        costs.append(sum(lengths) - shared if packed else 2 * max(lengths))
+    costs.sort(reverse=True)
+    for size in range(pairs, 0, -1):
+        needed = sum(costs[:size]) if packed else costs[0] * size
+        if pairs % size == 0 and (needed <= budget or size == 1):
+            return size, needed
+    raise AssertionError("one pair always fits")
