@@ -270,8 +270,8 @@ def test_an_architecture_that_slots_do_not_serve_is_decoded_in_padded_batches(tm
     assert [(r.text, r.tokens) for r in found] == expected
 
 
-@pytest.mark.parametrize("window", [16, 64])
-def test_a_sliding_window_shorter_than_the_row_is_kept(tmp_path, window):
+@pytest.mark.parametrize("window", [16, 64, 512])
+def test_a_sliding_window_is_kept(tmp_path, window):
     import torch
     from transformers import AutoModelForCausalLM, MistralConfig
 
