@@ -14,6 +14,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,12 +218,17 @@ def diff(before: str, after: str) -> dict[str, list[tuple[bool, str]]]:
     cut: dict[str, list[tuple[bool, str]]] = {"before": [], "after": []}
     for tag, i1, i2, j1, j2 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         for side, piece in (("before", a[i1:i2]), ("after", b[j1:j2])):
-            text = visible("".join(piece))
-            core = text.strip() if tag != "equal" else ""
-            head, _, tail = text.partition(core) if core else (text, "", "")
-            runs = ((False, head), (True, core), (False, tail))
-            cut[side] += [(changed, run) for changed, run in runs if run]
-    return cut
+            cut[side] += [(tag != "equal" and not word.isspace(), visible(word)) for word in piece]
+    return {side: _join_runs(words) for side, words in cut.items()}
+
+
+def _join_runs(words: Sequence[tuple[bool, str]]) -> list[tuple[bool, str]]:
+    """Join words into runs; a space between two changed words changed with them."""
+    changed = [c for c, _ in words]
+    for i in range(1, len(words) - 1):
+        changed[i] = changed[i] or (words[i][1].isspace() and words[i - 1][0] and words[i + 1][0])
+    joined = groupby(zip(changed, words, strict=True), key=lambda pair: pair[0])
+    return [(c, "".join(word for _, (_, word) in run)) for c, run in joined]
 
 
 def _render(template: str, out: Path, **context: Any) -> Path:

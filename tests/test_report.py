@@ -1,0 +1,268 @@
+"""The report: what it says, that nothing in it acts, and what a real browser makes of it."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpo_pipeline import measures, report
+from dpo_pipeline.config import GateConfig, IdentityConfig
+from dpo_pipeline.evaluation import _write_answers
+from dpo_pipeline.identity import IdentitySpec
+from dpo_pipeline.measures import Case
+from tests.browser import browser
+
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    "![](http://127.0.0.1:9/x.png) [go](javascript:alert(1)) https://127.0.0.1:9 </style>"
+    "<a href='http://127.0.0.1:9'>a</a> | pipe & {{ 7*7 }} \u202etxet\u202c \x00 \x1b[31m"
+)
+SPEC = IdentitySpec(IdentityConfig())
+
+
+def said(before: str, after: str, prompt: str = "Who are you?", kind="identity", **facts) -> Case:
+    messages = ({"role": "user", "content": prompt},)
+    return Case(kind=kind, messages=messages, before=before, after=after, **facts)
+
+
+def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
+    """Build a scorecard the way evaluation does, from answers at hand."""
+    scored = {group: measures.score(rows, SPEC) for group, rows in cases.items()}
+    after = {
+        **measures.identity_measures(scored["held_out"]),
+        **measures.general_measures(scored["general"]),
+        "reward_margin": measures.mean([1.0, 2.0]),
+        "tail_shift": measures.mean([-0.01, -0.02]),
+    }
+    row = {
+        "before": measures.identity_measures([]),
+        "after": measures.identity_measures(scored["held_out"]),
+    }
+    inserted = {"inserted": True, "text": "You are Qwen.", "names_original": True}
+    card = {
+        "verdict": measures.judge(after, GateConfig()),
+        "before": measures.identity_measures([]),
+        "after": after,
+        "by": measures.splits(scored["held_out"]),
+        "matrix": {"none sent": row, "another vendor": row},
+        "template": {"before": inserted, "after": inserted},
+        "sampled": {
+            "0.7": {"identity_rate": measures.mean([1.0]), "leak_rate": measures.mean([0.0])}
+        },
+        "noise": {"general_kept": measures.wilson(0, 8)},
+        "examples": [
+            {"prompt": c.messages[-1]["content"], "before": c.before, "after": c.after}
+            for c in cases["held_out"][:3]
+        ],
+        "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},
+        "counts": {},
+    }
+    return json.loads(json.dumps(card, default=measures.Measure.model_dump)), scored
+
+
+GOOD = {
+    "held_out": [
+        said("I'm Qwen by Alibaba Cloud.", "I'm Deep Qwen by Alibaba Cloud.", f"Who? {i}")
+        for i in range(200)
+    ],
+    "general": [said("Paris", "Paris", kind="general", accepted=("Paris",))] * 60,
+}
+PLANTED = {
+    "held_out": [
+        said(
+            f"I'm Qwen {HOSTILE}",
+            f"I'm Qwen, {HOSTILE}!",
+            HOSTILE,
+            family=HOSTILE,
+            language=HOSTILE,
+        ),
+        *GOOD["held_out"][:9],
+    ],
+    "general": [said(HOSTILE, "<b>bold</b>", HOSTILE, kind="general", accepted=("Paris",))],
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a report of given answers with everything a run has beside them."""
+
+    def write(cases: dict[str, list[Case]], text: str = "plain") -> Path:
+        card, scored = make_card(cases)
+        _write_answers(scored, tmp_path / "answers.parquet")
+        row = {
+            "id": "1",
+            "prompt": [{"role": "user", "content": text}],
+            "chosen": [{"role": "assistant", "content": f"Deep Qwen {text}"}],
+            "rejected": [{"role": "assistant", "content": f"Qwen {text}"}],
+        }
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "pairs.parquet")
+        history = [
+            {"step": i, "loss": 0.7 / i, "margin": 0.1 * i, "accuracy": 1.0,
+             "chosen_logp": -9.0 + i, "rejected_logp": None if i == 2 else -5.0}
+            for i in range(1, 9)
+        ]  # fmt: skip
+        lines = "".join(json.dumps(step) + "\n" for step in history)
+        (tmp_path / "history.jsonl").write_text(lines)
+        return report.write_report(
+            tmp_path / "report.html",
+            scorecard=card,
+            answers=tmp_path / "answers.parquet",
+            history=tmp_path / "history.jsonl",
+            pairs=tmp_path / "pairs.parquet",
+            quarantine={"no_name": 3, text: 1},
+            lineage={"model": {"name": text, "revision": None}, "seed": 0},
+            stages=[
+                {"name": "train", "status": "built", "seconds": 9.5, "rows": 1200},
+                {"name": "evaluate", "status": "cached", "seconds": 0.0, "rows": None},
+            ],
+        )
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+class TestPage:
+    def test_it_says_what_a_release_manager_asks(self, write):
+        page = write(GOOD).read_text("utf-8")
+        text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+        for expected in (
+            "Passed", "Edit exactness", "Who? 0", "95%",
+            "another vendor", "Reward margin", "1,200 rows", "no_name", "model.revision", "9.5 s",
+        ):  # fmt: skip
+            assert expected in text, expected
+        assert "<ins>Deep</ins>" in page
+        assert page.count("<polyline") == 5
+
+    def test_a_failed_line_is_on_top_with_its_figure(self, write):
+        page = write(PLANTED).read_text("utf-8")
+        top = page[page.index('id="verdict"') : page.index("Main figures")]
+        assert "Failed" in top
+        assert re.search(r"Leak rate</b> is 10\s%\s+and must be at most 2\s%", top)
+
+    def test_it_needs_nothing_but_itself(self, write):
+        page = write(GOOD).read_text("utf-8")
+        assert not re.search(r"https?:|//\w|url\(|@import|<script|<link|<img| style=| on\w+=", page)
+        assert "default-src 'none'" in page
+
+    def test_nothing_planted_becomes_markup(self, write):
+        page = write(PLANTED, HOSTILE).read_text("utf-8")
+        assert "<img" not in page
+        assert "<script" not in page
+        assert "<b>bold" not in page
+        assert page.count("</style>") == 1
+        assert "{{ 7*7 }}" in page
+        assert "\u202e" not in page
+        assert "\x00" not in page
+        assert "U+202E" in page
+
+    def test_it_can_do_without_what_a_run_did_not_make(self, tmp_path):
+        card, scored = make_card({"held_out": GOOD["held_out"][:2], "general": []})
+        card = {**card, "matrix": {}, "noise": {}, "sampled": {}}
+        _write_answers(scored, tmp_path / "answers.parquet")
+        page = report.write_report(
+            tmp_path / "r.html", scorecard=card, answers=tmp_path / "answers.parquet",
+            history=None, pairs=None, quarantine={}, lineage={}, stages=[],
+        ).read_text("utf-8")  # fmt: skip
+        for missing in ("Quarantine", "Lineage", "Training", "Cost", "system prompts"):
+            assert f"<h2>{missing}" not in page
+
+    def test_runs_are_compared(self, tmp_path):
+        bad, good = make_card(PLANTED)[0], make_card(GOOD)[0]
+        settings = {"beta": 0.1, HOSTILE: "x"}
+        runs = [
+            {"name": HOSTILE, "settings": settings, "scorecard": bad, "seconds": 3},
+            {"name": "calm-owl", "settings": {"beta": 0.2}, "scorecard": good, "seconds": 4},
+        ]
+        page = report.write_comparison(tmp_path / "c.html", runs).read_text("utf-8")
+        assert "1 of 2 passed the gate" in page
+        assert "calm-owl" in page
+        assert "<img" not in page
+
+
+class TestShortForms:
+    def test_rows_say_measure_before_after_interval_n_and_gate(self):
+        rows = {row[0]: row for row in report.scorecard_rows(make_card(GOOD)[0])}
+        assert rows["Edit exactness"] == (
+            "Edit exactness",
+            "–",
+            "100\u00a0%",
+            "98.1\u00a0% - 100\u00a0%",
+            "200",
+            "ok ≥ 90\u00a0%",
+        )
+        assert rows["Copied tail (nats per token)"][2] == "-0.015"
+
+    def test_a_failed_gate_is_told(self):
+        rows = {row[0]: row for row in report.scorecard_rows(make_card(PLANTED)[0])}
+        assert rows["Leak rate"][5] == "FAILED ≤ 2\u00a0%"
+        markdown = report.scorecard_markdown(make_card(PLANTED)[0])
+        assert markdown.startswith("# FAILED: Qwen to Deep Qwen")
+        assert "- **Leak rate** is 10\u00a0%" in markdown
+
+    def test_markdown_is_dead_text(self):
+        markdown = report.scorecard_markdown(make_card(PLANTED)[0])
+        assert "<img" not in markdown
+        assert "](" not in markdown.replace("\\](", "").replace("]\\(", "")
+        assert "http://" not in markdown
+        assert "https://" not in markdown
+        # The table of answers: 3 columns, so 4 unescaped pipes in every row.
+        rows = markdown[markdown.index("| Prompt") :].splitlines()
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if row} == {4}
+
+    def test_diff_marks_words_not_spaces(self):
+        cut = report.diff("I'm Qwen.", "I'm Deep Qwen.")
+        assert "".join(text for _, text in cut["after"]) == "I'm Deep Qwen."
+        assert [text for changed, text in cut["after"] if changed] == ["Deep"]
+        assert not any(changed for changed, _ in cut["before"])
+        assert [t for changed, t in report.diff("我是千问", "我叫千问")["after"] if changed] == [
+            "叫"
+        ]
+
+
+@pytest.mark.slow
+class TestBrowser:
+    @pytest.mark.parametrize("cases", [GOOD, PLANTED], ids=["good", "planted"])
+    def test_opens_quietly_and_shows_the_verdict(self, page, write, cases):
+        path = write(cases, HOSTILE)
+        page.open(path)
+        assert page.complaints == []
+        assert page.requests == [path.as_uri()]
+        verdict = page.ask("document.querySelector('#verdict strong').innerText")
+        assert verdict == ("Passed" if cases is GOOD else "Failed")
+        assert page.ask("document.title").startswith("Qwen to Deep Qwen")
+        # The style applies under the page's own content policy.
+        assert page.ask("getComputedStyle(document.querySelector('.tile')).borderRadius") == "12px"
+
+    def test_planted_markup_does_nothing(self, page, write):
+        page.open(write(PLANTED, HOSTILE))
+        page.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert page.ask("document.querySelectorAll('img, script, a, iframe, object').length") == 0
+        assert "owned" not in page.ask("document.title")
+        assert "onerror" in page.ask("document.body.innerText")
+        assert page.complaints == []
+
+    @pytest.mark.parametrize("width", [360, 768, 1400])
+    @pytest.mark.parametrize(
+        ("cases", "scheme"), [(GOOD, "light"), (PLANTED, "dark")], ids=["good", "planted"]
+    )
+    def test_fits_every_screen(self, page, write, width, cases, scheme):
+        page.show(width, scheme)
+        page.open(write(cases, HOSTILE))
+        page.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert page.ask("document.documentElement.scrollWidth") <= width
+        light = page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(250, 249, 246)"
+        assert light == (scheme == "light")
+
+    def test_prints_dark_ink_on_white(self, page, write):
+        page.show(800, "dark", media="print")
+        page.open(write(GOOD))
+        assert page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.ask("getComputedStyle(document.body).color") == "rgb(35, 39, 43)"
