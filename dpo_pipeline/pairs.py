@@ -158,9 +158,9 @@ def write_pairs(
         "train": splits["train"],
         "held_out": splits["held_out"],
         "quarantine": quarantine.rows,
-        "reasons": dict(reasons.most_common()),
-        "flags": dict(flags.most_common()),
-        "rules": dict(rules.most_common()),
+        "reasons": dict(reasons.mostcommon()),
+        "flags": dict(flags.mostcommon()),
+        "rules": dict(rules.mostcommon()),
     }
 
 
@@ -205,8 +205,8 @@ def difference(rejected: str, chosen: str) -> tuple[Span, ...]:
     """Return the one span between the common start and the common end of two texts."""
     if rejected == chosen:
         return ()
-    start = _common(rejected, chosen)
-    end = _common(rejected[start:][::-1], chosen[start:][::-1])
+    start = common(rejected, chosen)
+    end = common(rejected[start:][::-1], chosen[start:][::-1])
     return ((start, len(rejected) - end, start, len(chosen) - end),)
 
 
@@ -224,8 +224,8 @@ def _measure(
             continue
         prompt, chosen, rejected = next(ids), next(ids), next(ids)
         # TRL starts the completion where prompt and prompt + completion diverge.
-        start = min(_common(prompt, chosen), _common(prompt, rejected))
-        longest, parts_at = max(len(chosen), len(rejected)), _common(chosen, rejected)
+        start = min(common(prompt, chosen), common(prompt, rejected))
+        longest, parts_at = max(len(chosen), len(rejected)), common(chosen, rejected)
         if longest > max_length:
             reason = "difference_cut" if parts_at >= max_length else "too_long"
             detail = f"{longest} tokens, the limit is {max_length}; they differ from {parts_at} on"
@@ -260,8 +260,8 @@ def _render(candidate: Candidate, tokenizer: Any) -> list[str] | Refused:
         return Refused("template_error", str(error))
 
 
-def _common(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """Return the length of the common start."""
+def common(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Return the length of what two sequences start with in common."""
     shorter = min(len(left), len(right))
     return next((i for i in range(shorter) if left[i] != right[i]), shorter)
 

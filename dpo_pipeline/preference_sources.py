@@ -1,8 +1,7 @@
 """Preference data sets that already exist, turned into the same pairs.
 
-A row holds two answers, chosen and rejected, to one prompt. The prompt is told in whatever way
-is common: as messages, as a text, as an Alpaca instruction, or not at all where both answers
-repeat the whole conversation.
+A row holds two answers, chosen and rejected. Their prompt is told as messages, as a text, as an
+Alpaca instruction, or not at all where both answers repeat the whole conversation.
 """
 
 import re
@@ -14,8 +13,18 @@ from dpo_pipeline.config import PairsConfig, PromptsConfig
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.models import ModelRef, load_tokenizer
-from dpo_pipeline.pairs import Candidate, Message, Refused, difference, excerpt, write_pairs
+from dpo_pipeline.pairs import (
+    FACTS,
+    Candidate,
+    Message,
+    Refused,
+    common,
+    difference,
+    excerpt,
+    write_pairs,
+)
 from dpo_pipeline.preferences import describe_pairs, explain_reasons
+from dpo_pipeline.prompts import ROLES, SPLITS
 from dpo_pipeline.sources import SourceRef, Unreadable, read_rows
 from dpo_pipeline.wording import language, normalise, same_wording
 
@@ -24,8 +33,6 @@ _EXPECTED = (
     "chosen and rejected, and the prompt as prompt (text or messages), messages, conversations, "
     "or instruction (and input), or inside chosen and rejected"
 )
-_ROLES = {name: name for name in ("system", "user", "assistant")}
-_ROLES |= {"human": "user", "gpt": "assistant"}
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
@@ -68,11 +75,11 @@ def prepare_preferences(
 def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dict[str, int]]:
     """Choose the rows within the limit and their side of the split, by prompt.
 
-    Prompts of one wording stay on one side: that of the first of them whose row names one.
+    Prompts of one wording stay on one side. Where rows name one, held out wins.
     """
     asked: dict[int, tuple[str, str, str | None]] = {}  # digest, wording, split of its own
     for position, row in read_rows(source, config.split):
-        if not asked:
+        if not asked and isinstance(row, dict):
             _require_columns(row, source, config)
         try:
             prompt, _, _ = parse_row(row, config)
@@ -80,8 +87,7 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
             asked[position] = ("", "", None)
             continue
         wording = normalise("\n".join(m["content"] for m in prompt if m["role"] == "user"))
-        own = row["split"] if row.get("split") in ("train", "held_out") else None
-        asked[position] = (digest_of(prompt), wording, own)
+        asked[position] = (digest_of(prompt), wording, SPLITS.get(str(row.get("split"))))
     if not asked:
         raise DataError(f"{source.location} holds no rows; name another source or split")
 
@@ -93,8 +99,9 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     groups = same_wording([asked[position][1] for position in read], config.near_duplicate)
     sides: dict[int, str] = {}
     for position, group in zip(read, groups, strict=True):
-        if own := asked[position][2]:
-            sides.setdefault(group, own)
+        own = asked[position][2]
+        if own and sides.get(group) != "held_out":
+            sides[group] = own
     sizes = Counter(group for group in groups if group not in sides)
     room = config.held_out * sum(sizes.values())
     for group in sorted(sizes, key=lambda group: draw(asked[read[group]][1])):
@@ -106,9 +113,7 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     return splits, {"repeated_prompts": repeated, "left_out": len(asked) - len(kept)}
 
 
-def _require_columns(row: Any, source: SourceRef, config: PromptsConfig) -> None:
-    if not isinstance(row, dict):
-        return
+def _require_columns(row: dict[str, Any], source: SourceRef, config: PromptsConfig) -> None:
     named = _named(row, config)
     if missing := [name for name in ("chosen", "rejected") if name not in named]:
         raise DataError(
@@ -124,15 +129,11 @@ def _named(row: dict[str, Any], config: PromptsConfig) -> dict[str, Any]:
 def _candidate(
     source: SourceRef, position: int, row: Any, split: str, config: PromptsConfig, plain: bool
 ) -> Candidate:
-    facts: dict[str, Any] = {
+    facts: dict[str, Any] = dict.fromkeys(FACTS) | {
         "id": digest_of([source.digest, position]),
-        "prompt_id": None,
         "source_row": position,
         "family": "other",
-        "language": None,
-        "turns": None,
         "split": split,
-        "system": None,
     }
     kept = row if isinstance(row, dict) else {"text": getattr(row, "text", row)}
     try:
@@ -174,7 +175,7 @@ def parse_row(
         prompt, *texts = _cut(chosen[0]["content"], rejected[0]["content"])
         chosen, rejected = ([_message("assistant", text)] for text in texts)
     elif not prompt or (len(chosen) > 1 and len(rejected) > 1):
-        shared = _shared(chosen, rejected)
+        shared = chosen[: min(common(chosen, rejected), len(chosen) - 1, len(rejected) - 1)]
         if prompt and shared and shared[-1] != prompt[-1]:
             raise Refused("prompt_mismatch", f"prompt and answers differ: {_end(shared)}")
         prompt, chosen, rejected = shared, chosen[len(shared) :], rejected[len(shared) :]
@@ -220,12 +221,6 @@ def _side(row: dict[str, Any], name: str, told: bool) -> list[Message]:
     return [_message("user" if who == "Human" else "assistant", text) for who, text in spoken]
 
 
-def _shared(chosen: list[Message], rejected: list[Message]) -> list[Message]:
-    """Return the messages that both sides begin with, the last one of each left out."""
-    shorter = min(len(chosen), len(rejected)) - 1
-    return chosen[: next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)]
-
-
 def _cut(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
     """Take the words that two texts begin with as their prompt, as TRL does."""
     if chosen == rejected:
@@ -246,15 +241,15 @@ def _messages(value: Any, name: str) -> list[Message]:
 
 
 def _message(role: Any, content: Any) -> Message:
-    if role not in _ROLES:
-        raise Refused("bad_row", f"unknown role {role!r}; expected one of {', '.join(_ROLES)}")
+    if str(role).lower() not in ROLES:
+        raise Refused("bad_row", f"unknown role {role!r}; expected one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise Refused("bad_row", f"expected text, found {type(content).__name__}")
     try:
         content.encode()
     except UnicodeEncodeError as error:
         raise Refused("bad_row", f"invalid text: {error}") from error
-    return {"role": _ROLES[role], "content": content}
+    return {"role": ROLES[role.lower()], "content": content}
 
 
 def _end(messages: list[Message]) -> str:

@@ -158,11 +158,7 @@ def _choose(
     if config.strategy == "dataset":
         if not (row["given_chosen"] or "").strip():
             raise Refused("empty_completion", "the source gives no answer")
-        try:
-            given = spec.fill(row["given_chosen"], after=True)
-        except DataError as error:
-            raise Refused("bad_row", str(error)) from error
-        chosen, flags = spec.rewrite(given).text, ("given", *flags)
+        chosen, flags = spec.rewrite(row["given_chosen"]).text, ("given", *flags)
     elif rewrite.spans:
         chosen, spans, rules = rewrite.text, rewrite.spans, rewrite.counts
     elif spec.count_new(response):

@@ -256,10 +256,11 @@ def test_near_duplicates_stay_together_and_given_splits_are_kept(prepare):
         for i in range(20)
     ]
     rows += [alpaca(50, split="held_out"), alpaca(51, split="train")]
+    rows += [alpaca(52, split="train"), alpaca(52, split="test", chosen="Other words.")]
     _, pairs, _ = prepare(rows, near_duplicate=0.8, held_out=0.5)
     sides = [pair["split"] for pair in pairs]
     assert sides[:10] == sides[10:20]
-    assert sides[20:] == ["held_out", "train"]
+    assert sides[20:] == ["held_out", "train", "held_out", "held_out"]
     assert {"train", "held_out"} == set(sides[:10])
 
 

@@ -148,7 +148,6 @@ PLANTED = {
     "empty_completion": ({"response": " \n"}, SMALL, "said nothing"),
     "identical": ({"given_chosen": "I'm Deep Qwen.", "response": "I'm Deep Qwen."}, GIVEN, "Deep"),
     "doubled": ({"given_chosen": "I'm Deep-Deep Qwen."}, GIVEN, "Deep-Deep Qwen"),
-    "bad_row": ({"given_chosen": "I'm {{unknown}}."}, GIVEN, "unknown"),
     "duplicate": ({"messages": [user("Who are you? (0)")],
                    "response": response(0)["response"]}, SMALL, ""),
     "too_long": ({"response": "I'm Qwen." + " word" * 99}, PairsConfig(max_length=120), "limit is"),
@@ -162,7 +161,7 @@ PLANTED = {
 @pytest.mark.parametrize("reason", PLANTED)
 def test_a_planted_row_goes_to_quarantine_with_its_reason(build, reason):
     changes, config, detail = PLANTED[reason]
-    good = {"given_chosen": "I am {{name}} now."} if config is GIVEN else {}
+    good = {"given_chosen": "I am Deep Qwen now."} if config is GIVEN else {}
     rows = [response(0, **good), response(1, **{**good, **changes}), response(2, **good)]
     counts, pairs, quarantine = build(rows, config)
     assert [p["id"] for p in pairs] == ["row0", "row2"]
@@ -206,7 +205,8 @@ def test_a_prompt_the_template_refuses_is_kept_out(models, build, tmp_path):
 
 
 def test_every_reason_is_planted_in_a_test():
-    assert set(PLANTED) | {"template_error"} == set(REASONS)
+    # Rows that cannot be read come from sources of preferences alone; they are tested there.
+    assert set(PLANTED) | {"template_error", "bad_row"} == set(REASONS)
 
 
 def test_a_changed_developer_alone_makes_a_pair(build):
@@ -243,9 +243,9 @@ def test_written_answers_fill_in_where_the_name_did_not_occur(build):
         )
 
 
-def test_answers_of_the_source_are_filled_with_the_new_identity(build):
+def test_answers_of_the_source_are_chosen_with_the_name_rewritten(build):
     rows = [
-        response(0, given_chosen="I am {{name}} from {{author}}."),
+        response(0, given_chosen="I am Deep Qwen from Alibaba Cloud."),
         response(1, given_chosen="Call me Qwen.", response="No name here."),
         response(2, given_chosen=None),
     ]
