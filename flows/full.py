@@ -71,7 +71,7 @@ def full(config: PipelineConfig = DEFAULT) -> State:
         config.gate,
         config.model,
     )
-    return run.finish(score, policy=policy, dataset=dataset)
+    return run.finish(prompts=prompts, dataset=dataset, policy=policy, score=score)
 
 
 if __name__ == "__main__":

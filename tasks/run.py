@@ -4,6 +4,7 @@ import json
 import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -21,6 +22,7 @@ from rich.table import Table
 from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.keys import settings_of
+from dpo_pipeline.report import scorecard_markdown, scorecard_rows, write_report
 from dpo_pipeline.store import Artifact
 from tasks.caching import model_of
 from tasks.console import console
@@ -76,7 +78,7 @@ class Run:
             self.say(f"  {name:<9} failed    {seconds:6.1f} s", style="bold red")
         artifact: Artifact = state.result()  # type: ignore[assignment]
         status = "cached" if state.name == "Cached" else "built"
-        rows = artifact.stats.get("rows")
+        rows = artifact.stats.get("pairs", artifact.stats.get("rows"))
         self.stages[name] = {
             "status": status,
             "seconds": seconds,
@@ -84,9 +86,8 @@ class Run:
             "key": artifact.key,
             "path": str(artifact.path),
         }
-        facts = artifact.stats.get("headline") or ("" if rows is None else f"{rows:,} rows")
         mark = "[dim]=[/]" if status == "cached" else "[green]+[/]"
-        line = f"{name:<9} {status:<6} {seconds:6.1f} s  {facts}"
+        line = f"{name:<9} {status:<6} {seconds:6.1f} s  {_headline(name, artifact.stats)}"
         console.print(f"{mark} {escape(line)}")
         get_run_logger().info(line)
         return artifact
@@ -108,32 +109,26 @@ class Run:
             },
         }
 
-    def finish(self, score: Artifact, **kept: Artifact) -> State[Any]:
-        """Write the summary and the artifacts, show the proof, and say the verdict.
+    def finish(
+        self, *, prompts: Artifact, dataset: Artifact, policy: Artifact, score: Artifact
+    ) -> State[Any]:
+        """Write summary and report, show the proof, and say the verdict.
 
-        Args:
-            score: Artifact of the evaluate stage.
-            kept: What the person will want to find: name -> artifact.
         Returns:
-            Completed where the gate passed, else Failed with every failed line.
+            Completed where the gate passed, else Failed with every line that failed.
         """
         card = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
-        summary = self._summary(card, kept)
-        path = self.folder / "summary.json"
-        path.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
-        self._publish_artifacts(summary)
-        self._show(summary)
-        verdict = card["verdict"]
-        if verdict["passed"]:
-            return Completed(message=f"Gate passed. {path}", data=summary)
-        failed = "; ".join(
-            f"{f['measure']} {f['value']} ({f['threshold']})" for f in verdict["failed"]
+        report = write_report(
+            self.folder / "report.html",
+            scorecard=card,
+            answers=score.path / "answers.parquet",
+            history=policy.path / "history.jsonl",
+            pairs=dataset.path / "train.parquet",
+            quarantine=Counter(prompts.stats["reasons"]) + Counter(dataset.stats["reasons"]),
+            lineage={**dataset.stats["lineage"], "versions": _versions()},
+            stages=[{"name": name, **stage} for name, stage in self.stages.items()],
         )
-        return Failed(message=f"Gate failed: {failed}. {path}")
-
-    def _summary(self, card: dict[str, Any], kept: dict[str, Artifact]) -> dict[str, Any]:
-        paths = {name: str(artifact.path) for name, artifact in kept.items()}
-        return {
+        summary = {
             "run_id": self.run_id,
             "run_name": self.name,
             "seconds": round(time.monotonic() - self._started, 1),
@@ -141,46 +136,82 @@ class Run:
             "scorecard": {"before": card["before"], "after": card["after"]},
             "answers": card["examples"],
             "stages": self.stages,
-            "paths": {**paths, "run": str(self.folder)},
-            "config": self.config.model_dump(mode="json"),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: metadata.version(name) for name in PACKAGES},
+            "paths": {
+                "report": str(report),
+                "summary": str(self.folder / "summary.json"),
+                "policy": str(model_of(policy).path),
+                "dataset": str(dataset.path),
+                "scorecard": str(score.path / "scorecard.json"),
             },
+            "config": self.config.model_dump(mode="json"),
+            "versions": _versions(),
         }
-
-    def _publish_artifacts(self, summary: dict[str, Any]) -> None:
-        from dpo_pipeline.report import scorecard_markdown
-
-        create_markdown_artifact(scorecard_markdown(summary), key="scorecard")
-        create_table_artifact(
-            [
-                {"prompt": a["prompt"], "before": a["before"], "after": a["after"]}
-                for a in summary["answers"]
-            ],
-            key="answers",
-            description="The same questions before and after.",
+        text = json.dumps(summary, ensure_ascii=False, indent=2)
+        (self.folder / "summary.json").write_text(text, encoding="utf-8")
+        create_markdown_artifact(scorecard_markdown(card), key="scorecard")
+        create_table_artifact(card["examples"], key="answers", description="Before and after.")
+        self._show(card, summary)
+        if card["verdict"]["passed"]:
+            return Completed(message=f"Gate passed; report: {report}")
+        failed = "; ".join(
+            f"{line['measure']} is {line['value']}, the gate asks {line['threshold']}"
+            for line in card["verdict"]["failed"]
         )
+        return Failed(message=f"Gate failed: {failed}; report: {report}")
 
-    def _show(self, summary: dict[str, Any]) -> None:
-        from dpo_pipeline.report import scorecard_rows
-
+    def _show(self, card: dict[str, Any], summary: dict[str, Any]) -> None:
         answers = Table("prompt", "before", "after", title="Answers", title_justify="left")
-        for row in summary["answers"]:
+        for row in card["examples"]:
             answers.add_row(*(escape(row[column]) for column in ("prompt", "before", "after")))
-        scores = Table("measure", title="Scorecard on held-out prompts", title_justify="left")
+        scores = Table("measure", title="Scorecard, held-out prompts", title_justify="left")
         for column in ("before", "after", "95% interval", "n", "gate"):
             scores.add_column(column, justify="right")
-        for cells in scorecard_rows(summary):
+        for cells in scorecard_rows(card):
             scores.add_row(*map(escape, cells))
         console.print(answers, scores)
-        passed = summary["verdict"]["passed"]
+        passed = card["verdict"]["passed"]
         console.print(
             f"Gate {'passed' if passed else 'FAILED'} in {summary['seconds']} s",
             style="bold green" if passed else "bold red",
         )
         for name, path in summary["paths"].items():
-            console.print(f"  {name:<9} {escape(path)}")
+            console.print(f"  {name:<9} {escape(path)}", no_wrap=True)
+        console.print(
+            "Next: open the report; or try another name, "
+            "python flows/full.py --identity.new-name Aria"
+            if passed
+            else "Next: open the report; it shows which answers failed the gate.",
+            highlight=False,
+        )
+
+
+def _headline(stage: str, stats: dict[str, Any]) -> str:
+    """Say in a few words what a stage made."""
+    reasons = ", ".join(f"{n} {reason}" for reason, n in stats.get("reasons", {}).items())
+    refused = f" (quarantine: {reasons})" if reasons else ""
+    if stage == "model":
+        return f"{stats['model']['name']}, weights {stats['model']['weights_digest'][:12]}"
+    if stage in ("download", "save"):
+        what = "prompts" if stage == "download" else "pairs"
+        return f"{stats['train']:,} {what} to train, {stats['held_out']:,} held out{refused}"
+    if stage == "generate":
+        return f"{stats['rows']:,} answers, {stats['length']} cut off"
+    if stage == "rewrite":
+        return f"{stats['pairs']:,} pairs of {stats['rows']:,} answers{refused}"
+    if stage == "train":
+        last = stats["last"]
+        return (
+            f"{stats['steps']} steps ({stats['engine']}), loss {stats['first']['loss']:.3f} -> "
+            f"{last['loss']:.3f}, reward margin {last['margin']:.1f}"
+        )
+    return f"{stats['rows']:,} answers compared"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+    }
 
 
 def run_script(flow: Flow[..., Any], config: BaseModel) -> int:

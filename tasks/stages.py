@@ -48,8 +48,11 @@ def prepare_model(config: ModelConfig) -> Stage:
             from dpo_pipeline.starter import build_starter
 
             with progress("model", "steps") as report:
-                stats = build_starter(out, seed=config.starter_seed, on_progress=report)
-            return {**stats, "model": {**describe_model(out, "starter").model_dump(), "path": "."}}
+                folder = out / "model"
+                folder.mkdir()
+                stats = build_starter(folder, seed=config.starter_seed, on_progress=report)
+            ref = describe_model(folder, "starter")
+            return {**stats, "model": {**ref.model_dump(), "path": "model"}}
 
         return get_or_build(
             "model",
@@ -180,7 +183,7 @@ def save(pairs: Artifact, config: PairsConfig, lineage: dict[str, Any]) -> Stage
     def build(out: Path, _work: Path) -> dict[str, Any]:
         from dpo_pipeline.preferences import save_dataset
 
-        return save_dataset(pairs.path, lineage, config, out)
+        return {**save_dataset(pairs.path, lineage, config, out), "lineage": lineage}
 
     return get_or_build(
         "save",
@@ -247,7 +250,7 @@ def evaluate(
         from dpo_pipeline.evaluation import evaluate as score
 
         with progress("evaluate", "answers") as report:
-            return score(
+            card = score(
                 before,
                 after,
                 prompts=prompts.path / "prompts.parquet",
@@ -262,6 +265,7 @@ def evaluate(
                 out=out,
                 on_progress=report,
             )
+        return {"rows": sum(card["counts"].values()), "verdict": card["verdict"]}
 
     return get_or_build(
         "evaluate",
