@@ -16,11 +16,11 @@ from dpo_pipeline.config import IdentityConfig
 from dpo_pipeline.errors import DataError
 
 # Scripts written without spaces between words.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U00020000-\U0003ffff"
 )
-_LETTER = rf"[^\W_{_UNSPACED}]"  # letter or digit of a script that separates its words
+_LETTER = rf"[^\W_{UNSPACED}]"  # letter or digit of a script that separates its words
 _COMPOUND = "based|powered|driven|trained|style|like|related|inspired"
 _ADDRESS = r"(?<![/\\@#&=?%~+])"
 _START = rf"(?<!{_LETTER})(?<!{_LETTER}[-_])"

@@ -119,31 +119,30 @@ def same_wording(texts: Sequence[str], threshold: float) -> list[int]:
             groups[i] = i = groups[groups[i]]
         return i
 
+    def least_shared(size: int, other: int) -> int:
+        return math.ceil(threshold / (1 + threshold) * (size + other) - 1e-9)
+
     # Per shingle, members by group, since one similar member settles a whole group.
     postings: dict[int, dict[int, list[int]]] = defaultdict(dict)
     for i in sorted(ranked, key=lambda i: (len(ranked[i]), i)):
         mine, size, tried = set(ranked[i]), len(ranked[i]), set()
-        least = math.ceil(threshold * size - 1e-9)
-        for place, shingle in enumerate(ranked[i][: size - least + 1]):
+        shortest = math.ceil(threshold * size - 1e-9)
+        shared = {n: least_shared(size, n) for n in range(shortest, size + 1)}
+        for place, shingle in enumerate(ranked[i][: size - shortest + 1]):
             posting = postings.get(shingle, {})
             for group in [group for group in posting if groups[group] != group]:
                 members = posting.pop(group)
                 posting.setdefault(root(group), []).extend(members)
-            for group, members in posting.items():
-                if group == root(i):
-                    continue
-                for j in members:
-                    other = len(ranked[j])
-                    shared = math.ceil(threshold / (1 + threshold) * (size + other) - 1e-9)
-                    if other < least or j in tried or size - place < shared:
-                        continue
-                    tried.add(j)
-                    if len(mine.intersection(ranked[j])) >= shared:
-                        a, b = sorted((root(i), root(j)))
-                        groups[b] = a
-                        break
-        # What comes later is at least as long, so it shares one of even fewer.
-        shared = math.ceil(2 * threshold / (1 + threshold) * size - 1e-9)
-        for shingle in ranked[i][: size - shared + 1]:
+            for group in [group for group in posting if group != root(i)]:
+                for j in posting[group]:
+                    least = shared.get(len(ranked[j]), size + 1)
+                    if least <= size - place and j not in tried:
+                        tried.add(j)
+                        if len(mine.intersection(ranked[j])) >= least:
+                            a, b = sorted((root(i), root(j)))
+                            groups[b] = a
+                            break
+        # Whatever comes later is at least as long, so it shares one of even fewer.
+        for shingle in ranked[i][: size - least_shared(size, size) + 1]:
             postings[shingle].setdefault(root(i), []).append(i)
     return [root(i) for i in range(len(texts))]
