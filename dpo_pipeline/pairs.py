@@ -158,9 +158,9 @@ def write_pairs(
         "train": splits["train"],
         "held_out": splits["held_out"],
         "quarantine": quarantine.rows,
-        "reasons": dict(reasons.mostcommon()),
-        "flags": dict(flags.mostcommon()),
-        "rules": dict(rules.mostcommon()),
+        "reasons": dict(reasons.most_common()),
+        "flags": dict(flags.most_common()),
+        "rules": dict(rules.most_common()),
     }
 
 
