@@ -145,7 +145,7 @@ def _explain_answer(cause: "HfHubHTTPError", repo_id: str, repo_type: str) -> st
     if isinstance(cause, errors.RepositoryNotFoundError):
         return f"does not exist or is private: check its spelling; if it is private, {login}"
     if isinstance(cause, errors.RemoteEntryNotFoundError):
-        return f"lacks {cause.request.url.path}: choose another revision"
+        return f"lacks {cause.response.url.path}: choose another revision"
     if status == 401:
         return f"refuses the token: {login} anew, or unset it"
     if status == 403:

@@ -249,6 +249,8 @@ class Hub:
         disable_progress_bars()
         home = self.root / "homes" / str(next(self._homes))
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        files = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
