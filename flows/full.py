@@ -71,6 +71,7 @@ def full(config: PipelineConfig = DEFAULT) -> State:
         config.gate,
         config.model,
     )
+    run.publish(policy=policy, dataset=dataset, score=score)
     return run.finish(prompts=prompts, dataset=dataset, policy=policy, score=score)
 
 

@@ -27,6 +27,7 @@ from dpo_pipeline.store import Artifact
 from tasks.caching import model_of
 from tasks.console import console
 from tasks.runtime import home
+from tasks.stages import publish
 
 PACKAGES = (
     "dpo-pipeline", "prefect", "torch", "transformers", "trl", "datasets", "pyarrow",
@@ -39,7 +40,8 @@ class Run:
 
     Attributes:
         folder: `runs/<name>-<id>` under the home folder: summary.json and report.html.
-        stages: Stage -> status ("built" or "cached"), seconds, rows and the artifact's path.
+        stages: Stage -> status ("built" or "cached"), seconds, rows, key and path.
+        published: What went to the Hub, or would have; null if nothing.
     """
 
     def __init__(self, config: PipelineConfig) -> None:
@@ -52,6 +54,7 @@ class Run:
         self.folder = home() / "runs" / f"{self.name}-{self.run_id[:8]}"
         self.folder.mkdir(parents=True)
         self.stages: dict[str, dict[str, Any]] = {}
+        self.published: dict[str, Any] | None = None
         self._started = time.monotonic()
         identity = config.identity
         self.say(
@@ -109,6 +112,28 @@ class Run:
             },
         }
 
+    def publish(self, *, policy: Artifact, dataset: Artifact, score: Artifact) -> None:
+        """Publish what the configuration names, if the gate passed or is overruled.
+
+        Raises:
+            PublishError: The evidence, the token or the Hub refuses.
+        """
+        config = self.config.publish
+        if not (config.model_repo or config.dataset_repo):
+            return
+        if not (_read_card(score)["verdict"]["passed"] or config.force):
+            self.say("  publish   nothing: the gate failed")
+            return
+        out = self.folder / "publish"
+        out.mkdir()
+        self.published = publish(
+            config, self.run_id, policy, dataset, score, dataset.stats["lineage"], out
+        )
+        for kind in self.published.keys() & {"model", "dataset"}:
+            done = self.published[kind]
+            what = f"would go, see {out}" if config.dry_run else f"commit {done['commit']}"
+            self.say(f"  publish   {kind} {done['repo']}: {what}")
+
     def finish(
         self, *, prompts: Artifact, dataset: Artifact, policy: Artifact, score: Artifact
     ) -> State[Any]:
@@ -117,7 +142,7 @@ class Run:
         Returns:
             Completed where the gate passed, else Failed with every line that failed.
         """
-        card = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
+        card = _read_card(score)
         report = write_report(
             self.folder / "report.html",
             scorecard=card,
@@ -143,6 +168,7 @@ class Run:
                 "dataset": str(dataset.path),
                 "scorecard": str(score.path / "scorecard.json"),
             },
+            "published": self.published,
             "config": self.config.model_dump(mode="json"),
             "versions": _versions(),
         }
@@ -183,6 +209,11 @@ class Run:
             else "Next: open the report; it shows which answers failed the gate.",
             highlight=False,
         )
+
+
+def _read_card(score: Artifact) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
+    return card
 
 
 def _headline(stage: str, stats: dict[str, Any]) -> str:

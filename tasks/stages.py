@@ -4,10 +4,13 @@ Library modules are imported inside the build, so a run that reuses everything l
 torch nor transformers.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 from prefect import task, unmapped
+from prefect.blocks.system import Secret
+from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from dpo_pipeline.config import (
@@ -18,9 +21,10 @@ from dpo_pipeline.config import (
     ModelConfig,
     PairsConfig,
     PromptsConfig,
+    PublishConfig,
     TrainConfig,
 )
-from dpo_pipeline.errors import DPOPipelineError
+from dpo_pipeline.errors import DPOPipelineError, ModelError, PublishError
 from dpo_pipeline.models import ModelRef
 from dpo_pipeline.store import Artifact
 from tasks.caching import STAGE, get_or_build, ledger, model_of
@@ -39,29 +43,11 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
 
 @task(name="model", **STAGE)
 def prepare_model(config: ModelConfig) -> Stage:
-    """Build the starter model, or record exactly which model a folder or Hub id holds."""
-    from dpo_pipeline.models import describe_model, resolve_model
+    """Build the starter or a model from a config.json, or record what a folder or Hub id holds."""
+    from dpo_pipeline.models import resolve_model
 
-    if config.name == "starter":
-
-        def build(out: Path, _work: Path) -> dict[str, Any]:
-            from dpo_pipeline.starter import build_starter
-
-            with progress("model", "steps") as report:
-                folder = out / "model"
-                folder.mkdir()
-                stats = build_starter(folder, seed=config.starter_seed, on_progress=report)
-            ref = describe_model(folder, "starter")
-            return {**stats, "model": {**ref.model_dump(), "path": "model"}}
-
-        return get_or_build(
-            "model",
-            build,
-            module="dpo_pipeline.starter",
-            packages=NUMERIC,
-            inputs={"seed": config.starter_seed},
-        )
-
+    if config.name == "starter" or config.name.endswith(".json"):
+        return _build_model(config)
     ref = resolve_model(config.name, config.revision)
 
     def record(out: Path, _work: Path) -> dict[str, Any]:
@@ -74,6 +60,41 @@ def prepare_model(config: ModelConfig) -> Stage:
         module="dpo_pipeline.models",
         inputs={"model": ref, "path": ref.path, "revision": ref.revision},
     )
+
+
+def _build_model(config: ModelConfig) -> Stage:
+    starter = config.name == "starter"
+    source = None if starter else _read_config(config.name)
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.models import describe_model
+        from dpo_pipeline.scratch import init_model
+        from dpo_pipeline.starter import build_starter
+
+        folder = out / "model"
+        folder.mkdir()
+        with progress("model", "steps") as report:
+            if starter:
+                stats = build_starter(folder, seed=config.starter_seed, on_progress=report)
+            else:
+                stats = init_model(Path(config.name), folder, config.starter_seed)
+        ref = describe_model(folder, "starter" if starter else Path(config.name).stem)
+        return {**stats, "model": {**ref.model_dump(), "path": "model"}}
+
+    return get_or_build(
+        "model",
+        build,
+        module="dpo_pipeline.starter" if starter else "dpo_pipeline.scratch",
+        packages=NUMERIC,
+        inputs={"config": source, "seed": config.starter_seed},
+    )
+
+
+def _read_config(name: str) -> str:
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(f"model.name {name!r} does not exist (seen from {Path.cwd()})")
+    return path.read_text(encoding="utf-8")
 
 
 @task(name="download", **STAGE)
@@ -176,6 +197,27 @@ def rewrite(
     )
 
 
+@task(name="prepare", **STAGE)
+def prepare(model: Artifact, prompts: PromptsConfig, pairs: PairsConfig) -> Stage:
+    """Turn a preference dataset that already exists into the same pairs."""
+    from dpo_pipeline.prompts import resolve_source
+
+    ref, source = model_of(model), resolve_source(prompts)
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.preference_sources import prepare_preferences
+
+        return prepare_preferences(source, prompts, pairs, ref, out)
+
+    return get_or_build(
+        "prepare",
+        build,
+        module="dpo_pipeline.preference_sources",
+        packages=("pyarrow", "datasets", "transformers", "tokenizers"),
+        inputs={"model": ref, "source": source.digest, "prompts": prompts, "pairs": pairs},
+    )
+
+
 @task(name="save", **STAGE)
 def save(pairs: Artifact, config: PairsConfig, lineage: dict[str, Any]) -> Stage:
     """Save the pairs as Parquet, with where every byte came from."""
@@ -265,7 +307,13 @@ def evaluate(
                 out=out,
                 on_progress=report,
             )
-        return {"rows": sum(card["counts"].values()), "verdict": card["verdict"]}
+        # What the verdict holds for: publishing compares these with what it is about to send.
+        evidence = {
+            "weights_digest": after.weights_digest,
+            "template_digest": after.template_digest,
+            "dataset_digest": dataset.digest,
+        }
+        return {"rows": sum(card["counts"].values()), "evidence": evidence}
 
     return get_or_build(
         "evaluate",
@@ -285,3 +333,81 @@ def evaluate(
             "run_on": run_on,
         },
     )
+
+
+@task(name="compare", **STAGE)
+def compare(
+    reference: Artifact,
+    policy: Artifact,
+    dataset: Artifact,
+    training: TrainConfig,
+    evaluation: EvaluationConfig,
+    run_on: ModelConfig,
+) -> Stage:
+    """Measure on held-out pairs how much more the policy prefers the chosen answers."""
+    before, after = model_of(reference), model_of(policy)
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.likelihood import measure_likelihoods
+
+        found = measure_likelihoods(
+            before, after, dataset.path, [], model=run_on, train=training, config=evaluation
+        )
+        measures = {name: m.model_dump() for name, m in found.items() if m.n}
+        (out / "preferences.json").write_text(json.dumps(measures, indent=1))
+        return {"rows": measures["preference_accuracy"]["n"], "measures": measures}
+
+    return get_or_build(
+        "compare",
+        build,
+        module="dpo_pipeline.likelihood",
+        packages=NUMERIC,
+        inputs={
+            "reference": before,
+            "policy": policy,
+            "dataset": dataset,
+            "beta": training.beta,
+            "evaluation": evaluation,
+            "run_on": run_on,
+        },
+    )
+
+
+@task(name="publish", persist_result=False, cache_policy=NO_CACHE)
+def publish(
+    config: PublishConfig,
+    run_id: str,
+    policy: Artifact,
+    dataset: Artifact,
+    score: Artifact,
+    lineage: dict[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Publish to the Hub what the gate passed for; the token is read here and goes nowhere."""
+    from dpo_pipeline import publishing
+
+    return publishing.publish(
+        config,
+        run_id=run_id,
+        model=Path(model_of(policy).path),
+        dataset=dataset.path,
+        scorecard=json.loads((score.path / "scorecard.json").read_text(encoding="utf-8")),
+        evidence=score.stats["evidence"],
+        lineage=lineage,
+        token=_token(config),
+        out=out,
+    )
+
+
+def _token(config: PublishConfig) -> str | None:
+    """Read the token: the Prefect Secret block, else the environment, else the stored login."""
+    from dpo_pipeline.publishing import find_token
+
+    if config.token_block:
+        return str(Secret.load(config.token_block).get())  # type: ignore[union-attr]
+    try:
+        return find_token()
+    except PublishError:
+        if config.dry_run:
+            return None
+        raise
