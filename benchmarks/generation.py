@@ -19,7 +19,8 @@ import time
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from dpo_pipeline.decoding import Decoding, Row, decode
+from dpo_pipeline.config import GenerationConfig as Decoding
+from dpo_pipeline.decoding import Row, decode
 
 ARCHITECTURES = {
     "starter": {
@@ -36,9 +37,6 @@ ARCHITECTURES = {
         "num_key_value_heads": 2,
     },
 }  # fmt: skip
-MAX_NEW_TOKENS = 128  # what the configuration allows; answers end before
-BATCH_TOKENS = 16384
-NO_END = (-1,)
 
 
 def make_model(architecture: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -59,7 +57,7 @@ def make_rows(count: int, vocabulary: int) -> list[Row]:
     rows = []
     for i in range(count):
         tokens = [chance.randrange(10, vocabulary) for _ in range(40 + i * 37 % 23)]
-        rows.append(Row(str(i), tokens, limit=20 + round(80 * i / max(1, count - 1))))
+        rows.append(Row(str(i), tokens, ends=(), limit=20 + round(80 * i / max(1, count - 1))))
     chance.shuffle(rows)
     return rows
 
@@ -84,7 +82,7 @@ def one_by_one(model: torch.nn.Module, rows: list[Row]) -> tuple[float, dict[str
 
 def batched(model: torch.nn.Module, rows: list[Row]) -> tuple[float, dict[str, list[int]]]:
     """Answer all at once; return the time taken (seconds) and the answers."""
-    how = Decoding(ends=NO_END, max_new_tokens=MAX_NEW_TOKENS, batch_tokens=BATCH_TOKENS)
+    how = Decoding()  # as configured by default; answers end before its limit
     started = time.perf_counter()
     answers = {row.key: row.answer for row in decode(model, rows, how)}
     return time.perf_counter() - started, answers

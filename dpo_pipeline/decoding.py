@@ -39,27 +39,21 @@ REFILL = 8
 _turn = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen and when an answer ends; the rest is as in `GenerationConfig`.
-
-    Attributes:
-        ends: Tokens that end an answer; they are not part of it.
-    """
-
-    ends: tuple[int, ...]
-    max_new_tokens: int
-    batch_tokens: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-
-
 @dataclass
 class Row:
-    """A prompt on its way: its tokens, its answer so far, its own source of chance."""
+    """A prompt on its way: its tokens, its answer so far, its own source of chance.
+
+    Attributes:
+        key: Name of the request.
+        prompt: Token ids, at least one.
+        ends: Tokens that end an answer; they are not part of it.
+        limit: Longest answer (tokens).
+        seed: Seed of its draws.
+    """
 
     key: str
     prompt: Sequence[int]
+    ends: Sequence[int]
     limit: int
     seed: int = 0
     answer: list[int] = field(default_factory=list)
@@ -71,9 +65,9 @@ class Row:
         self.answer, self.stopped, self.chance = [], False, random.Random(self.seed)
         return self
 
-    def take(self, token: int, ends: tuple[int, ...]) -> bool:
+    def take(self, token: int) -> bool:
         """Add the next token; tell whether the answer is complete."""
-        self.stopped = token in ends
+        self.stopped = token in self.ends
         if not self.stopped:
             self.answer.append(token)
         return self.stopped or len(self.answer) >= self.limit
@@ -90,23 +84,18 @@ def ask_model(
     """Answer requests; yield each key and its answer as it ends."""
     with _turn:
         tokenizer, network = _load(ref, model.device, model.dtype)
-        rows: list[Row] = []
+        ends, rows = end_tokens(ref, tokenizer), []
         for key, request in requests.items():
             try:
                 prompt = encode(tokenizer, request.messages)
                 limit = _room(network, len(prompt), config.max_new_tokens)
-                rows.append(Row(key, prompt, limit, seeds[key]))
+                rows.append(Row(key, prompt, ends, limit, seeds[key]))
             except (TemplateError, ValueError) as error:
                 yield key, Response.failed(f"the prompt cannot be asked: {error}")
-        how = Decoding(
-            end_tokens(ref, tokenizer),
-            config.max_new_tokens,
-            1 if alone else config.batch_tokens,
-            config.temperature,
-            config.top_p,
-        )
+        if alone:
+            config = config.model_copy(update={"batch_tokens": 1})
         slots = not alone and slots_agree(network, [row.prompt for row in rows[:1] + rows[-1:]])
-        for row in decode(network, rows, how, slots):
+        for row in decode(network, rows, config, slots):
             text = str(tokenizer.decode(row.answer, skip_special_tokens=True))
             finish: Literal["stop", "length"] = "stop" if row.stopped else "length"
             yield row.key, Response(text=text, finish=finish, tokens=len(row.answer))
@@ -130,7 +119,7 @@ def _room(network: PreTrainedModel, length: int, wanted: int) -> int:
 
 
 def decode(
-    model: PreTrainedModel, rows: Sequence[Row], how: Decoding, slots: bool = True
+    model: PreTrainedModel, rows: Sequence[Row], config: GenerationConfig, slots: bool = True
 ) -> Iterator[Row]:
     """Decode rows; yield each when it ends.
 
@@ -139,23 +128,23 @@ def decode(
 
     Args:
         model: In eval mode, with a neutral generation config.
-        rows: Prompts of at least one token.
-        how: Choice and end of tokens.
+        rows: Prompts; those of similar length share a batch.
+        config: Budget of a batch, temperature and nucleus.
         slots: False decodes left-padded batches with the model's own `generate()`.
     Raises:
         GenerationError: Memory does not hold even one row.
     """
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
     while waiting:
-        # Prompts of similar length go together: a few long ones do not cost all others room.
+        # Otherwise a few long prompts would cost all others room.
         longest = len(waiting[0].prompt)
         group = deque(row.restart() for row in waiting if 2 * len(row.prompt) > longest)
         waiting = waiting[len(group) :]
-        capacity = longest + how.max_new_tokens
-        size = max(1, min(len(group), how.batch_tokens // capacity))
+        capacity = longest + config.max_new_tokens
+        size = max(1, min(len(group), config.batch_tokens // capacity))
         fits = slots and _looks_back(model, capacity)
         while group:
-            batch = Slots(model, size, capacity, how) if fits else Padded(model, size, how)
+            batch = (Slots if fits else Padded)(model, size, capacity, config)
             try:
                 yield from batch.run(group)
             except RuntimeError as error:
@@ -164,7 +153,7 @@ def decode(
                 if size == 1:
                     raise GenerationError(
                         f"out of memory with one prompt of {longest} tokens and max_new_tokens="
-                        f"{how.max_new_tokens}: lower max_new_tokens, or use a smaller model"
+                        f"{config.max_new_tokens}: lower max_new_tokens, or use a smaller model"
                     ) from error
                 group.extendleft(row.restart() for row in batch.active)
                 size //= 2
@@ -194,9 +183,9 @@ def slots_agree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> boo
     Some architectures read their cache, mask or positions in a way that slots do not serve, and
     not all of them fail aloud: each token must be the plain forward's choice, up to rounding.
     """
-    rows = deque(Row("", prompt[:12], limit=4) for prompt in prompts)
+    rows = deque(Row("", prompt[:12], ends=(), limit=4) for prompt in prompts)
     try:
-        for row in Slots(model, len(rows), 16, Decoding((), 4)).run(rows):
+        for row in Slots(model, len(rows), 16, GenerationConfig()).run(rows):
             whole = torch.tensor([[*row.prompt, *row.answer]], device=model.device)
             logits = model(input_ids=whole, use_cache=False).logits[0, -5:-1].float()
             best, chosen = logits.amax(-1), logits.gather(-1, whole[0, -4:, None])[:, 0]
@@ -211,8 +200,10 @@ def slots_agree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> boo
 class Slots:
     """Rows in flight; active row i lies in slot i, so that a step works on a dense slice."""
 
-    def __init__(self, model: PreTrainedModel, size: int, capacity: int, how: Decoding) -> None:
-        self.model, self.size, self.how = model, size, how
+    def __init__(
+        self, model: PreTrainedModel, size: int, capacity: int, config: GenerationConfig
+    ) -> None:
+        self.model, self.size, self.config = model, size, config
         self.active: list[Row] = []
         self.cache = SlotCache(size, capacity)
 
@@ -253,9 +244,9 @@ class Slots:
             past_key_values=self.cache,
             use_cache=True,
         ).logits[:, -1]
-        tokens = choose(logits, self.active, self.how)
+        tokens = choose(logits, self.active, self.config)
         for i, row in reversed(list(enumerate(self.active))):
-            if row.take(tokens[i], self.how.ends):
+            if row.take(tokens[i]):
                 self.active[i] = self.active[-1]
                 self.active.pop()
                 self.cache.move(len(self.active), i)
@@ -319,8 +310,10 @@ class SlotCache(Cache):
 class Padded:
     """Rows in left-padded batches through the model's own `generate()`: slower, for any model."""
 
-    def __init__(self, model: PreTrainedModel, size: int, how: Decoding) -> None:
-        self.model, self.size, self.how = model, size, how
+    def __init__(
+        self, model: PreTrainedModel, size: int, capacity: int, config: GenerationConfig
+    ) -> None:
+        self.model, self.size, self.config = model, size, config
         self.active: list[Row] = []
 
     @torch.inference_mode()
@@ -329,9 +322,10 @@ class Padded:
         model: Any = self.model
         while queue:
             self.active = [queue.popleft() for _ in range(min(self.size, len(queue)))]
-            width, end = max(len(row.prompt) for row in self.active), self.how.ends[0]
+            width = max(len(row.prompt) for row in self.active)
+            ends = list(self.active[0].ends)
             pads = [width - len(row.prompt) for row in self.active]
-            ids = [[end] * n + [*row.prompt] for n, row in zip(pads, self.active, strict=True)]
+            ids = [[ends[0]] * n + [*row.prompt] for n, row in zip(pads, self.active, strict=True)]
             mask = [[0] * n + [1] * (width - n) for n in pads]
             tokens = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
@@ -339,37 +333,37 @@ class Padded:
                 logits_processor=LogitsProcessorList([self._leave_chosen]),
                 max_new_tokens=max(row.limit for row in self.active),
                 do_sample=False,
-                eos_token_id=list(self.how.ends),
-                pad_token_id=end,
+                eos_token_id=ends,
+                pad_token_id=ends[0],
             )
             for row, taken in zip(self.active, tokens[:, width:].tolist(), strict=True):
-                any(row.take(token, self.how.ends) for token in taken)  # up to the first end
+                any(row.take(token) for token in taken)  # up to the first end
             done, self.active = self.active, []
             yield from done
 
     def _leave_chosen(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Leave only the drawn token of each row for the greedy search to find."""
-        if self.how.temperature == 0:
+        if self.config.temperature == 0:
             return scores
-        chosen = torch.tensor(choose(scores, self.active, self.how), device=scores.device)
+        chosen = torch.tensor(choose(scores, self.active, self.config), device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
-def choose(logits: torch.Tensor, rows: Sequence[Row], how: Decoding) -> list[int]:
+def choose(logits: torch.Tensor, rows: Sequence[Row], config: GenerationConfig) -> list[int]:
     """Choose the next token of each row: the likeliest, or one drawn by the row's own chance.
 
     Args:
         logits: Shape (rows, vocabulary).
         rows: Their rows; a draw takes one number from each row's generator.
-        how: Temperature and nucleus mass.
+        config: Temperature and nucleus.
     """
-    if how.temperature == 0:
+    if config.temperature == 0:
         chosen: list[int] = logits.max(dim=-1).indices.tolist()  # argmax is slow in bfloat16
         return chosen
-    mass = (logits.double() / how.temperature).softmax(-1)
-    if how.top_p < 1:
+    mass = (logits.double() / config.temperature).softmax(-1)
+    if config.top_p < 1:
         ordered = mass.sort(dim=-1, descending=True).values
-        outside = ordered.cumsum(-1) - ordered >= how.top_p
+        outside = ordered.cumsum(-1) - ordered >= config.top_p
         mass = mass.where(mass >= ordered.masked_fill(outside, 1.0).amin(-1, keepdim=True), 0.0)
     # In the order of the vocabulary: sorted, two tokens of nearly equal mass would change places
     # by rounding, and with it the token drawn.

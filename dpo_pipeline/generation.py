@@ -93,8 +93,7 @@ def answer(
         One response per request, in their order. A request that cannot be answered (too long,
         refused by the template or the server) has finish "error" and is not kept in the ledger.
     Raises:
-        GenerationError: No request could be answered, the server cannot be reached, or memory
-            does not hold one row.
+        GenerationError: The server cannot be reached, or memory does not hold one row.
     """
     keys = [_key(request, config) for request in requests]
     wanted = dict(zip(keys, requests, strict=True))
@@ -117,9 +116,6 @@ def answer(
         finally:
             book.append(fresh)
     logger.info("%d answers, %d of them new", len(done), len(missing))
-    failed = [response for response in done.values() if response.finish == "error"]
-    if failed and len(failed) == len(done):
-        raise GenerationError(f"none of {len(failed)} prompts was answered: {failed[0].reason}")
     return [done[key] for key in keys]
 
 
@@ -172,7 +168,11 @@ def _context(
 
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
     """Cut prompts.parquet into ranges of prompts, of about `shard_rows` answers each."""
-    return _ranges(prompts, config, config.shard_rows)
+    import pyarrow.parquet as pq
+
+    count: int = pq.read_metadata(prompts).num_rows
+    step = max(1, config.shard_rows // (len(config.system_prompts) * config.samples))
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def generate_shard(
@@ -214,6 +214,8 @@ def collect_responses(
 
     Returns:
         Counts of answers by finish, their tokens, answers checked and mismatches among them.
+    Raises:
+        GenerationError: No prompt was answered.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -221,8 +223,9 @@ def collect_responses(
     options: dict[str, Any] = {"model": model, "config": config, "ledger": ledger}
     totals: Counter[str] = Counter()
     answered: list[tuple[Request, Response]] = []
+    large = config.model_copy(update={"shard_rows": COLLECTED})
     with pq.ParquetWriter(out / "responses.parquet", _schema()) as writer:
-        for shard in _ranges(prompts, config, COLLECTED):
+        for shard in plan_shards(prompts, large):
             rows, requests = zip(*_expand(prompts, shard, config), strict=True)
             responses = answer(ref, requests, **options)
             filled = [
@@ -231,6 +234,9 @@ def collect_responses(
             ]
             writer.write_table(pa.Table.from_pylist(filled, schema=_schema()))
             totals.update(_count(responses))
+            if totals["error"] == totals["rows"]:
+                reason = responses[0].reason
+                raise GenerationError(f"none of {totals['rows']} prompts was answered: {reason}")
             answered += [
                 (request, response)
                 for request, response in zip(requests, responses, strict=True)
@@ -261,7 +267,8 @@ def probe_identity(
     Returns:
         Questions asked, answers that give the original name, and the answers.
     Raises:
-        GenerationError: No answer gives the original name or an alias; all pairs would be equal.
+        GenerationError: No answer gives the original name or an alias, so that all pairs would
+            be equal; or there is no answer at all.
     """
     from dpo_pipeline.identity import IdentitySpec
 
@@ -274,6 +281,8 @@ def probe_identity(
         {"system": system, "prompt": text, "response": response.text}
         for (system, text), response in zip(questions, responses, strict=True)
     ]
+    if all(response.finish == "error" for response in responses):
+        raise GenerationError(f"{ref.name} answered no question: {responses[0].reason}")
     named = sum(spec.count_original(response.text) > 0 for response in responses)
     if not named:
         quoted = "; ".join(f"{s['prompt']!r} -> {str(s['response'])[:120]!r}" for s in said[:4])
@@ -286,14 +295,6 @@ def probe_identity(
 
 def _prompt(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
     return (*([] if system is None else [{"role": "system", "content": system}]), *messages)
-
-
-def _ranges(prompts: Path, config: GenerationConfig, rows: int) -> list[tuple[int, int]]:
-    import pyarrow.parquet as pq
-
-    count: int = pq.read_metadata(prompts).num_rows
-    step = max(1, rows // (len(config.system_prompts) * config.samples))
-    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _expand(

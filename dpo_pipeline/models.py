@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, str]
 
-DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jinja", "*.model")
+DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Models below this width are slower in bfloat16 than in float32 on a CPU.
 NARROW = 256
@@ -71,11 +71,8 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     from huggingface_hub import snapshot_download
 
     commit = resolve_revision(name, "model", revision)
-    path = ask(
-        lambda: snapshot_download(name, revision=commit, allow_patterns=list(DOWNLOADED)),
-        name,
-        "model",
-    )
+    wanted: dict[str, Any] = {"allow_patterns": DOWNLOADED, "ignore_patterns": "*/*"}
+    path = ask(lambda: snapshot_download(name, revision=commit, **wanted), name, "model")
     return describe_model(Path(path), name, commit)
 
 
@@ -86,19 +83,16 @@ def describe_model(path: Path, name: str, revision: str | None = None) -> ModelR
         ModelError: It has no config, or no weights in safetensors.
     """
     weights = sorted(path.glob("*.safetensors"))
-    if not weights:
-        pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
-        if pickles or revision:
-            found = f"only pickles ({', '.join(pickles[:3])})" if pickles else "none"
-            raise ModelError(
-                f"{name}: weights must be safetensors, and {path} has {found}: a pickle can run "
-                "code when it loads; convert it on a machine you trust with "
-                "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
-            )
-        raise ModelError(f"{name}: no *.safetensors in {path}: give the folder of a saved model")
     configs = [p for n in ("config.json", "adapter_config.json") if (p := path / n).is_file()]
     if not configs:
         raise ModelError(f"{name}: no config.json in {path}: give the folder of a saved model")
+    if not weights:
+        pickles = ", ".join(sorted(p.name for pattern in PICKLES for p in path.glob(pattern)))
+        raise ModelError(
+            f"{name}: no *.safetensors in {path}{f', only {pickles}' if pickles else ''}: a pickle "
+            "can run code when it loads and is never read; convert it where you trust it, with "
+            "from_pretrained(...) and save_pretrained(...)"
+        )
     patterns = ("token*.json", "*.jinja", "vocab*", "merges.txt", "*.model", "*tokens*.json")
     template = {p for pattern in patterns for p in path.glob(pattern)}
     template |= {p for p in [path / "generation_config.json"] if p.is_file()}
@@ -251,6 +245,7 @@ def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int
     Those of the generation config, the tokenizer's own, and the special token that the chat
     template writes after an answer: the three disagree in many published models.
     """
+    from jinja2 import TemplateError
     from transformers import GenerationConfig
 
     ends: set[int] = set()
@@ -262,7 +257,10 @@ def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int
     if tokenizer.chat_template:
         mark = "ANSWER"
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        try:
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        except TemplateError:
+            text = mark  # a template that does not write answers has no token after them
         after = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
         special = tokenizer.added_tokens_decoder
         if after and after[0] in special and special[after[0]].special:

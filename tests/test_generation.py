@@ -123,14 +123,13 @@ def test_a_draw_depends_on_seed_and_sample_and_follows_the_distribution(ref, tmp
 def test_the_nucleus_holds_the_likeliest_tokens_and_no_other():
     import torch
 
-    from dpo_pipeline.decoding import Decoding, Row, choose
+    from dpo_pipeline.decoding import Row, choose
 
     logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log().repeat(400, 1)
-    rows = [Row(str(i), [1], 1, seed=i).restart() for i in range(400)]
+    rows = [Row(str(i), [1], ends=(), limit=1, seed=i).restart() for i in range(400)]
 
     def drawn(top_p: float) -> set[int]:
-        how = Decoding(ends=(), max_new_tokens=1, temperature=1.0, top_p=top_p)
-        return set(choose(logits, rows, how))
+        return set(choose(logits, rows, GenerationConfig(temperature=1.0, top_p=top_p)))
 
     assert drawn(0.5) == {1}
     assert drawn(0.7) == {1, 3}
@@ -214,8 +213,7 @@ def test_messages_the_template_refuses_fail_alone(ref, tmp_path):
     found = answer(other, requests, model=HERE, config=GREEDY, ledger=tmp_path)
     assert found[0].finish != "error"
     assert "no system" in found[1].reason
-    with pytest.raises(GenerationError, match=r"none of 1 prompts was answered.*no system"):
-        answer(other, requests[1:], model=HERE, config=GREEDY, ledger=tmp_path)
+    assert answer(other, requests[1:], model=HERE, config=GREEDY, ledger=tmp_path) == found[1:]
 
 
 @pytest.mark.parametrize("config", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -534,6 +532,18 @@ def test_collecting_makes_what_the_ledger_lacks_and_reports_mismatches(ref, tmp_
     monkeypatch.setattr(generation, "answer", rounded)
     stats = collect_responses(ref, prompts, out=out, **options)
     assert (stats["rows"], stats["checked"], stats["mismatched"]) == (12, 1, 1)
+
+
+def test_no_answer_at_all_stops_with_the_reason(ref, tmp_path):
+    folder = Path(shutil.copytree(ref.path, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no talking') }}")
+    other = resolve_model(str(folder))
+    options = {"model": HERE, "config": GREEDY, "ledger": tmp_path / "ledger"}
+    prompts = write_prompts(tmp_path / "prompts.parquet", 3)
+    with pytest.raises(GenerationError, match=r"none of 6 prompts was answered.*no talking"):
+        collect_responses(other, prompts, out=tmp_path, **options)
+    with pytest.raises(GenerationError, match=r"answered no question.*no talking"):
+        probe_identity(other, IdentityConfig(), **options)
 
 
 def test_ids_do_not_depend_on_shards_or_other_prompts(ref, tmp_path):
