@@ -1,14 +1,15 @@
 """Raw rows in any supported shape become unique prompts, train and held out.
 
-No row is lost: what cannot become a prompt goes to the quarantine with its reason.
+No row is lost: what cannot become a prompt goes to the quarantine with its reason. Rows pass
+through a file; what stays in memory of each is its question and a digest.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.sources import SourceRef, Unreadable, read_rows, resolve_source
 from dpo_pipeline.tables import Table
+from dpo_pipeline.tables import read_rows as read_table
 from dpo_pipeline.wording import FAMILIES, family, language, normalise, same_wording
 
 if TYPE_CHECKING:
@@ -41,7 +43,16 @@ ROLES = {
 SPLITS = {"train": "train", "held_out": "held_out", "test": "held_out", "validation": "held_out"}
 
 # Text that a tokenizer of a chat model may read as a role or as an end.
-_CONTROL = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
+_CONTROL = re.compile(
+    r"<[|｜][^<>\n]{1,60}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>"
+    r"|<(?:bos|eos|pad|unk)>"
+)
+
+# Columns of the two files.
+_PROMPT = ("id", "messages", "split", "family", "language", "turns", "source_row", "given_chosen")
+_QUARANTINE = ("source_row", "reason", "detail", "row")
+
+_PEEK = 100  # rows whose columns tell the shape
 
 Turn = tuple[str, str]
 
@@ -54,24 +65,23 @@ class _BadRowError(Exception):
         self.reason, self.detail = reason, detail
 
 
-@dataclass
-class _Prompt:
-    """One prompt on its way: the turns up to the last question, and where it came from."""
+@dataclass(slots=True)
+class _Asked:
+    """What is remembered of a row until all are read, and then its fate.
+
+    Attributes:
+        position: Place of the row in its source.
+        same: Digest of the user's turns, normalised: assistant turns make no other question.
+        question: The last turn, normalised.
+        split: train or held_out once known, null where neither; a row may carry its own.
+        refused: Reason code and detail if the row goes to the quarantine.
+    """
 
     position: int
-    row: Any
-    turns: list[Turn]
-    given: str | None
+    same: bytes
+    question: str
     split: str | None
-    family: str
-    language: str
-
-    def messages(self) -> list[dict[str, str]]:
-        return [{"role": role, "content": text} for role, text in self.turns]
-
-    def wording(self) -> str:
-        """Join the user's turns, normalised: assistant turns make no other question."""
-        return " / ".join(normalise(text) for role, text in self.turns if role == "user")
+    refused: tuple[str, str] | None = None
 
 
 def prepare_prompts(
@@ -80,7 +90,8 @@ def prepare_prompts(
     """Read a source into prompts.parquet and quarantine.parquet.
 
     Placeholders in prompts and earlier turns are filled with the original identity, since the
-    reference model answers as that one; a given answer is filled with the new one.
+    reference model answers as that one; a given answer is filled with the new one, and left out
+    where that is not possible.
 
     Args:
         source: What to read, from `resolve_source`.
@@ -88,43 +99,48 @@ def prepare_prompts(
         identity: Fills placeholders, and tells third-party questions.
         out: Empty folder.
     Returns:
-        rows, train, held_out, quarantined, reasons (code -> rows), shape, source.
+        rows (prompts), train, held_out, sampled_out, answers_dropped, quarantined, reasons
+        (code -> rows), families, languages, shape, source.
     Raises:
         DataError: No row has the expected columns, too many rows are in quarantine, or none is
             left to train on or to hold out.
     """
     spec = IdentitySpec(identity)
-    rows = list(read_rows(source, config.split))
-    if not rows:
+    rows = read_rows(source, config.split)
+    head = list(islice(rows, _PEEK))
+    if not head:
         raise DataError(f"{source.location} has no rows; name a source with at least one")
-    shape = find_shape((row for _, row in rows), config, source.location)
-    refused: list[tuple[int, Any, str, str]] = []
-    prompts = []
-    for position, row in rows:
-        try:
-            prompts.append(_read(position, row, shape, config, spec))
-        except _BadRowError as bad:
-            refused.append((position, row, bad.reason, bad.detail))
-    _check_share(refused, len(rows), config, source.location)
-    prompts, repeated = _unique(prompts)
-    refused += repeated
-    prompts = _sample(prompts, config)
-    prompts, leaking = _split(prompts, config)
-    refused += leaking
-    counts = Counter(prompt.split for prompt in prompts)
+    shape = find_shape((row for _, row in head), config, source.location)
+    asked: list[_Asked] = []
+    counts: Counter[str] = Counter()
+    candidates = out / "candidates.parquet"
+    with Table(candidates, _schema(dict.fromkeys((*_PROMPT, *_QUARANTINE)))) as table:
+        for position, row in chain(head, rows):
+            record, remembered = _candidate(position, row, shape, config, spec)
+            counts["answers_dropped"] += record.pop("dropped", 0)
+            table.add(record)
+            asked.append(remembered)
+    _check_share([row for row in asked if row.refused], len(asked), config, source.location)
+    if len({row.split for row in asked} - {None}) < 2:
+        for row in asked:  # one and the same split for all tells nothing
+            row.split = None
+    _drop_duplicates(asked)
+    chosen = _sample([row for row in asked if not row.refused], config)
+    _split(chosen, config)
+    counts.update(_write(candidates, asked, {row.position for row in chosen}, out))
+    candidates.unlink()
     for split in ("train", "held_out"):
         if not counts[split]:
             raise DataError(
-                f"{source.location}: {len(prompts)} prompts leave none for {split}; "
-                "raise prompts.limit, or set prompts.held_out between 0 and 1"
+                f"{source.location}: {counts['rows']} prompts leave none for {split}; "
+                "add other wordings, or set prompts.held_out between 0 and 1"
             )
-    _write(prompts, refused, out)
+    reasons = Counter(row.refused[0] for row in asked if row.refused)
     return {
-        "rows": len(prompts),
-        "train": counts["train"],
-        "held_out": counts["held_out"],
-        "quarantined": len(refused),
-        "reasons": dict(sorted(Counter(reason for *_, reason, _ in refused).items())),
+        **{name: counts[name] for name in ("rows", "train", "held_out", "answers_dropped")},
+        "sampled_out": len(asked) - counts["rows"] - reasons.total(),
+        "quarantined": reasons.total(),
+        "reasons": dict(sorted(reasons.items())),
         "shape": shape,
         "source": source.model_dump(include={"kind", "revision", "digest"})
         | {"name": Path(source.location).name if source.kind == "file" else source.location},
@@ -132,13 +148,12 @@ def prepare_prompts(
 
 
 def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
-    """Recognise the shape of the rows from the columns of the first readable one.
+    """Recognise the shape of rows from all columns that they have.
 
     Raises:
         DataError: The columns fit no shape, or not the configured one.
     """
-    first: Mapping[str, Any] = next((row for row in rows if isinstance(row, Mapping)), {})
-    found = sorted(first)
+    found = sorted({str(name) for row in rows if isinstance(row, Mapping) for name in row})
     if missing := sorted(set(config.columns.values()) - set(found)):
         raise DataError(f"{where} lacks {missing} of prompts.columns; it has {found}")
     names = {*found, *config.columns}
@@ -163,77 +178,112 @@ def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
     return fitting[0]
 
 
-def _read(
+def _candidate(
     position: int, row: Any, shape: str, config: PromptsConfig, spec: IdentitySpec
-) -> _Prompt:
-    if isinstance(row, Unreadable):
-        raise _BadRowError(row.reason, row.detail)
-    if not isinstance(row, Mapping):
-        raise _BadRowError("wrong_type", f"a row is an object, found {type(row).__name__}")
-    turns, given = _turns(row, shape, config.columns)
+) -> tuple[dict[str, Any], _Asked]:
+    """Read a row: its record, and what to remember of it."""
+    record: dict[str, Any] = dict.fromkeys((*_PROMPT, *_QUARANTINE)) | {"source_row": position}
+    text = row.text if isinstance(row, Unreadable) else _as_json(row)
+    record["row"] = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        if isinstance(row, Unreadable):
+            raise _BadRowError(row.reason, row.detail)
+        if not isinstance(row, Mapping):
+            raise _BadRowError("wrong_type", f"a row is an object, found {type(row).__name__}")
+        turns, given = _question(row, shape, config, spec)
+    except _BadRowError as bad:
+        return record, _Asked(position, b"", "", None, (bad.reason, str(bad)))
+    record["dropped"] = 0
+    if given is not None:
+        try:
+            record["given_chosen"] = _clean(spec.fill(given, after=True))
+        except (DataError, _BadRowError):
+            record["dropped"] = 1
+    messages = [{"role": role, "content": text} for role, text in turns]
+    questions = [normalise(text) for role, text in turns if role == "user"]
+    own = row.get(config.columns.get("family", "family"))
+    spoken = row.get(config.columns.get("language", "language"))
+    last = turns[-1][1]
+    record |= {
+        "id": digest_of(messages)[:32],
+        "messages": messages,
+        "turns": len(questions),
+        "family": own if own in FAMILIES else family(last, len(questions), spec),
+        "language": spoken if isinstance(spoken, str) and spoken else language(last),
+    }
+    split = SPLITS.get(str(row.get(config.columns.get("split", "split"))))
+    return record, _Asked(position, bytes.fromhex(digest_of(questions)), questions[-1], split)
+
+
+def _question(
+    row: Mapping[str, Any], shape: str, config: PromptsConfig, spec: IdentitySpec
+) -> tuple[list[Turn], str | None]:
+    """Return the turns up to the last human one, and the answer that follows it."""
+    turns = _turns(row, shape, config.columns)
     asked = [i for i, (role, _) in enumerate(turns) if role == "user"]
     if not asked:
         raise _BadRowError("no_human_turn", f"roles found: {[role for role, _ in turns]}")
-    last = asked[-1]
-    if given is None and last + 1 < len(turns):
-        given = turns[last + 1][1]
-    turns = [turn for turn in turns[: last + 1] if turn[0] != "system"]
-    if config.context == "last":
-        turns = turns[-1:]
+    first, last = asked[-1 if config.context == "last" else 0], asked[-1]
+    after = turns[last + 1 : last + 2]
+    given = after[0][1] if after and after[0][0] == "assistant" else None
+    turns = [turn for turn in turns[first : last + 1] if turn[0] != "system"]
     try:
         turns = [(role, _clean(spec.fill(text))) for role, text in turns]
-        given = _clean(spec.fill(given, after=True)) if given and given.strip() else None
     except DataError as error:
         raise _BadRowError("placeholder", str(error)) from error
-    if not turns[-1][1].strip():
-        raise _BadRowError("empty_prompt", "the last human turn is blank")
-    return _Prompt(position, row, turns, given, *_labels(row, turns, spec))
+    if blank := [i for i, (_, text) in enumerate(turns) if not text.strip()]:
+        raise _BadRowError("empty_prompt", f"turn {blank[0]} of {len(turns)} is blank")
+    return turns, given if given and given.strip() else None
 
 
-def _turns(
-    row: Mapping[str, Any], shape: str, columns: Mapping[str, str]
-) -> tuple[list[Turn], str | None]:
-    """Return the turns of a row and the answer it gives, if any."""
+def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> list[Turn]:
+    """Return all turns of a row; the answer it gives, if any, comes last."""
 
-    def cell(name: str, optional: bool = True) -> str | None:
-        value = row.get(columns.get(name, name))
-        if value is None and optional:
-            return None
+    def cell(name: str) -> Any:
+        return row.get(columns.get(name, name))
+
+    def turn(role: str, name: str) -> list[Turn]:
+        value = cell(name)
+        if value is None and role == "assistant":
+            return []
         if not isinstance(value, str):
             raise _BadRowError("wrong_type", f"{name} is {type(value).__name__}, expected text")
-        return value
-
-    def turn(name: str) -> list[Turn]:
-        return [("user", cell(name, optional=False) or "")]
+        return [(role, value)]
 
     if shape in ("conversations", "messages"):
-        return _conversation(row.get(columns.get(shape, shape))), None
+        return _conversation(cell(shape), columns)
     if shape == "alpaca":
-        question = "\n\n".join(filter(None, (cell("instruction", False), cell("input"))))
-        return [*_history(row), ("user", question)], cell("output")
+        question = turn("user", "instruction")
+        if cell("input") is not None:
+            parts = (question[0][1], turn("user", "input")[0][1])
+            question = [("user", "\n\n".join(filter(str.strip, parts)))]
+        return [*_history(cell("history")), *question, *turn("assistant", "output")]
     if shape == "query-response":
-        return turn("query"), cell("response")
-    if shape == "prompt" and isinstance(row.get(columns.get("prompt", "prompt")), list):
-        return _conversation(row[columns.get("prompt", "prompt")]), None
-    return turn("prompt"), cell("completion")
+        return [*_history(cell("history")), *turn("user", "query"), *turn("assistant", "response")]
+    if isinstance(cell("prompt"), list):
+        answer = cell("completion")
+        return _conversation(cell("prompt") + (answer if isinstance(answer, list) else []), columns)
+    return [*turn("user", "prompt"), *turn("assistant", "completion")]
 
 
-def _history(row: Mapping[str, Any]) -> list[Turn]:
+def _history(value: Any) -> list[Turn]:
+    """Read earlier turns, told as a list of [question, answer]."""
     turns: list[Turn] = []
-    for pair in row.get("history") or []:
-        if not (isinstance(pair, list | tuple) and len(pair) == 2):
-            raise _BadRowError("wrong_type", "history is a list of [question, answer] pairs")
-        turns += [("user", str(pair[0])), ("assistant", str(pair[1]))]
+    for pair in value or []:
+        if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
+            raise _BadRowError("wrong_type", "history is no list of [question, answer] texts")
+        turns += [("user", pair[0]), ("assistant", pair[1])]
     return turns
 
 
-def _conversation(value: Any) -> list[Turn]:
-    if not isinstance(value, list | tuple):
+def _conversation(value: Any, columns: Mapping[str, str]) -> list[Turn]:
+    if not isinstance(value, list):
         raise _BadRowError("wrong_type", f"expected a list of turns, found {type(value).__name__}")
     turns = []
     for number, item in enumerate(value):
         found = item if isinstance(item, Mapping) else {}
-        role, text = found.get("from", found.get("role")), found.get("value", found.get("content"))
+        role = found.get(columns.get("from", "from"), found.get("role"))
+        text = found.get(columns.get("value", "value"), found.get("content"))
         if not (isinstance(role, str) and isinstance(text, str)):
             raise _BadRowError("wrong_type", f"turn {number} has no text for role and content")
         if role.lower() not in ROLES:
@@ -253,145 +303,87 @@ def _clean(text: str) -> str:
     return text
 
 
-def _labels(
-    row: Mapping[str, Any], turns: list[Turn], spec: IdentitySpec
-) -> tuple[str | None, str, str]:
-    """Return split, family and language: the row's own where it carries them, else guessed."""
-    question = turns[-1][1]
-    asked = sum(role == "user" for role, _ in turns)
-    own = row.get("family")
-    guessed = own if own in FAMILIES else family(question, asked, spec)
-    spoken = row.get("language")
-    return (
-        SPLITS.get(str(row.get("split"))),
-        guessed,
-        spoken if isinstance(spoken, str) and spoken else language(question),
-    )
-
-
-def _check_share(
-    refused: list[tuple[int, Any, str, str]], total: int, config: PromptsConfig, where: str
-) -> None:
+def _check_share(refused: list[_Asked], total: int, config: PromptsConfig, where: str) -> None:
     if len(refused) <= config.max_quarantine * total and len(refused) < total:
         return
-    reasons = Counter(reason for *_, reason, _ in refused)
-    listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    position, _, reason, detail = refused[0]
+    first: dict[str, str] = {}
+    reasons: Counter[str] = Counter()
+    for row in refused:
+        reason, detail = row.refused or ("", "")
+        reasons[reason] += 1
+        first.setdefault(reason, f"row {row.position}: {detail}")
+    listed = "; ".join(f"{code} {n} ({first[code]})" for code, n in reasons.most_common())
     raise DataError(
-        f"{where}: {len(refused)} of {total} rows cannot become prompts ({listed}); first, row "
-        f"{position}: {reason}: {detail}. Mend the source, or raise prompts.max_quarantine"
+        f"{where}: {len(refused)} of {total} rows cannot become prompts: {listed}. Mend the "
+        "source, or raise prompts.max_quarantine"
     )
 
 
-def _unique(prompts: list[_Prompt]) -> tuple[list[_Prompt], list[tuple[int, Any, str, str]]]:
-    """Keep the first of equal prompts; the others are refused as duplicates."""
-    kept: dict[str, _Prompt] = {}
-    repeated = []
-    for prompt in prompts:
-        first = kept.setdefault(prompt.wording(), prompt)
-        if first is not prompt:
-            repeated.append((prompt.position, prompt.row, "duplicate", f"of row {first.position}"))
-            # Held out wins: training must not see what a copy of it holds out.
-            if prompt.split == "held_out":
-                first.split = "held_out"
-    return list(kept.values()), repeated
+def _drop_duplicates(asked: list[_Asked]) -> None:
+    """Keep the first of equal prompts, and of those the first that is held out if any is."""
+    kept: dict[bytes, _Asked] = {}
+    for row in sorted(asked, key=lambda row: (row.split != "held_out", row.position)):
+        if not row.refused and (first := kept.setdefault(row.same, row)) is not row:
+            row.refused = ("duplicate", f"of row {first.position}")
 
 
-def _lot(text: str, seed: int) -> float:
-    """Draw a number from [0, 1) that depends on the text and the seed alone."""
-    digest = hashlib.sha256(f"{seed}:{text}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
+    """Draw a sample that leaves neither side of the split empty."""
+    drawn = sorted(asked, key=lambda row: digest_of([config.seed, "sample", row.same.hex()]))
+    sample = drawn[: config.limit]
+    for side in {row.split for row in drawn} - {row.split for row in sample}:
+        sample[-1] = next(row for row in drawn if row.split == side)
+    return sorted(sample, key=lambda row: row.position)
 
 
-def _sample(prompts: list[_Prompt], config: PromptsConfig) -> list[_Prompt]:
-    if config.limit is None or config.limit >= len(prompts):
-        return prompts
-    drawn = sorted(prompts, key=lambda p: _lot(f"sample {p.wording()}", config.seed))
-    return sorted(drawn[: config.limit], key=lambda p: p.position)
+def _split(asked: list[_Asked], config: PromptsConfig) -> None:
+    """Put whole groups of one wording on one side, and refuse train rows that are on both."""
+    groups: dict[int, list[_Asked]] = {}
+    wordings = same_wording([row.question for row in asked], config.near_duplicate)
+    for group, row in zip(wordings, asked, strict=True):
+        groups.setdefault(group, []).append(row)
+    free = [rows for rows in groups.values() if not any(row.split for row in rows)]
+    room = config.held_out * sum(map(len, free))
+    if config.held_out and len(free) == len(groups) > 1:
+        room = max(room, min(map(len, free)))
+    for rows in sorted(free, key=lambda rows: digest_of([config.seed, rows[0].question])):
+        if len(rows) <= room:
+            room -= len(rows)
+            rows[0].split = "held_out"
+    for rows in groups.values():
+        held_out = next((row for row in rows if row.split == "held_out"), None)
+        for row in rows:
+            if held_out and row.split == "train":
+                row.refused = ("near_duplicate_of_held_out", f"row {held_out.position}")
+            row.split = "held_out" if held_out else "train"
 
 
-def _split(
-    prompts: list[_Prompt], config: PromptsConfig
-) -> tuple[list[_Prompt], list[tuple[int, Any, str, str]]]:
-    """Split whole groups of one wording; drop train rows worded like a held-out one."""
-    groups = same_wording([p.wording() for p in prompts], config.near_duplicate)
-    held_out = {group: p for group, p in zip(groups, prompts, strict=True) if p.split == "held_out"}
-    kept, leaking = [], []
-    for group, prompt in zip(groups, prompts, strict=True):
-        if prompt.split == "train" and group in held_out:
-            like = held_out[group].position
-            leaking.append(
-                (prompt.position, prompt.row, "near_duplicate_of_held_out", f"row {like}")
-            )
-            continue
-        if prompt.split is None:
-            drawn = _lot(f"split {prompts[group].wording()}", config.seed) < config.held_out
-            prompt.split = "held_out" if drawn or group in held_out else "train"
-        kept.append(prompt)
-    return kept, leaking
-
-
-def _schemas() -> "tuple[pa.Schema, pa.Schema]":
+def _schema(columns: Iterable[str]) -> "pa.Schema":
     import pyarrow as pa
 
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    prompts = pa.schema(
-        [
-            ("id", pa.string()),
-            ("messages", pa.list_(message)),
-            ("split", pa.string()),
-            ("family", pa.string()),
-            ("language", pa.string()),
-            ("turns", pa.int32()),
-            ("source_row", pa.int64()),
-            ("given_chosen", pa.string()),
-        ]
-    )
-    quarantine = pa.schema(
-        [
-            ("source_row", pa.int64()),
-            ("reason", pa.string()),
-            ("detail", pa.string()),
-            ("row", pa.string()),
-        ]
-    )
-    return prompts, quarantine
+    types = {"messages": pa.list_(message), "turns": pa.int32(), "source_row": pa.int64()}
+    return pa.schema([(name, types.get(name, pa.string())) for name in columns])
 
 
-def _write(prompts: list[_Prompt], refused: list[tuple[int, Any, str, str]], out: Path) -> None:
-    schema, quarantine_schema = _schemas()
-    with Table(out / "prompts.parquet", schema) as table:
-        for prompt in prompts:
-            messages = prompt.messages()
-            table.add(
-                {
-                    "id": digest_of(messages)[:32],
-                    "messages": messages,
-                    "split": prompt.split,
-                    "family": prompt.family,
-                    "language": prompt.language,
-                    "turns": sum(role == "user" for role, _ in prompt.turns),
-                    "source_row": prompt.position,
-                    "given_chosen": prompt.given,
-                }
-            )
-    with Table(out / "quarantine.parquet", quarantine_schema) as table:
-        for position, row, reason, detail in sorted(refused, key=lambda r: r[0]):
-            text = row.text if isinstance(row, Unreadable) else _as_json(row)
-            table.add(
-                {
-                    "source_row": position,
-                    "reason": reason,
-                    "detail": _encodable(detail),
-                    "row": _encodable(text),
-                }
-            )
+def _write(candidates: Path, asked: list[_Asked], chosen: set[int], out: Path) -> Counter[str]:
+    """Send every candidate where it belongs, in the order of the source."""
+    counts: Counter[str] = Counter()
+    with (
+        Table(out / "prompts.parquet", _schema(_PROMPT)) as prompts,
+        Table(out / "quarantine.parquet", _schema(_QUARANTINE)) as quarantine,
+    ):
+        for record, row in zip(read_table(candidates), asked, strict=True):
+            if row.refused:
+                record["reason"], detail = row.refused
+                record["detail"] = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+                quarantine.add({name: record[name] for name in _QUARANTINE})
+            elif row.position in chosen:
+                record["split"] = row.split
+                counts.update(("rows", str(row.split)))
+                prompts.add({name: record[name] for name in _PROMPT})
+    return counts
 
 
 def _as_json(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False, default=str)
-
-
-def _encodable(text: str) -> str:
-    """Show what is not valid Unicode as escapes, so that the quarantine can hold it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
