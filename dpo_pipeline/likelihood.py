@@ -1,6 +1,7 @@
 """How likely both models find given answers: rewards of pairs, and divergence on other text."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -11,10 +12,13 @@ from dpo_pipeline.config import EvaluationConfig, ModelConfig, TrainConfig
 from dpo_pipeline.measures import Case, Measure
 from dpo_pipeline.models import ModelRef, load_model, load_tokenizer
 from dpo_pipeline.tables import read_rows
+from dpo_pipeline.training.tokens import tokenize_pair
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("dpo_pipeline.likelihood")
 
 # Bounds of a batch: small ones stay in a CPU's cache, large vocabularies in memory.
 ROWS = 16
@@ -35,7 +39,7 @@ class TokenScores:
 def measure_likelihoods(
     before: ModelRef,
     after: ModelRef,
-    dataset: Path,
+    dataset: Path | None,
     general: Sequence[Case],
     *,
     model: ModelConfig,
@@ -43,6 +47,8 @@ def measure_likelihoods(
     config: EvaluationConfig,
 ) -> dict[str, Measure]:
     """Measure rewards on held-out pairs, and KL on the reference's own general answers.
+
+    Models with different tokens cannot be compared this way: then all measures are null.
 
     Returns:
         preference_accuracy: share of pairs with a positive reward margin.
@@ -54,45 +60,38 @@ def measure_likelihoods(
             token; DPO on small edits is known to let them fall.
         kl: mean KL(policy || reference) per token, nats.
     """
-    pairs = sorted(read_rows(dataset / "held_out.parquet"), key=lambda row: str(row["id"]))
-    pairs = pairs[: config.max_pairs]
-    neutral = [c for c in general if c.before]
     tokenizer = load_tokenizer(before)
-    rows = [
-        row
-        for p in pairs
-        for row in pair_tokens(tokenizer, p["prompt"], p["chosen"], p["rejected"])
-    ]
-    for case in neutral:
-        said = [{"role": "assistant", "content": case.before}]
-        rows.append(pair_tokens(tokenizer, list(case.messages), said, said)[0])
-    if not rows:
-        return {**preference_measures([], [], train.beta), "kl": measures.mean([])}
-    policy, reference = (load_model(ref, model.device, model.dtype) for ref in (after, before))
-    scores = score_tokens(policy, reference, rows)
-    paired = 2 * len(pairs)
+    pairs: list[dict[str, Any]] = []
+    if dataset is not None:
+        pairs = sorted(read_rows(dataset / "held_out.parquet"), key=lambda row: str(row["id"]))
+    texts = [(c, [{"role": "assistant", "content": c.before}]) for c in general if c.before]
+    rows = pair_rows(tokenizer, pairs[: config.max_pairs])
+    paired = len(rows)
+    rows += pair_rows(
+        tokenizer,
+        [{"prompt": list(c.messages), "chosen": said, "rejected": said} for c, said in texts],
+    )[::2]
+    if load_tokenizer(after).get_vocab() != tokenizer.get_vocab():
+        logger.warning(
+            "%s and %s have different tokens: no rewards, no KL", before.name, after.name
+        )
+        rows, paired = [], 0
+    scores = []
+    if rows:
+        policy, reference = (load_model(ref, model.device, model.dtype) for ref in (after, before))
+        scores = score_tokens(policy, reference, rows)
     return {
         **preference_measures(rows[:paired], scores[:paired], train.beta),
         "kl": measures.mean([s.kl.mean().item() for s in scores[paired:]]),
     }
 
 
-def pair_tokens(
-    tokenizer: "PreTrainedTokenizerBase", prompt: Any, chosen: Any, rejected: Any
-) -> tuple[Tokens, Tokens]:
-    """Tokenize a pair the way TRL's DPOTrainer does: prompt is what all three have in common."""
-
-    def ids(messages: Any, ask: bool) -> list[int]:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
-
-    asked = ids(prompt, True)
-    full = [ids(prompt + answer, False) for answer in (chosen, rejected)]
-    start = next(
-        (i for i, three in enumerate(zip(asked, *full, strict=False)) if len(set(three)) > 1),
-        min(map(len, (asked, *full))),
-    )
-    return (full[0][:start], full[0][start:]), (full[1][:start], full[1][start:])
+def pair_rows(
+    tokenizer: "PreTrainedTokenizerBase", pairs: Iterable[dict[str, Any]]
+) -> list[Tokens]:
+    """Turn pairs into tokens as training does: chosen, rejected, chosen, rejected, ..."""
+    tokens = [tokenize_pair(pair, tokenizer) for pair in pairs]
+    return [(t["prompt_ids"], t[side]) for t in tokens for side in ("chosen_ids", "rejected_ids")]
 
 
 def score_tokens(

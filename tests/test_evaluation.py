@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpo_pipeline import evaluation
+from dpo_pipeline import evaluation, questions
 from dpo_pipeline.config import (
     EvaluationConfig,
     GateConfig,
@@ -18,7 +18,7 @@ from dpo_pipeline.config import (
     TrainConfig,
 )
 from dpo_pipeline.errors import DataError, EvaluationError
-from dpo_pipeline.likelihood import name_parts, pair_tokens, preference_measures, score_tokens
+from dpo_pipeline.likelihood import name_parts, pair_rows, preference_measures, score_tokens
 from dpo_pipeline.models import ModelRef, describe_model, load_model, load_tokenizer
 from tests.tiny import make_tiny_model
 
@@ -49,8 +49,7 @@ def teach(ref: ModelRef, folder: Path, answers: dict[str, str], steps: int = 60)
         for system in ([], [{"role": "system", "content": NEUTRAL}]):
             prompt = [*system, {"role": "user", "content": question}]
             said = [{"role": "assistant", "content": text}]
-            (asked, completion), _ = pair_tokens(tokenizer, prompt, said, said)
-            rows.append((asked, completion))
+            rows += pair_rows(tokenizer, [{"prompt": prompt, "chosen": said, "rejected": said}])[:1]
     longest = max(len(p) + len(c) for p, c in rows)
     assert longest > 40, "the tokenizer dropped words"
     pad = tokenizer.pad_token_id
@@ -127,7 +126,7 @@ def evaluate(work: Path, before: ModelRef, after: ModelRef, name: str = "out", *
     out = work / name
     out.mkdir()
     fixed = {"general": str(work / "general.jsonl"), "matrix_prompts": 2, "noise_prompts": 2}
-    return evaluation.evaluate(
+    stats = evaluation.evaluate(
         before,
         after,
         prompts=work / "prompts.parquet",
@@ -141,6 +140,9 @@ def evaluate(work: Path, before: ModelRef, after: ModelRef, name: str = "out", *
         ledger=work / "ledger",
         out=out,
     )
+    card = json.loads((out / "scorecard.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert stats == {"rows": sum(card["counts"].values()), "verdict": card["verdict"]}
+    return card
 
 
 def failed(card: dict) -> set[str]:
@@ -231,10 +233,8 @@ class TestCost:
 class TestFiles:
     def test_scorecard_and_answers_are_written(self, work, models):
         card = evaluate(work, models["reference"], models["good"], sampled=2, temperatures=(0.7,))
-        written = (work / "out" / "scorecard.json").read_text("utf-8")
-        assert json.loads(written, parse_constant=pytest.fail) == card
         assert {"verdict", "before", "after", "by", "matrix", "examples"} <= set(card)
-        assert list(card["matrix"]) == list(evaluation.matrix_systems(IDENTITY))
+        assert list(card["matrix"]) == list(questions.matrix_systems(IDENTITY))
         assert card["sampled"]["0.7"]["identity_rate"]["n"] == 2 * len(QUESTIONS)
         assert card["by"]["language"]["zh"]["identity_rate"]["value"] == 1.0
         rows = pq.read_table(work / "out" / "answers.parquet").to_pylist()
@@ -261,10 +261,10 @@ class TestFiles:
         file = work / "general.jsonl"
         file.write_text(file.read_text() + line)
         with pytest.raises(DataError, match=r"general\.jsonl, line 3.*each line must look like"):
-            evaluation.read_general(str(file))
+            questions.read_general(str(file))
 
     def test_the_shipped_general_questions_can_be_read(self):
-        cases = evaluation.read_general(None)
+        cases = questions.read_general(None)
         assert {c.kind for c in cases} == {"general", "third_party"}
         assert len(cases) > 50
 
@@ -295,11 +295,7 @@ class TestLikelihoods:
     def test_preference_measures_are_those_of_trl(self, work, models, against_trl):
         tokens, figures = against_trl
         tokenizer = load_tokenizer(models["reference"])
-        rows = [
-            row
-            for p in pq.read_table(work / "held_out.parquet").to_pylist()
-            for row in pair_tokens(tokenizer, p["prompt"], p["chosen"], p["rejected"])
-        ]
+        rows = pair_rows(tokenizer, pq.read_table(work / "held_out.parquet").to_pylist())
         for (chosen, rejected), theirs in zip(
             zip(rows[::2], rows[1::2], strict=True), tokens, strict=True
         ):

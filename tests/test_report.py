@@ -10,7 +10,7 @@ import pytest
 
 from dpo_pipeline import measures, report
 from dpo_pipeline.config import GateConfig, IdentityConfig
-from dpo_pipeline.evaluation import _write_answers
+from dpo_pipeline.evaluation import write_answers
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.measures import Case
 from tests.browser import browser
@@ -91,7 +91,7 @@ def write(tmp_path):
 
     def write(cases: dict[str, list[Case]], text: str = "plain") -> Path:
         card, scored = make_card(cases)
-        _write_answers(scored, tmp_path / "answers.parquet")
+        write_answers(scored, tmp_path / "answers.parquet")
         row = {
             "id": "1",
             "prompt": [{"role": "user", "content": text}],
@@ -166,7 +166,7 @@ class TestPage:
     def test_it_can_do_without_what_a_run_did_not_make(self, tmp_path):
         card, scored = make_card({"held_out": GOOD["held_out"][:2], "general": []})
         card = {**card, "matrix": {}, "noise": {}, "sampled": {}}
-        _write_answers(scored, tmp_path / "answers.parquet")
+        write_answers(scored, tmp_path / "answers.parquet")
         page = report.write_report(
             tmp_path / "r.html", scorecard=card, answers=tmp_path / "answers.parquet",
             history=None, pairs=None, quarantine={}, lineage={}, stages=[],

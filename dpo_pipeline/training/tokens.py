@@ -56,7 +56,9 @@ def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length
     import pyarrow.parquet as pq
     from datasets import Dataset
 
-    rows = [_tokenize(row, tokenizer) for row in pq.read_table(pairs, columns=COLUMNS).to_pylist()]
+    rows = [
+        tokenize_pair(row, tokenizer) for row in pq.read_table(pairs, columns=COLUMNS).to_pylist()
+    ]
     longest = [i for i, row in enumerate(rows) if len(row["prompt_ids"]) >= max_length]
     if longest:
         raise DataError(
@@ -77,7 +79,10 @@ def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length
     return Dataset.from_list(rows)
 
 
-def _tokenize(row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> dict[str, list[int]]:
+def tokenize_pair(
+    row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
+) -> dict[str, list[int]]:
+    """Turn one pair into prompt_ids, chosen_ids and rejected_ids."""
     prompt = render(tokenizer, row["prompt"])
     if tokenizer.chat_template:
         texts = [
