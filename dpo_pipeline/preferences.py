@@ -66,6 +66,8 @@ def build_pairs(
     spec = IdentitySpec(identity)
     tokenizer = load_tokenizer(ref)
     metadata = describe_pairs(ref, tokenizer, config, spec)
+    if (said := metadata["default_system"])["inserted"]:
+        logger.info("without a system message the chat template sends: %s", said["text"])
     written = _written_answers(config, identity)
     rows = read_rows(source, RESPONSE_COLUMNS)
     candidates = (_candidate(row, spec, config, written) for row in rows)
@@ -83,7 +85,9 @@ def describe_pairs(
         "strategy": config.strategy if spec else "source",
         "max_length": config.max_length,
         "identity": spec.config.model_dump(mode="json") if spec else None,
-        "model": ref.model_dump(mode="json", exclude={"path"}),
+        # A folder is named by its last part: files that get published tell no machine path.
+        "model": ref.model_dump(mode="json", exclude={"path"})
+        | {"name": ref.name if ref.revision else Path(ref.name).name},
         "format": "chat template" if tokenizer.chat_template else "plain",
         "default_system": describe_default_system(tokenizer, spec),
     }

@@ -67,7 +67,7 @@ def response(number: int, **changes) -> dict:
 def models(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("models")
     return {
-        arch: describe_model(make_tiny_model(folder / arch, arch), f"tiny-{arch}")
+        arch: describe_model(make_tiny_model(folder / arch, arch), f"/home/me/tiny-{arch}")
         for arch in ("qwen2", "llama", "gpt2")
     }
 
@@ -316,6 +316,7 @@ def test_data_set_says_what_it_is_and_where_it_came_from(build, tmp_path):
         assert metadata["default_system"] == {
             "inserted": True, "text": DEFAULT_SYSTEM, "names_original": True,
         }  # fmt: skip
+        assert "/home" not in json.dumps(metadata)
         assert str(tmp_path) not in json.dumps(metadata)
     described = json.loads((out / "dataset.json").read_text())
     assert described["counts"] == counts
