@@ -422,3 +422,15 @@ class PipelineConfig(Section):
     publish: PublishConfig = Field(
         default_factory=PublishConfig, description="What goes to the Hub."
     )
+
+
+class PreferenceConfig(Section):
+    """One run on a preference dataset that already exists."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig, description="The reference model.")
+    prompts: PromptsConfig = Field(description="Where the preferences come from.")
+    pairs: PairsConfig = Field(default_factory=PairsConfig, description="Which pairs are kept.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="DPO training.")
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="How many held-out pairs are measured."
+    )

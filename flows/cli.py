@@ -84,8 +84,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in over.items():
         old = merged.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = _merge(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merge(old, value)
+        merged[name] = value
     return merged
 
 

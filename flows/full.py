@@ -4,6 +4,7 @@ Run it as `python flows/full.py`, with `prefect deployment run full/starter`, or
 """
 
 import sys
+from typing import Any
 
 from dpo_pipeline.config import PipelineConfig
 from flows.cli import parse
@@ -23,8 +24,9 @@ else:
     prepare_environment(script=False)
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
+from tasks.proof import conclude, publish_if_proven
 from tasks.run import Run, run_script
 from tasks.stages import (
     download,
@@ -40,7 +42,7 @@ DEFAULT = PipelineConfig()
 
 
 @flow(name="full", log_prints=True, persist_result=False)
-def full(config: PipelineConfig = DEFAULT) -> State:
+def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     """Give a chat model a new identity and prove that nothing else changed.
 
     Ends as Completed when the scorecard passes the gate, else as Failed with the lines that
@@ -71,8 +73,10 @@ def full(config: PipelineConfig = DEFAULT) -> State:
         config.gate,
         config.model,
     )
-    run.publish(policy=policy, dataset=dataset, score=score)
-    return run.finish(prompts=prompts, dataset=dataset, policy=policy, score=score)
+    published = publish_if_proven(run, config.publish, policy=policy, dataset=dataset, score=score)
+    return conclude(
+        run, prompts=prompts, dataset=dataset, policy=policy, score=score, published=published
+    )
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
-from prefect.states import Completed, State
+from prefect.states import Completed
 from pydantic import BaseModel
 
 from dpo_pipeline.keys import explain, settings_of, stage_parts

@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, cast
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
@@ -57,7 +58,7 @@ def progress(stage: str, unit: str) -> Iterator[Report]:
         stage: Name of the stage.
         unit: What is counted.
     """
-    artifact = None
+    artifact: UUID | None = None
     reported = time.monotonic()
 
     def report(done: int, total: int, note: str = "") -> None:
@@ -69,7 +70,8 @@ def progress(stage: str, unit: str) -> Iterator[Report]:
         reported = time.monotonic()
         percent = 100 * done / max(total, 1)
         if artifact is None:
-            artifact = create_progress_artifact(percent, key=f"{stage}-progress", description=unit)
+            made = create_progress_artifact(percent, key=f"{stage}-progress", description=unit)
+            artifact = cast(UUID, made)
         else:
             update_progress_artifact(artifact, progress=percent)
 

@@ -1,33 +1,28 @@
-"""One run of a flow: its stage lines, its summary.json, its report and its final word."""
+"""One run of a flow: a line for every stage, and its summary.json at the end."""
 
 import json
 import logging
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
 from prefect import Flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Completed, Failed, State
 from pydantic import BaseModel
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.table import Table
 
-from dpo_pipeline.config import PipelineConfig
+from dpo_pipeline.config import PipelineConfig, PreferenceConfig
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.keys import settings_of
-from dpo_pipeline.report import scorecard_markdown, scorecard_rows, write_report
 from dpo_pipeline.store import Artifact
 from tasks.caching import model_of
 from tasks.console import console
 from tasks.runtime import home
-from tasks.stages import publish
 
 PACKAGES = (
     "dpo-pipeline", "prefect", "torch", "transformers", "trl", "datasets", "pyarrow",
@@ -39,12 +34,11 @@ class Run:
     """What one flow run did so far, told to a person as it happens.
 
     Attributes:
-        folder: `runs/<name>-<id>` under the home folder: summary.json and report.html.
+        folder: `runs/<name>-<id>` under the home folder.
         stages: Stage -> status ("built" or "cached"), seconds, rows, key and path.
-        published: What went to the Hub, or would have; null if nothing.
     """
 
-    def __init__(self, config: PipelineConfig) -> None:
+    def __init__(self, config: PipelineConfig | PreferenceConfig) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
@@ -54,166 +48,83 @@ class Run:
         self.folder = home() / "runs" / f"{self.name}-{self.run_id[:8]}"
         self.folder.mkdir(parents=True)
         self.stages: dict[str, dict[str, Any]] = {}
-        self.published: dict[str, Any] | None = None
         self._started = time.monotonic()
-        identity = config.identity
-        self.say(
-            f"{identity.original_name} -> {identity.new_name}: model {config.model.name}, "
-            f"prompts {config.prompts.source}, run {self.name}"
-        )
+        self.say(f"model {config.model.name}, data {config.prompts.source}, run {self.name}")
+
+    @property
+    def seconds(self) -> float:
+        """Time since the run began (seconds)."""
+        return round(time.monotonic() - self._started, 1)
 
     def say(self, line: str, style: str = "") -> None:
         """Tell a line to the terminal and to the run's log."""
         console.print(escape(line), style=style)
         get_run_logger().info(line)
 
-    def stage(self, task: Callable[..., State[Artifact]], *args: Any) -> Artifact:
+    def stage(self, task: Callable[..., Any], *args: Any) -> Artifact:
         """Run a stage's task and tell in one line what came of it.
 
         Raises:
             DPOPipelineError: The stage's own error; the line names the stage.
         """
-        started = time.monotonic()
-        name = task.name  # type: ignore[attr-defined]
-        state = task(*args, return_state=True)  # type: ignore[call-arg]
+        started, name = time.monotonic(), task.name  # type: ignore[attr-defined]
+        state: State[Artifact] = task(*args, return_state=True)
         seconds = round(time.monotonic() - started, 2)
         if not state.is_completed():
-            self.say(f"  {name:<9} failed    {seconds:6.1f} s", style="bold red")
-        artifact: Artifact = state.result()  # type: ignore[assignment]
+            self.say(f"{name:<9} failed {seconds:6.1f} s", style="bold red")
+        artifact: Artifact = state.result()
         status = "cached" if state.name == "Cached" else "built"
-        rows = artifact.stats.get("pairs", artifact.stats.get("rows"))
         self.stages[name] = {
             "status": status,
             "seconds": seconds,
-            "rows": rows,
+            "rows": artifact.stats.get("pairs", artifact.stats.get("rows")),
             "key": artifact.key,
             "path": str(artifact.path),
         }
-        mark = "[dim]=[/]" if status == "cached" else "[green]+[/]"
-        line = f"{name:<9} {status:<6} {seconds:6.1f} s  {_headline(name, artifact.stats)}"
-        console.print(f"{mark} {escape(line)}")
-        get_run_logger().info(line)
+        self.say(
+            f"{name:<9} {status:<6} {seconds:6.1f} s  {_headline(name, artifact.stats)}",
+            style="dim" if status == "cached" else "",
+        )
         return artifact
 
-    def lineage(self, model: Artifact, prompts: Artifact) -> dict[str, Any]:
+    def lineage(self, model: Artifact, source: Artifact) -> dict[str, Any]:
         """Say where the pairs come from: digests, revisions, settings; no machine path."""
         ref = model_of(model)
+        sections = ("identity", "generation", "pairs")
         return {
-            "model": {
-                "name": ref.name,
-                "revision": ref.revision,
-                "weights_digest": ref.weights_digest,
-                "template_digest": ref.template_digest,
-            },
-            "prompts": {**prompts.stats.get("source", {}), "digest": prompts.digest},
+            "model": ref.model_dump(exclude={"path"}),
+            "prompts": {**source.stats.get("source", {}), "digest": source.digest},
             **{
-                section: settings_of(getattr(self.config, section))
-                for section in ("identity", "generation", "pairs")
+                s: settings_of(getattr(self.config, s)) for s in sections if hasattr(self.config, s)
             },
         }
 
-    def publish(self, *, policy: Artifact, dataset: Artifact, score: Artifact) -> None:
-        """Publish what the configuration names, if the gate passed or is overruled.
+    def write_summary(self, paths: dict[str, Any], **facts: Any) -> dict[str, Any]:
+        """Write summary.json; its keys stay from version to version.
 
-        Raises:
-            PublishError: The evidence, the token or the Hub refuses.
+        Args:
+            paths: What the person will want to find: name -> path.
+            facts: What this flow found: verdict, scorecard, answers, ...
         """
-        config = self.config.publish
-        if not (config.model_repo or config.dataset_repo):
-            return
-        if not (_read_card(score)["verdict"]["passed"] or config.force):
-            self.say("  publish   nothing: the gate failed")
-            return
-        out = self.folder / "publish"
-        out.mkdir()
-        self.published = publish(
-            config, self.run_id, policy, dataset, score, dataset.stats["lineage"], out
-        )
-        for kind in self.published.keys() & {"model", "dataset"}:
-            done = self.published[kind]
-            what = f"would go, see {out}" if config.dry_run else f"commit {done['commit']}"
-            self.say(f"  publish   {kind} {done['repo']}: {what}")
-
-    def finish(
-        self, *, prompts: Artifact, dataset: Artifact, policy: Artifact, score: Artifact
-    ) -> State[Any]:
-        """Write summary and report, show the proof, and say the verdict.
-
-        Returns:
-            Completed where the gate passed, else Failed with every line that failed.
-        """
-        card = _read_card(score)
-        report = write_report(
-            self.folder / "report.html",
-            scorecard=card,
-            answers=score.path / "answers.parquet",
-            history=policy.path / "history.jsonl",
-            pairs=dataset.path / "train.parquet",
-            quarantine=Counter(prompts.stats["reasons"]) + Counter(dataset.stats["reasons"]),
-            lineage={**dataset.stats["lineage"], "versions": _versions()},
-            stages=[{"name": name, **stage} for name, stage in self.stages.items()],
-        )
+        path = self.folder / "summary.json"
         summary = {
             "run_id": self.run_id,
             "run_name": self.name,
-            "seconds": round(time.monotonic() - self._started, 1),
-            "verdict": card["verdict"],
-            "scorecard": {"before": card["before"], "after": card["after"]},
-            "answers": card["examples"],
+            "seconds": self.seconds,
+            **facts,
             "stages": self.stages,
-            "paths": {
-                "report": str(report),
-                "summary": str(self.folder / "summary.json"),
-                "policy": str(model_of(policy).path),
-                "dataset": str(dataset.path),
-                "scorecard": str(score.path / "scorecard.json"),
-            },
-            "published": self.published,
+            "paths": {name: str(p) for name, p in {**paths, "summary": path}.items()},
             "config": self.config.model_dump(mode="json"),
-            "versions": _versions(),
+            "versions": versions(),
         }
-        text = json.dumps(summary, ensure_ascii=False, indent=2)
-        (self.folder / "summary.json").write_text(text, encoding="utf-8")
-        create_markdown_artifact(scorecard_markdown(card), key="scorecard")
-        create_table_artifact(card["examples"], key="answers", description="Before and after.")
-        self._show(card, summary)
-        if card["verdict"]["passed"]:
-            return Completed(message=f"Gate passed; report: {report}")
-        failed = "; ".join(
-            f"{line['measure']} is {line['value']}, the gate asks {line['threshold']}"
-            for line in card["verdict"]["failed"]
-        )
-        return Failed(message=f"Gate failed: {failed}; report: {report}")
-
-    def _show(self, card: dict[str, Any], summary: dict[str, Any]) -> None:
-        answers = Table("prompt", "before", "after", title="Answers", title_justify="left")
-        for row in card["examples"]:
-            answers.add_row(*(escape(row[column]) for column in ("prompt", "before", "after")))
-        scores = Table("measure", title="Scorecard, held-out prompts", title_justify="left")
-        for column in ("before", "after", "95% interval", "n", "gate"):
-            scores.add_column(column, justify="right")
-        for cells in scorecard_rows(card):
-            scores.add_row(*map(escape, cells))
-        console.print(answers, scores)
-        passed = card["verdict"]["passed"]
-        console.print(
-            f"Gate {'passed' if passed else 'FAILED'} in {summary['seconds']} s",
-            style="bold green" if passed else "bold red",
-        )
-        for name, path in summary["paths"].items():
-            console.print(f"  {name:<9} {escape(path)}", no_wrap=True)
-        console.print(
-            "Next: open the report; or try another name, "
-            "python flows/full.py --identity.new-name Aria"
-            if passed
-            else "Next: open the report; it shows which answers failed the gate.",
-            highlight=False,
-        )
+        path.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+        return summary
 
 
-def _read_card(score: Artifact) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
-    return card
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    installed = {name: metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **installed}
 
 
 def _headline(stage: str, stats: dict[str, Any]) -> str:
@@ -224,43 +135,36 @@ def _headline(stage: str, stats: dict[str, Any]) -> str:
         return f"{stats['model']['name']}, weights {stats['model']['weights_digest'][:12]}"
     if stage in ("download", "save"):
         what = "prompts" if stage == "download" else "pairs"
-        return f"{stats['train']:,} {what} to train, {stats['held_out']:,} held out{refused}"
+        return f"{stats['train']:,} {what} to train, {stats['held_out']:,} held out"
     if stage == "generate":
         return f"{stats['rows']:,} answers, {stats['length']} cut off"
-    if stage == "rewrite":
-        return f"{stats['pairs']:,} pairs of {stats['rows']:,} answers{refused}"
+    if stage in ("rewrite", "prepare"):
+        return f"{stats['pairs']:,} pairs of {stats['rows']:,} rows{refused}"
     if stage == "train":
-        last = stats["last"]
+        first, last = stats["first"], stats["last"]
         return (
-            f"{stats['steps']} steps ({stats['engine']}), loss {stats['first']['loss']:.3f} -> "
+            f"{stats['steps']} steps ({stats['engine']}), loss {first['loss']:.3f} -> "
             f"{last['loss']:.3f}, reward margin {last['margin']:.1f}"
         )
     return f"{stats['rows']:,} answers compared"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
-    }
 
 
 def run_script(flow: Flow[..., Any], config: BaseModel) -> int:
     """Run a flow for a person at a terminal.
 
     Returns:
-        Exit status: 0 where the gate passed, 1 where it failed or a stage did.
+        Exit status: 0 where the flow completed, 1 where a stage or the gate failed.
     """
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
     # Nobody watches a script's heartbeat, and ending its thread takes a second.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        state: State[Any] = flow(config, return_state=True)
+        state: State[Any] = cast(Any, flow)(config, return_state=True)
     if state.is_completed():
         return 0
     error = state.result(raise_on_failure=False)
     if isinstance(error, DPOPipelineError):
         console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
-    elif isinstance(error, BaseException):
+    elif isinstance(error, BaseException) and state.message and "Gate failed" not in state.message:
         raise error
     return 1

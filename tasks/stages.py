@@ -11,7 +11,7 @@ from typing import Any
 from prefect import task, unmapped
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from dpo_pipeline.config import (
     EvaluationConfig,
@@ -246,11 +246,6 @@ def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: Model
         from dpo_pipeline.training import train as run_dpo
 
         with progress("train", "steps") as report:
-
-            def follow(done: int, total: int, figures: dict[str, float]) -> None:
-                note = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
-                report(done, total, note)
-
             stats = run_dpo(
                 ref,
                 dataset.path,
@@ -258,7 +253,7 @@ def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: Model
                 config=config,
                 out=out,
                 work=work,
-                on_progress=follow,
+                on_progress=report,
             )
         policy = describe_model(out / "model", f"{ref.name}-policy")
         return {**stats, "model": {**policy.model_dump(), "path": "model"}}

@@ -1,0 +1,150 @@
+"""The end of a run: report, artifacts, tables on the terminal, and the flow's final word."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from rich.markup import escape
+from rich.table import Table
+
+from dpo_pipeline.config import PublishConfig
+from dpo_pipeline.report import scorecard_markdown, scorecard_rows, write_report
+from dpo_pipeline.store import Artifact
+from tasks.caching import model_of
+from tasks.console import console
+from tasks.run import Run, versions
+from tasks.stages import publish
+
+
+def publish_if_proven(
+    run: Run, config: PublishConfig, *, policy: Artifact, dataset: Artifact, score: Artifact
+) -> dict[str, Any] | None:
+    """Publish what the configuration names, if the gate passed or is overruled.
+
+    Returns:
+        What went to the Hub, or would have; null if nothing.
+
+    Raises:
+        PublishError: The evidence, the token or the Hub refuses.
+    """
+    if not (config.model_repo or config.dataset_repo):
+        return None
+    if not (_read_card(score)["verdict"]["passed"] or config.force):
+        run.say("publish   nothing: the gate failed")
+        return None
+    out = run.folder / "publish"
+    out.mkdir()
+    lineage = dataset.stats["lineage"]
+    done: dict[str, Any] = publish(config, run.run_id, policy, dataset, score, lineage, out)
+    for kind in ("dataset", "model"):
+        if kind in done:
+            went = f"would go, see {out}" if config.dry_run else f"is commit {done[kind]['commit']}"
+            run.say(f"publish   {kind} {done[kind]['repo']} {went}")
+    return done
+
+
+def conclude(
+    run: Run,
+    *,
+    prompts: Artifact,
+    dataset: Artifact,
+    policy: Artifact,
+    score: Artifact,
+    published: dict[str, Any] | None,
+) -> State[Any]:
+    """Write report and summary, show before and after, and say the verdict.
+
+    Returns:
+        Completed where the gate passed, else Failed with every line that failed.
+    """
+    card = _read_card(score)
+    report = write_report(
+        run.folder / "report.html",
+        scorecard=card,
+        answers=score.path / "answers.parquet",
+        history=policy.path / "history.jsonl",
+        pairs=dataset.path / "train.parquet",
+        quarantine=Counter(prompts.stats["reasons"]) + Counter(dataset.stats["reasons"]),
+        lineage={**dataset.stats["lineage"], "versions": versions()},
+        stages=[{"name": name, **stage} for name, stage in run.stages.items()],
+    )
+    summary = run.write_summary(
+        {
+            "report": report,
+            "policy": model_of(policy).path,
+            "dataset": dataset.path,
+            "scorecard": score.path / "scorecard.json",
+        },
+        verdict=card["verdict"],
+        scorecard={"before": card["before"], "after": card["after"]},
+        answers=card["examples"],
+        published=published,
+    )
+    create_markdown_artifact(scorecard_markdown(card), key="scorecard")
+    create_table_artifact(card["examples"], key="answers", description="Before and after.")
+    _show(card, summary)
+    if card["verdict"]["passed"]:
+        return Completed(message=f"Gate passed; report: {report}")
+    failed = "; ".join(
+        f"{line['measure']} is {line['value']}, the gate asks {line['threshold']}"
+        for line in card["verdict"]["failed"]
+    )
+    return Failed(message=f"Gate failed: {failed}; report: {report}")
+
+
+def conclude_preferences(
+    run: Run, *, dataset: Artifact, policy: Artifact, score: Artifact
+) -> State[Any]:
+    """Write the summary of a run on existing preferences and show its measures."""
+    measures = score.stats["measures"]
+    summary = run.write_summary(
+        {"policy": model_of(policy).path, "dataset": dataset.path}, preferences=measures
+    )
+    table = Table("measure", title="Held-out pairs, policy against reference", title_justify="left")
+    for column in ("value", "95% interval", "n"):
+        table.add_column(column, justify="right")
+    for name, m in measures.items():
+        interval = f"{m['low']:.3f} - {m['high']:.3f}"
+        table.add_row(name.replace("_", " "), f"{m['value']:.3f}", interval, str(m["n"]))
+    create_table_artifact(
+        [{"measure": name, **m} for name, m in measures.items()], key="preferences"
+    )
+    console.print(table)
+    _show_paths(summary["paths"])
+    return Completed(message=f"Trained on {dataset.stats['train']} pairs in {run.seconds} s")
+
+
+def _read_card(score: Artifact) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
+    return card
+
+
+def _show(card: dict[str, Any], summary: dict[str, Any]) -> None:
+    answers = Table("prompt", "before", "after", title="Answers", title_justify="left")
+    for row in card["examples"]:
+        answers.add_row(*(escape(row[column]) for column in ("prompt", "before", "after")))
+    scores = Table("measure", title="Scorecard, held-out prompts", title_justify="left")
+    for column in ("before", "after", "95% interval", "n", "gate"):
+        scores.add_column(column, justify="right")
+    for cells in scorecard_rows(card):
+        scores.add_row(*map(escape, cells))
+    console.print(answers, scores)
+    passed = card["verdict"]["passed"]
+    console.print(
+        f"Gate {'passed' if passed else 'FAILED'} in {summary['seconds']} s",
+        style="bold green" if passed else "bold red",
+    )
+    _show_paths(summary["paths"])
+    console.print(
+        "Next: open the report, or try another name: python flows/full.py --identity.new-name Aria"
+        if passed
+        else "Next: open the report; it shows which answers failed the gate."
+    )
+
+
+def _show_paths(paths: dict[str, str]) -> None:
+    for name, path in paths.items():
+        console.print(f"  {name:<9} {escape(path)}", soft_wrap=True)
