@@ -5,9 +5,9 @@
         hub.faults.add("commit", "cut-after")
         hub.run("from huggingface_hub import model_info; ...", token=hub.WRITE)
 
-Every repository is a linear history of commits; contents lie by their sha256 in blobs/. Large
-files go by a second port, as they go by a storage host in the world. Faults, for the next
-`times` calls of a kind (after `skip` calls that go well): an HTTP status, or
+Every repository is a line of commits; contents lie by their sha256 in blobs/. Large files go by
+a second port, as they go by a storage host in the world. A fault strikes the next `times` calls
+of a kind; it is an HTTP status, or
 "cut-before"  the connection closes before the body of the request is read,
 "cut-in"      in the middle of that body, or of the answer's where the request has none,
 "cut-after"   after the request was carried out, without an answer,
@@ -37,23 +37,18 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 REPO = r"(?P<id>[^/]+?(?:/[^/]+?)??)"
-API = rf"/api/(?P<kind>models|datasets)/{REPO}"
-FILES = rf"/(?P<kind>datasets/)?{REPO}"
-REV = "(?P<rev>[^/]+)"
-SHA = "(?P<sha>[0-9a-f]{64})"
+API, FILES = rf"/api/(?P<kind>models|datasets)/{REPO}", rf"/(?P<kind>datasets/)?{REPO}"
+REV, SHA = "(?P<rev>[^/]+)", "(?P<sha>[0-9a-f]{64})"
 ROUTES = [  # the first that fits; a call's name is also the name of its faults
     ("whoami", "GET", "/api/whoami-v2"),
     ("create", "POST", "/api/repos/create"),
     ("validate", "POST", "/api/validate-yaml"),
-    ("settings", "PUT", f"{API}/settings"),
     ("refs", "GET", f"{API}/refs"),
     ("tree", "GET", f"{API}/tree/{REV}(?:/(?P<path>.+))?"),
     ("paths", "POST", f"{API}/paths-info/{REV}"),
     ("preupload", "POST", f"{API}/preupload/{REV}"),
     ("commit", "POST", f"{API}/commit/{REV}"),
-    ("commits", "GET", f"{API}/commits/{REV}"),
     ("tag", "POST", f"{API}/tag/{REV}"),
-    ("untag", "DELETE", f"{API}/tag/{REV}"),
     ("info", "GET", f"{API}(?:/revision/{REV})?"),
     ("batch", "POST", rf"{FILES}\.git/info/lfs/objects/batch"),
     ("put", "PUT", f"/storage/{SHA}"),
@@ -62,25 +57,7 @@ ROUTES = [  # the first that fits; a call's name is also the name of its faults
     ("resolve", "GET|HEAD", f"{FILES}/resolve/{REV}/(?P<path>.+)"),
 ]
 UPLOAD_CALLS = ("validate", "preupload", "batch", "put", "verify", "commit", "tag")
-LICENSES = {
-    "apache-2.0",
-    "mit",
-    "bsd-3-clause",
-    "cc-by-4.0",
-    "cc0-1.0",
-    "gpl-3.0",
-    "other",
-    "unknown",
-}
-CODES = {
-    401: "RepoNotFound",
-    404: "RepoNotFound",
-    403: None,
-    409: None,
-    412: None,
-    429: None,
-    503: None,
-}
+LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "gpl-3.0", "other")
 
 
 class RefusedError(Exception):
@@ -88,7 +65,7 @@ class RefusedError(Exception):
 
     def __init__(self, status: int, message: str, code: str | None = None, **body: Any) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.body = status, message, code, body
+        self.status, self.code, self.body = status, code, {"error": message, **body}
 
 
 @dataclass
@@ -96,7 +73,6 @@ class Fault:
     call: str
     what: int | str
     times: int = 1
-    skip: int = 0
     retry_after: int | None = None
 
 
@@ -105,22 +81,18 @@ class Faults(list[Fault]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fired: list[tuple[str, int | str]] = []
+        self.fired: list[Fault] = []
 
     def add(self, call: str, what: int | str, **how: Any) -> None:
         assert call in {name for name, _, _ in ROUTES}, call
         self.append(Fault(call, what, **how))
 
     def take(self, call: str) -> Fault | None:
-        for fault in self:
-            if fault.call == call and fault.times > 0:
-                if fault.skip > 0:
-                    fault.skip -= 1
-                    return None
-                fault.times -= 1
-                self.fired.append((call, fault.what))
-                return fault
-        return None
+        due = next((fault for fault in self if fault.call == call and fault.times > 0), None)
+        if due:
+            due.times -= 1
+            self.fired.append(due)
+        return due
 
 
 @dataclass
@@ -156,9 +128,7 @@ class Repo:
         return {path: Entry(**entry) for path, entry in found["files"].items()}
 
     def resolve(self, revision: str) -> str:
-        if revision in ("main", "refs/heads/main"):
-            return self.head
-        oid = self.tags.get(revision.removeprefix("refs/tags/"), revision)
+        oid = self.head if revision == "main" else self.tags.get(revision, revision)
         if all(c["oid"] != oid for c in self.commits):
             raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid
@@ -167,16 +137,10 @@ class Repo:
 class Hub:
     """The server; its state lies under the folder and is found there again."""
 
-    WRITE, READ, OTHER = (
-        "hf_writeTOKENofTESTER00001",
-        "hf_readTOKENofTESTER00002",
-        "hf_OTHERuser00003",
-    )
+    WRITE, READ, OTHER = "hf_writeTOKENofTESTER1", "hf_readTOKENofTESTER22", "hf_OTHERuser3333"
     TOKENS: ClassVar = {
-        WRITE: ("tester", "write"),
-        READ: ("tester", "read"),
-        OTHER: ("somebody", "write"),
-    }
+        WRITE: ("tester", "write"), READ: ("tester", "read"), OTHER: ("somebody", "write")
+    }  # fmt: skip
 
     def __init__(self, root: Path) -> None:
         self.root, self.faults = root, Faults()
@@ -184,10 +148,8 @@ class Hub:
         self.renamed: dict[str, str] = {}
         self.lock, self._homes = threading.RLock(), itertools.count()
         (root / "blobs").mkdir(parents=True, exist_ok=True)
-        self.repos = {}
-        for path in root.glob("repos/**/repo.json"):
-            repo = Repo(**json.loads(path.read_text()))
-            self.repos[repo.kind, repo.id] = repo
+        found = [Repo(**json.loads(p.read_text())) for p in root.glob("repos/**/repo.json")]
+        self.repos = {(repo.kind, repo.id): repo for repo in found}
 
     def __enter__(self) -> "Hub":
         handler = type("BoundHandler", (Handler,), {"hub": self})
@@ -202,6 +164,8 @@ class Hub:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+
+    # -- what tests do
 
     def add_model(self, repo_id: str, folder: Path, **flags: bool) -> str:
         """Commit every file of a folder to a model repository; returns the commit."""
@@ -228,19 +192,25 @@ class Hub:
     def env(self, token: str | None = None, home: Path | None = None) -> dict[str, str]:
         """Environment in which every client talks to this Hub, with an empty cache of its own."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING_FACE"))}
+        off = ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
+        kept |= dict.fromkeys((*off, "OMP_NUM_THREADS"), "1") | (
+            {"HF_TOKEN": token} if token else {}
+        )
         home = home or self.root / "homes" / str(next(self._homes))
-        return kept | {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "127.0.0.1,localhost",
-            "OMP_NUM_THREADS": "1",
-            **({"HF_TOKEN": token} if token else {}),
-        }
+        return kept | {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
 
-    def connect(self, monkeypatch: Any, token: str | None = None) -> None:
+    def run(self, code: str, token: str | None = None, home: Path | None = None, **env: str) -> str:
+        """Run Python code in a new process against this Hub, where waiting takes no time."""
+        code = "import time; time.sleep = lambda seconds: None\n" + code
+        env = self.env(token, home) | env
+        root = Path(__file__).parent.parent
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def connect(self, monkeypatch: Any, token: str = "") -> None:
         """Point the Hub client of this process here, with an empty cache, and let it not wait."""
         from huggingface_hub import constants
         from huggingface_hub.utils import close_session, disable_progress_bars
@@ -248,57 +218,41 @@ class Hub:
         close_session()
         disable_progress_bars()
         home = self.root / "homes" / str(next(self._homes))
-        monkeypatch.setattr(constants, "ENDPOINT", self.url)
-        files = self.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        for name, value in {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        monkeypatch.setenv("HF_TOKEN", token or "")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_TOKEN", token)
 
-    def run(self, code: str, token: str | None = None, home: Path | None = None, **env: str) -> str:
-        """Run Python code in a new process against this Hub, where waiting takes no time."""
-        code = "import time; time.sleep = lambda seconds: None\n" + code
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=self.env(token, home) | env,
-            cwd=Path(__file__).parent.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    # -- what it holds
+
+    def entry(self, path: str, content: bytes) -> Entry:
+        sha = self.store(content)
+        if is_large(path, content, len(content)):
+            return self.large(sha, len(content))
+        return Entry(sha, len(content), git_oid(content), lfs=False)
+
+    def large(self, sha: str, size: int) -> Entry:
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha}\nsize {size}\n"
+        return Entry(sha, size, git_oid(pointer.encode()), lfs=True)
 
     def store(self, content: bytes) -> str:
         sha = hashlib.sha256(content).hexdigest()
         (self.root / "blobs" / sha).write_bytes(content)
         return sha
 
-    def entry(self, path: str, content: bytes) -> Entry:
-        sha = self.store(content)
-        return (
-            self.large(sha, len(content))
-            if is_large(path, content, len(content))
-            else Entry(sha, len(content), git_oid(content), False)
-        )
-
-    def large(self, sha: str, size: int) -> Entry:
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha}\nsize {size}\n"
-        return Entry(sha, size, git_oid(pointer.encode()), True)
-
     def commit(self, repo: Repo, files: dict[str, Entry], title: str) -> str:
         with self.lock:
-            parent = repo.commits[-1]["oid"] if repo.commits else None
-            body = {
-                "parent": parent,
-                "title": title,
-                "date": time.strftime("%FT%T.000Z", time.gmtime()),
-            }
-            body["files"] = {path: asdict(entry) for path, entry in sorted(files.items())}
-            oid = hashlib.sha1(json.dumps([repo.kind, repo.id, body]).encode()).hexdigest()
+            listed = {path: asdict(entry) for path, entry in sorted(files.items())}
+            body = {"title": title, "date": time.strftime("%FT%T.000Z"), "files": listed}
+            parents = [c["oid"] for c in repo.commits]
+            oid = hashlib.sha1(json.dumps([repo.kind, repo.id, parents, body]).encode()).hexdigest()
             repo.commits.append({"oid": oid, **body})
             self.repos[repo.kind, repo.id] = repo
             self.save(repo)
@@ -311,17 +265,9 @@ class Hub:
 
     def _add(self, kind: str, repo_id: str, folder: Path, flags: dict[str, bool]) -> str:
         repo = self.repos.get((kind, repo_id)) or Repo(repo_id, kind, **flags)
-        files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-        named = {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
-        return self.commit(repo, {n: self.entry(n, c) for n, c in named.items()}, "Add files")
-
-
-def git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def is_large(path: str, sample: bytes, size: int) -> bool:
-    return path.endswith((".safetensors", ".parquet")) or b"\0" in sample or size > 10_000_000
+        named = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        files = {name: self.entry(name, path.read_bytes()) for name, path in named.items()}
+        return self.commit(repo, files, "Add files")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -338,35 +284,22 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             self.serve()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def serve(self) -> None:
         url = urlsplit(self.path)
         self.query, self.content, self.out = parse_qs(url.query), b"", {}
         call, self.args = self.route(url.path)
         with self.hub.lock:
-            fault = self.hub.faults.take(call)
-        what = fault.what if fault else None
-        if what == "cut-before":
-            return self.cut(call)
-        self.content = b"".join(self.receive(half=what == "cut-in"))
-        if what == "cut-in" and self.content:
+            fault = self.hub.faults.take(call) or Fault(call, "none")
+        what = fault.what
+        if what != "cut-before":
+            self.content = b"".join(self.receive(half=what == "cut-in"))
+        if what == "cut-before" or (what == "cut-in" and self.content):
             return self.cut(call)
         if what == "flip" and call == "put":
             self.content = flipped(self.content)
-        try:
-            if fault and isinstance(what, int):
-                raise RefusedError(what, "a fault on demand", CODES.get(what))
-            with self.hub.lock:
-                status, body = 200, getattr(self, "on_" + call, self.on_unknown)()
-        except RefusedError as refused:
-            status, body = refused.status, {"error": refused.message, **refused.body}
-            self.out["X-Error-Message"] = refused.message
-            self.out |= {"X-Error-Code": refused.code} if refused.code else {}
-            if fault and fault.retry_after is not None:
-                self.out["Retry-After"] = str(fault.retry_after)
-        if isinstance(body, tuple):
-            status, body = body
+        status, body = self.outcome(call, fault)
         if what == "cut-after":
             return self.cut(call)
         if what == "slow":
@@ -374,18 +307,31 @@ class Handler(BaseHTTPRequestHandler):
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.answer(call, status, flipped(raw) if what == "flip" else raw, half=what == "cut-in")
 
+    def outcome(self, call: str, fault: Fault) -> tuple[int, Any]:
+        try:
+            if isinstance(fault.what, int):
+                code = "RepoNotFound" if fault.what in (401, 404) else None
+                raise RefusedError(fault.what, "a fault on demand", code)
+            with self.hub.lock:
+                body = getattr(self, "on_" + call, self.on_unknown)()
+            return body if isinstance(body, tuple) else (200, body)
+        except RefusedError as refused:
+            self.out["X-Error-Message"] = str(refused)
+            self.out |= {"X-Error-Code": refused.code} if refused.code else {}
+            if fault.retry_after is not None:
+                self.out["Retry-After"] = str(fault.retry_after)
+            return refused.status, refused.body
+
     def route(self, path: str) -> tuple[str, dict[str, str]]:
         for call, method, pattern in ROUTES:
             found = re.fullmatch(pattern, path)
             if found and self.command in method.split("|"):
                 args = {k: unquote(v) for k, v in found.groupdict().items() if v is not None}
-                args["kind"] = args.get("kind", "models").rstrip("/")
-                return call, args
+                return call, args | {"kind": args.get("kind", "models").rstrip("/")}
         return "unknown", {}
 
     def receive(self, half: bool) -> Iterator[bytes]:
         """Read the request's body, sent with its length or in chunks."""
-        length = int(self.headers.get("Content-Length") or 0)
         if self.headers.get("Transfer-Encoding") == "chunked":
             while size := int(self.rfile.readline(), 16):
                 yield self.rfile.read(size // 2 if half else size)
@@ -393,7 +339,7 @@ class Handler(BaseHTTPRequestHandler):
                     return
                 self.rfile.readline()
             self.rfile.readline()
-        elif length:
+        elif length := int(self.headers.get("Content-Length") or 0):
             yield self.rfile.read((length + 1) // 2 if half else length)
 
     def answer(self, call: str, status: int, body: bytes, half: bool) -> None:
@@ -404,8 +350,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if half else body)
-        if half:
-            self.close_connection = True
+        self.close_connection = self.close_connection or half
 
     def cut(self, call: str) -> None:
         self.hub.calls.append((call, self.path, 0))
@@ -420,21 +365,18 @@ class Handler(BaseHTTPRequestHandler):
         return self.hub.TOKENS.get(given, (None, None))
 
     def repo(self, write: bool = False, files: bool = False) -> Repo:
-        name, role = self.user()
-        wanted = self.hub.renamed.get(self.args["id"], self.args["id"])
-        if wanted != self.args["id"]:
-            self.out["Location"] = self.path.replace(self.args["id"], wanted, 1)
-            raise RefusedError(307, "Temporary Redirect. Redirecting to " + self.out["Location"])
-        repo = self.hub.repos.get((self.args["kind"], wanted))
-        owner = wanted.split("/")[0]
+        (name, role), asked = self.user(), self.args["id"]
+        wanted = self.hub.renamed.get(asked, asked)
+        if wanted != asked:
+            self.out["Location"] = self.path.replace(asked, wanted, 1)
+            raise RefusedError(307, f"Temporary Redirect. Redirecting to {wanted}")
+        repo, owner = self.hub.repos.get((self.args["kind"], wanted)), wanted.split("/")[0]
         if repo is None or (repo.private and name != owner):
             raise RefusedError(404 if name else 401, "Repository not found", "RepoNotFound")
         if write and (name != owner or role != "write"):
             raise RefusedError(403, f"you need write access to {owner}")
         if files and repo.gated and name != owner:
-            raise RefusedError(
-                403 if name else 401, f"Access to {wanted} is restricted", "GatedRepo"
-            )
+            raise RefusedError(403 if name else 401, f"{wanted} is restricted", "GatedRepo")
         return repo
 
     # -- the calls
@@ -446,17 +388,11 @@ class Handler(BaseHTTPRequestHandler):
         name, role = self.user()
         if name is None:
             raise RefusedError(401, "Invalid username or password.")
-        token = {"displayName": "tests", "role": role}
-        return {
-            "type": "user",
-            "name": name,
-            "orgs": [],
-            "auth": {"type": "access_token", "accessToken": token},
-        }
+        token = {"accessToken": {"displayName": "tests", "role": role}, "type": "access_token"}
+        return {"type": "user", "name": name, "orgs": [], "auth": token}
 
     def on_create(self) -> Any:
-        asked = json.loads(self.content)
-        name, role = self.user()
+        asked, (name, role) = json.loads(self.content), self.user()
         owner = asked["organization"] or name
         if name is None or role != "write" or owner != name:
             raise RefusedError(401 if name is None else 403, f"no right to create under {owner}")
@@ -465,38 +401,23 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, repo_id) in self.hub.repos:
             raise RefusedError(409, f"You already created this {kind[:-1]} repo", url=url)
         repo = Repo(repo_id, kind, private=asked.get("visibility") == "private")
-        first = self.hub.entry(
-            ".gitattributes", b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-        )
+        first = self.hub.entry(".gitattributes", b"*.safetensors filter=lfs diff=lfs -text\n")
         self.hub.commit(repo, {".gitattributes": first}, "initial commit")
         return {"url": url, "id": repo_id}
 
     def on_validate(self) -> Any:
-        card = json.loads(self.content)["content"]
-        parts = re.match(r"---\r?\n(.*?)\r?\n---", card, re.DOTALL)
         try:
-            data = yaml.safe_load(parts[1]) if parts else {}
+            data = card_data(json.loads(self.content)["content"])
         except yaml.YAMLError as error:
             raise RefusedError(400, "bad YAML", errors=[{"message": str(error)}]) from None
-        wrong = [f'"{k}" is empty' for k, v in data.items() if v is None]
+        wrong = [f'"{name}" is empty' for name, value in data.items() if value is None]
         if data.get("license", "other") not in LICENSES:
             wrong.append(f'"license" {data["license"]!r} is unknown')
-        if "base_model" in data and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data["base_model"]):
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data.get("base_model", "x")):
             wrong.append(f'"base_model" {data["base_model"]!r} is no repository')
         if wrong:
             raise RefusedError(400, "bad card", errors=[{"message": m} for m in wrong])
-        return {
-            "errors": [],
-            "warnings": [] if parts else [{"message": "empty or missing metadata"}],
-        }
-
-    def on_settings(self) -> Any:
-        repo, asked = self.repo(write=True), json.loads(self.content)
-        repo.private = (
-            asked.get("visibility", "private" if asked.get("private") else "public") == "private"
-        )
-        self.hub.save(repo)
-        return {"private": repo.private}
+        return {"errors": [], "warnings": [] if data else [{"message": "empty metadata"}]}
 
     def on_refs(self) -> Any:
         repo = self.repo()
@@ -513,49 +434,34 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(404, f"{under} does not exist", "EntryNotFound")
         deep = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
         parents = {"/".join(p.split("/")[:n]) for p in inside for n in range(1, p.count("/") + 1)}
-        listed = [e.listed(p) for p, e in inside.items()] + [
-            {"type": "directory", "path": p, "oid": git_oid(p.encode()), "size": 0} for p in parents
-        ]
+        folders = [{"type": "directory", "path": p, "oid": git_oid(p.encode())} for p in parents]
+        listed = [*(e.listed(p) for p, e in inside.items()), *folders]
         depth = under.count("/") + 1 if under else 0
         return [e for e in listed if deep or e["path"].count("/") == depth]
 
     def on_paths(self) -> Any:
-        files = self.repo().tree(self.args["rev"])
-        asked = self.content.decode()
-        paths = (
-            json.loads(asked)["paths"]
-            if asked.startswith("{")
-            else parse_qs(asked).get("paths", [])
-        )
-        return [files[p].listed(p) for p in paths if p in files] + [
-            {"type": "directory", "path": p, "oid": git_oid(p.encode()), "size": 0}
-            for p in paths
-            if any(name.startswith(p + "/") for name in files)
-        ]
+        files, asked = self.repo().tree(self.args["rev"]), self.content.decode()
+        paths = json.loads(asked) if asked.startswith("{") else parse_qs(asked)
+        return [files[p].listed(p) for p in paths.get("paths", []) if p in files]
 
     def on_preupload(self) -> Any:
         files, answer = self.repo(write=True).tree(self.args["rev"]), []
         for asked in json.loads(self.content)["files"]:
-            path, sample = asked["path"], base64.b64decode(asked["sample"])
-            mode = "lfs" if is_large(path, sample, asked["size"]) else "regular"
-            found = files.get(path)
+            path, found = asked["path"], files.get(asked["path"])
+            large = is_large(path, base64.b64decode(asked["sample"]), asked["size"])
             oid = (found.sha if found.lfs else found.oid) if found else None
-            answer.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            told = {"path": path, "uploadMode": "lfs" if large else "regular", "oid": oid}
+            answer.append({**told, "shouldIgnore": False})
         return {"files": answer}
 
     def on_batch(self) -> Any:
         repo, answer = self.repo(write=True), []
         known = {e["sha"] for c in repo.commits for e in c["files"].values()}
         for asked in json.loads(self.content)["objects"]:
-            sha, actions = asked["oid"], {}
-            if sha not in known:
-                actions = {
-                    "actions": {
-                        "upload": {"href": f"{self.hub.storage}/storage/{sha}"},
-                        "verify": {"href": f"{self.hub.url}/verify/{sha}"},
-                    }
-                }
-            answer.append({"oid": sha, "size": asked["size"], **actions})
+            upload = {"href": f"{self.hub.storage}/storage/{asked['oid']}"}
+            verify = {"href": f"{self.hub.url}/verify/{asked['oid']}"}
+            todo = {"actions": {"upload": upload, "verify": verify}}
+            answer.append({**asked, **({} if asked["oid"] in known else todo)})
         return {"transfer": "basic", "objects": answer}
 
     def on_put(self) -> Any:
@@ -571,39 +477,26 @@ class Handler(BaseHTTPRequestHandler):
         return {"message": "Successful"}
 
     def on_commit(self) -> Any:
-        repo = self.repo(write=True)
-        files, header = repo.tree(), {}
-        for line in self.content.splitlines():
-            step = json.loads(line)
-            value = step["value"]
-            if step["key"] == "header":
-                header = value
+        repo, title = self.repo(write=True), ""
+        files = repo.tree()
+        for key, value in (
+            (s["key"], s["value"]) for s in map(json.loads, self.content.splitlines())
+        ):
+            path = value.get("path")
+            if key == "header":
+                title = value["summary"]
                 if value.get("parentCommit", repo.head) != repo.head:
-                    raise RefusedError(
-                        412, "A commit has happened since. Please refresh and try again."
-                    )
-            elif step["key"] == "file":
-                files[value["path"]] = self.hub.entry(
-                    value["path"], base64.b64decode(value["content"])
-                )
-            elif step["key"] == "lfsFile":
+                    raise RefusedError(412, "A commit has happened since. Please try again.")
+            elif key == "file":
+                files[path] = self.hub.entry(path, base64.b64decode(value["content"]))
+            elif key == "lfsFile":
                 if not (self.hub.root / "blobs" / value["oid"]).exists():
-                    raise RefusedError(400, f"{value['path']} points at an object nobody sent")
-                files[value["path"]] = self.hub.large(value["oid"], value["size"])
-            elif files.pop(value["path"], None) is None:
+                    raise RefusedError(400, f"{path} points at an object nobody sent")
+                files[path] = self.hub.large(value["oid"], value["size"])
+            elif files.pop(path, None) is None:
                 raise RefusedError(404, "A file with this name doesn't exist", "EntryNotFound")
-        oid = self.hub.commit(repo, files, header["summary"])
-        return {
-            "success": True,
-            "commitOid": oid,
-            "commitUrl": f"{self.hub.url}/{repo.id}/commit/{oid}",
-        }
-
-    def on_commits(self) -> Any:
-        made = (
-            {"id": c["oid"], "title": c["title"], "date": c["date"]} for c in self.repo().commits
-        )
-        return [{**c, "message": "", "authors": []} for c in reversed(list(made))]
+        oid = self.hub.commit(repo, files, title)
+        return {"commitOid": oid, "commitUrl": f"{self.hub.url}/{repo.id}/commit/{oid}"}
 
     def on_tag(self) -> Any:
         repo, name = self.repo(write=True), json.loads(self.content)["tag"]
@@ -613,63 +506,61 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.save(repo)
         return {}
 
-    def on_untag(self) -> Any:
-        repo = self.repo(write=True)
-        if repo.tags.pop(self.args["rev"], None) is None:
-            raise RefusedError(404, "no such tag", "RevisionNotFound")
-        self.hub.save(repo)
-        return {}
-
     def on_info(self) -> Any:
         repo = self.repo()
         oid = repo.resolve(self.args.get("rev", "main"))
         files = repo.tree(oid)
-        card = self.hub.read(files["README.md"]).decode() if "README.md" in files else ""
-        parts = re.match(r"---\r?\n(.*?)\r?\n---", card, re.DOTALL)
-        dates = {"lastModified": repo.commits[-1]["date"], "createdAt": repo.commits[0]["date"]}
+        card = card_data(self.hub.read(files["README.md"]).decode()) if "README.md" in files else {}
         return {
             "_id": oid[:24], "id": repo.id, "sha": oid, "private": repo.private, "disabled": False,
             "gated": "auto" if repo.gated else False, "tags": [], "downloads": 0, "likes": 0,
-            "siblings": [{"rfilename": path} for path in files], **dates,
-            **({"cardData": yaml.safe_load(parts[1])} if parts else {}),
+            "siblings": [{"rfilename": path} for path in files], "cardData": card,
+            "lastModified": repo.commits[-1]["date"], "createdAt": repo.commits[0]["date"],
         }  # fmt: skip
 
     def on_resolve(self) -> Any:
         repo = self.repo(files=True)
-        oid = repo.resolve(self.args["rev"])
-        self.out["X-Repo-Commit"] = oid
+        oid = self.out["X-Repo-Commit"] = repo.resolve(self.args["rev"])
         entry = repo.tree(oid).get(self.args["path"])
         if entry is None:
             raise RefusedError(404, "Entry not found", "EntryNotFound")
         if entry.lfs:
-            linked = {"X-Linked-Etag": f'"{entry.sha}"', "X-Linked-Size": str(entry.size)}
-            self.out |= linked | {"Location": f"{self.hub.storage}/storage/{entry.sha}"}
+            self.out["Location"] = f"{self.hub.storage}/storage/{entry.sha}"
+            self.out |= {"X-Linked-Etag": f'"{entry.sha}"', "X-Linked-Size": str(entry.size)}
             return 302, b""
-        self.out["ETag"] = f'"{entry.oid}"'
-        return self.ranged(self.hub.read(entry))
+        return self.ranged(self.hub.read(entry), entry.oid)
 
     def on_storage(self) -> Any:
         blob = self.hub.root / "blobs" / self.args["sha"]
         if not blob.exists():
             raise RefusedError(404, "NoSuchKey")
-        self.out["ETag"] = f'"{self.args["sha"]}"'
-        return self.ranged(blob.read_bytes())
+        return self.ranged(blob.read_bytes(), blob.name)
 
-    def ranged(self, content: bytes) -> Any:
-        self.out["Accept-Ranges"] = "bytes"
+    def ranged(self, content: bytes, etag: str) -> Any:
+        self.out |= {"Accept-Ranges": "bytes", "ETag": f'"{etag}"'}
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not found:
             return content
         first, last = int(found[1]), min(int(found[2] or len(content)), len(content) - 1)
         if first > last:
-            self.out["Content-Range"] = f"bytes */{len(content)}"
             raise RefusedError(416, "range not satisfiable")
         self.out["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         return 206, content[first : last + 1]
 
 
+def card_data(readme: str) -> dict[str, Any]:
+    parts = re.match(r"---\r?\n(.*?)\r?\n---", readme, re.DOTALL)
+    return (yaml.safe_load(parts[1]) if parts else None) or {}
+
+
+def git_oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def is_large(path: str, sample: bytes, size: int) -> bool:
+    return path.endswith((".safetensors", ".parquet")) or b"\0" in sample or size > 10_000_000
+
+
 def flipped(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return (
-        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :] if content else b""
-    )
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] if content else b""
