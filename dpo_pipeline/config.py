@@ -4,10 +4,19 @@
 `python flows/full.py`, and the form of the Prefect deployment.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -69,8 +78,10 @@ class IdentityConfig(Section):
     original_name: Name = Field("Qwen", description="Name the reference model gives itself.")
     new_name: Name = Field("Deep Qwen", description="Name the policy shall give.")
     aliases: dict[Name, Name] = Field(
-        default_factory=lambda: {"通义千问": "Deep Qwen", "Tongyi Qianwen": "Deep Qwen"},
-        description="Other spellings of the original name, each with its replacement (JSON).",
+        {"通义千问": "", "Tongyi Qianwen": ""},
+        validate_default=True,
+        description="Other spellings of the original name, each with its replacement; empty: the "
+        "new name (JSON).",
     )
     any_case: bool = Field(
         True,
@@ -91,6 +102,21 @@ class IdentityConfig(Section):
     new_developer: Name | None = Field(
         None, description="Maker the policy shall name instead; null keeps the maker."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_are_of_qwen(cls, data: Any) -> Any:
+        """Start another original name without Qwen's aliases and maker."""
+        if isinstance(data, dict) and data.get("original_name", "Qwen") != "Qwen":
+            return {"aliases": {}, "developer": None, "developer_aliases": (), **data}
+        return data
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _empty_is_the_new_name(cls, aliases: Any, info: ValidationInfo) -> Any:
+        if isinstance(aliases, dict) and "new_name" in info.data:
+            return {alias: new or info.data["new_name"] for alias, new in aliases.items()}
+        return aliases
 
     @model_validator(mode="after")
     def _changes_something(self) -> "IdentityConfig":
@@ -133,7 +159,7 @@ class PromptsConfig(Section):
         "auto", "conversations", "messages", "alpaca", "query-response", "prompt", "preference"
     ] = Field("auto", description="Shape of a row; auto recognises it from the columns.")
     columns: dict[str, str] = Field(
-        default_factory=dict,
+        {},
         description='Expected column -> column in the source, e.g. {"instruction": "question"} '
         "(JSON).",
     )
@@ -231,7 +257,7 @@ class PairsConfig(Section):
         "the name did not occur; or the one given by the source.",
     )
     templates: dict[str, tuple[str, ...]] = Field(
-        default_factory=lambda: {
+        {
             "en": ("I'm {name}, a language model made by {developer}.", "My name is {name}."),
             "zh": ("我是{name}，由{developer}开发的语言模型。", "我的名字是{name}。"),
         },
