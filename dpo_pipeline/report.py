@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from importlib import resources
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,8 @@ CURVES = (
     ("Preference accuracy", (("accuracy", "accuracy"),)),
     ("Log-probability (nats)", (("chosen_logp", "chosen"), ("rejected_logp", "rejected"))),
 )
+SHOWN = 8  # answers or pairs of a kind
+SAMPLED_FROM = 1000  # pairs that are looked at
 _WORD = re.compile(r"\s+|[぀-ヿ㐀-鿿가-힣]|[^\W_]+|.", re.DOTALL)
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -89,7 +91,7 @@ def write_report(
 
     Args:
         out: The file to write.
-        scorecard: What `evaluate` returned.
+        scorecard: Content of scorecard.json.
         answers: answers.parquet beside it.
         history: history.jsonl of training, or null.
         pairs: A Parquet file of pairs to show a sample of, or null.
@@ -99,34 +101,30 @@ def write_report(
     Returns:
         `out`.
     """
+    from dpo_pipeline.pairs import REASONS
+
+    rows = _rows(scorecard)
     longest = max([s["seconds"] for s in stages], default=0) or 1
-    return _render(
+    page = _render(
         "report.html.j2",
-        out,
         card=scorecard,
         headings=HEADINGS,
-        headline=[_row(scorecard, name) for name in TILES if name in scorecard["after"]],
-        rates=[r for r in _rows(scorecard) if r["unit"] == "%"],
-        figures=[r for r in _rows(scorecard) if r["unit"] != "%"],
-        failed=[
-            {
-                **f,
-                "label": LABELS[f["measure"]],
-                "shown": show(f["value"], f["measure"]),
-                "limit": show(f["threshold"], f["measure"]),
-            }
-            for f in scorecard["verdict"]["failed"]
-        ],
+        headline=[row for row in rows if row["key"] in TILES],
+        rates=[row for row in rows if row["unit"] == "%"],
+        figures=[row for row in rows if row["unit"] != "%"],
+        failed=[row for row in rows if row["failed"]],
         examples=[{**e, "diff": diff(e["before"], e["after"])} for e in scorecard["examples"]],
         answers=_pick_answers(answers),
         curves=_curves(history),
         pairs=_pick_pairs(pairs),
         quarantine=sorted(quarantine.items(), key=lambda item: -item[1]),
-        reasons=_reasons(),
+        reasons=REASONS,
         lineage=list(_flatten(lineage)),
         stages=[{**s, "share": s["seconds"] / longest} for s in stages],
         seconds=sum(s["seconds"] for s in stages),
     )
+    out.write_text(page, encoding="utf-8", errors="replace")
+    return out
 
 
 def write_comparison(out: Path, runs: Sequence[Mapping[str, Any]]) -> Path:
@@ -138,25 +136,34 @@ def write_comparison(out: Path, runs: Sequence[Mapping[str, Any]]) -> Path:
     Returns:
         `out`.
     """
-    names = [n for n in LABELS if any(n in r["scorecard"]["after"] for r in runs)]
-    return _render(
+    tables = [{row["key"]: row for row in _rows(run["scorecard"])} for run in runs]
+    page = _render(
         "compare.html.j2",
-        out,
         runs=runs,
         settings=list(dict.fromkeys(key for run in runs for key in run["settings"])),
         measures=[
-            {"name_key": n, **LABELS[n]._asdict(), "rows": [_row(r["scorecard"], n) for r in runs]}
-            for n in names
+            {"key": key, **label._asdict(), "rows": [table[key] for table in tables]}
+            for key, label in LABELS.items()
+            if all(key in table for table in tables)
         ],
         headline=TILES,
     )
+    out.write_text(page, encoding="utf-8", errors="replace")
+    return out
+
+
+def scorecard_image(scorecard: Mapping[str, Any]) -> str:
+    """Draw all rates before and after with their intervals: an SVG as a data address."""
+    rates = [r for r in _rows(scorecard) if r["unit"] == "%" and r["after"]["n"]]
+    image = _render("scorecard.svg.j2", card=scorecard, rates=rates)
+    return "data:image/svg+xml;base64," + base64.b64encode(image.encode()).decode()
 
 
 def scorecard_rows(scorecard: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
     """Return measure, before, after, 95% interval, n and gate of every measure, as text."""
     rows = []
     for row in _rows(scorecard):
-        limit = "" if row["limit"] is None else f"{row['bound']} {row['limit']}"
+        limit = "" if row["limit"] is None else f"{row['sign']} {row['limit']}"
         interval = f"{row['low']} - {row['high']}" if row["after"]["n"] else ""
         mark = "" if not limit else "FAILED " if row["failed"] else "ok "
         unit = "" if row["unit"] in ("%", "") else f" ({row['unit']})"
@@ -170,13 +177,12 @@ def scorecard_markdown(scorecard: Mapping[str, Any]) -> str:
     verdict, names = scorecard["verdict"], scorecard["identity"]
     title = f"{names['original_name']} to {names['new_name']}"
     lines = [f"# {'Passed' if verdict['passed'] else 'FAILED'}: {escape_markdown(title)}", ""]
-    for f in verdict["failed"]:
-        name, value = f["measure"], show(f["value"], f["measure"])
-        bound = "at most" if name in AT_MOST else "at least"
-        limit = show(f["threshold"], name)
-        lines.append(
-            f"- **{LABELS[name].name}** is {value}, must be {bound} {limit} (n = {f['n']})"
-        )
+    lines += [
+        f"- **{row['name']}** is {row['now']}, the gate asks {row['sign']} {row['limit']} "
+        f"(n = {row['after']['n']})"
+        for row in _rows(scorecard)
+        if row["failed"]
+    ]
     heads = ("Measure", "Before", "After", "95% interval", "n", "Gate")
     lines += ["", *_markdown_table(heads, scorecard_rows(scorecard)), ""]
     said = [
@@ -231,7 +237,7 @@ def _join_runs(words: Sequence[tuple[bool, str]]) -> list[tuple[bool, str]]:
     return [(c, "".join(word for _, (_, word) in run)) for c, run in joined]
 
 
-def _render(template: str, out: Path, **context: Any) -> Path:
+def _render(template: str, **context: Any) -> str:
     import jinja2
 
     data = resources.files("dpo_pipeline") / "data"
@@ -245,36 +251,38 @@ def _render(template: str, out: Path, **context: Any) -> Path:
     )
     environment.filters |= {"visible": lambda value: visible(str(value)), "show": show}
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    page = environment.get_template(template).render(
+    return environment.get_template(template).render(
         **context, style=style, style_digest=digest, labels=LABELS
     )
-    out.write_text(page, encoding="utf-8", errors="replace")
-    return out
 
 
 def _rows(scorecard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_row(scorecard, name) for name in LABELS if name in scorecard["after"]]
-
-
-def _row(scorecard: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Collect what is shown of one measure, figures as text beside the numbers."""
-    nothing = {"value": None, "n": 0, "low": None, "high": None}
-    before, after = (scorecard[side].get(name, nothing) for side in ("before", "after"))
-    limit = scorecard["verdict"].get("thresholds", {}).get(name)
-    return {
-        "key": name,
-        **LABELS[name]._asdict(),
-        "before": before,
-        "after": after,
-        "was": show(before["value"], name),
-        "now": show(after["value"], name),
-        "low": show(after["low"], name),
-        "high": show(after["high"], name),
-        "threshold": limit,
-        "limit": None if limit is None else show(limit, name),
-        "bound": "≤" if name in AT_MOST else "≥",
-        "failed": name in {f["measure"] for f in scorecard["verdict"]["failed"]},
-    }
+    """Collect what is shown of every measure, figures as text beside the numbers."""
+    before, after, verdict = (scorecard[key] for key in ("before", "after", "verdict"))
+    failed = {line["measure"] for line in verdict["failed"]}
+    rows = []
+    for key, label in LABELS.items():
+        if key not in after:
+            continue
+        figures, limit = after[key], verdict["thresholds"].get(key)
+        was = before.get(key, {"value": None, "n": 0, "low": None, "high": None})
+        shown = {name: show(figures[name], key) for name in ("low", "high")}
+        rows.append(
+            {
+                "key": key,
+                **label._asdict(),
+                "before": was,
+                "after": figures,
+                "was": show(was["value"], key),
+                "now": show(figures["value"], key),
+                **shown,
+                "threshold": limit,
+                "limit": None if limit is None else show(limit, key),
+                "sign": "≤" if key in AT_MOST else "≥",
+                "failed": key in failed,
+            }
+        )
+    return rows
 
 
 def _pick_answers(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -293,7 +301,10 @@ def _pick_answers(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
         ],
     }
     return [
-        (f"{title} ({len(many)})", [{**r, "diff": diff(r["before"], r["after"])} for r in many[:8]])
+        (
+            f"{title} ({len(many)})",
+            [{**r, "diff": diff(r["before"], r["after"])} for r in many[:SHOWN]],
+        )
         for title, many in groups.items()
         if many
     ]
@@ -302,13 +313,15 @@ def _pick_answers(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
 def _pick_pairs(path: Path | None) -> list[dict[str, Any]]:
     from dpo_pipeline.tables import read_rows
 
-    rows = list(read_rows(path, ("id", "prompt", "chosen", "rejected"))) if path else []
+    if path is None:
+        return []
+    rows = list(islice(read_rows(path, ("prompt", "chosen", "rejected")), SAMPLED_FROM))
     return [
         {
             "prompt": r["prompt"][-1]["content"],
             "diff": diff(r["rejected"][0]["content"], r["chosen"][0]["content"]),
         }
-        for r in sorted(rows, key=lambda r: str(r["id"]))[:8]
+        for r in rows[:: -(-len(rows) // SHOWN) or 1]
     ]
 
 
@@ -357,12 +370,6 @@ def _curves(path: Path | None) -> list[dict[str, Any]]:
             }
         )
     return charts
-
-
-def _reasons() -> Mapping[str, str]:
-    from dpo_pipeline.pairs import REASONS
-
-    return REASONS
 
 
 def _flatten(tree: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str]]:

@@ -1,8 +1,10 @@
 """The report: what it says, that nothing in it acts, and what a real browser makes of it."""
 
+import base64
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -145,7 +147,7 @@ class TestPage:
         page = write(PLANTED).read_text("utf-8")
         top = page[page.index('id="verdict"') : page.index("Main figures")]
         assert "Failed" in top
-        assert re.search(r"Leak rate</b> is 10\s%\s+and must be at most 2\s%", top)
+        assert re.search(r"Leak rate</b> is 10\s%\s+and must be ≤ 2\s%", top)
 
     def test_it_needs_nothing_but_itself(self, write):
         page = write(GOOD).read_text("utf-8")
@@ -216,6 +218,19 @@ class TestShortForms:
         # The table of answers: 3 columns, so 4 unescaped pipes in every row.
         rows = markdown[markdown.index("| Prompt") :].splitlines()
         assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if row} == {4}
+
+    def test_the_image_is_a_drawing_and_nothing_else(self):
+        card = make_card(PLANTED)[0]
+        card["identity"]["new_name"] = HOSTILE
+        address = report.scorecard_image(card)
+        kind, _, data = address.partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        drawing = ElementTree.fromstring(base64.b64decode(data))
+        text = " ".join(drawing.itertext())
+        assert "failed" in text
+        assert "Leak rate" in text
+        tags = {element.tag.rpartition("}")[2] for element in drawing.iter()}
+        assert tags == {"svg", "rect", "text", "tspan", "line", "circle"}
 
     def test_diff_marks_words_not_spaces(self):
         cut = report.diff("I'm Qwen.", "I'm Deep Qwen.")
