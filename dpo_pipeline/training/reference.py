@@ -9,25 +9,21 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_pipeline.keys import digest_of
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from trl.trainer.dpo_trainer import DPOTrainer
-
-    _Trainer = DPOTrainer
-else:
-    _Trainer = object
 
 log = logging.getLogger("dpo_pipeline.training")
 
 CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"  # TRL's names of the columns
 
 
-class CachedReference(_Trainer):
-    """Mixin in front of a DPOTrainer: looks reference log-probabilities up before computing.
+class CachedReferenceDPOTrainer(DPOTrainer):
+    """DPOTrainer that takes tokens, and looks reference log-probabilities up before computing.
 
     Attributes:
         reference_folder: Where the files are kept.
@@ -41,35 +37,47 @@ class CachedReference(_Trainer):
         self.reference_folder, self.reference_digest = folder, digest
         super().__init__(*args, **kwargs)
 
-    def _prepare_dataset(self, dataset: "Dataset", *args: Any) -> "Dataset":
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         """Leave pairs that are tokens already as they are."""
         if "prompt_ids" in dataset.column_names:
             return dataset
         prepared: Dataset = super()._prepare_dataset(dataset, *args)
         return prepared
 
-    def _precompute_ref_logps(self, dataset: "Dataset", name: str, batch_size: int) -> "Dataset":
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         path = self.reference_folder / f"{self._key(dataset)}.json"
-        found = read_logps(path, len(dataset))
-        if found is None:
+        logps = read_logps(path, len(dataset))
+        if logps is None:
             log.info("Computing the reference log-probabilities of %d pairs", len(dataset))
-            made: Dataset = super()._precompute_ref_logps(dataset, name, batch_size)
+            logps = self._compute(dataset, batch_size)
             if self.accelerator.is_main_process:
-                write_logps(path, made[CHOSEN], made[REJECTED])
-            return made
-        log.info("Reference log-probabilities of %d pairs found", len(dataset))
-        for column, values in zip((CHOSEN, REJECTED), found, strict=True):
+                write_logps(path, *logps)
+        for column, values in zip((CHOSEN, REJECTED), logps, strict=True):
             dataset = dataset.add_column(column, values)
         return dataset
 
-    def _key(self, dataset: "Dataset") -> str:
+    def _compute(self, dataset: Dataset, batch_size: int) -> tuple[list[float], list[float]]:
+        """Every process scores its share of the pairs; all of them get all scores."""
+        share = range(self.accelerator.process_index, len(dataset), self.accelerator.num_processes)
+        scored: list[tuple[int, float, float]] = []
+        score: Any = self.compute_ref_log_probs
+        for start in range(0, len(share), batch_size):
+            rows = share[start : start + batch_size]
+            batch = self._prepare_inputs(self.data_collator([dataset[row] for row in rows]))
+            logps = score(self.ref_model or self.model, batch)
+            scored += zip(rows, *(side.tolist() for side in logps), strict=True)
+        ordered = sorted(gather_object(scored))
+        return [chosen for _, chosen, _ in ordered], [rejected for *_, rejected in ordered]
+
+    def _key(self, dataset: Dataset) -> str:
         columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+        settings: Any = self.args
         return digest_of(
             {
                 "weights": self.reference_digest,
                 "tokens": [digest_of(list(dataset[column])) for column in columns],
-                "max_length": self.args.max_length,
-                "bf16": self.args.bf16,
+                "max_length": settings.max_length,
+                "bf16": settings.bf16,
             }
         )
 

@@ -35,12 +35,24 @@ MALLOC = {"mmap_threshold": 1 << 25, "trim_threshold": 1 << 34, "top_pad": 1 << 
 Progress = Callable[[int, int, str], None]
 
 
-class _OutOfMemoryError(TrainingError):
-    """The child ran out of memory; `budget` is the row budget (tokens) to try next."""
+class OutOfMemoryError(TrainingError):
+    """Memory ran out in the child.
 
-    def __init__(self, message: str, budget: int) -> None:
-        super().__init__(message)
-        self.budget = budget
+    Attributes:
+        pairs: How many went through the model at once.
+        tokens: How many these were, at most.
+    """
+
+    def __init__(self, pairs: int, tokens: int) -> None:
+        super().__init__(pairs, tokens)
+        self.pairs, self.tokens = pairs, tokens
+
+    def __str__(self) -> str:
+        return (
+            f"Out of memory with {self.pairs} pairs of up to {self.tokens} tokens at once. Lower "
+            "train.max_length, set train.gradient_checkpointing or train.lora, or use a smaller "
+            "model. Checkpoints are kept."
+        )
 
 
 def train(
@@ -81,6 +93,7 @@ def train(
         "pairs": str(pairs),
         "pairs_digest": hashlib.sha256(pairs.read_bytes()).hexdigest(),
         "device": model.device,
+        "parent": os.getpid(),
         "config": config.model_dump(mode="json"),
         "out": str(out),
         "work": str(work),
@@ -89,9 +102,11 @@ def train(
     while True:
         try:
             _run_child(job, work / "job.json", on_progress)
-        except _OutOfMemoryError as error:
-            log.warning("%s; going on with at most %d tokens a row", error, error.budget)
-            job["config"] = config.model_dump(mode="json") | {"row_tokens": error.budget}
+        except OutOfMemoryError as error:
+            if error.pairs == 1:
+                raise
+            log.warning("Out of memory with %d pairs at once: splitting them", error.pairs)
+            job["config"] = config.model_dump(mode="json") | {"row_tokens": error.tokens // 2}
         else:
             result: dict[str, Any] = json.loads((out / "training.json").read_text())
             return result
@@ -176,11 +191,9 @@ def _follow(
 
 
 def _raise_failure(code: int, failure: dict[str, Any], tail: deque[str]) -> None:
-    if budget := failure.get("budget"):
-        raise _OutOfMemoryError(failure["message"], budget)
     if failure:
-        kind: type[Exception] = getattr(errors, failure["type"], TrainingError)
-        raise kind(failure["message"])
+        kinds = {**vars(errors), "OutOfMemoryError": OutOfMemoryError}
+        raise kinds[failure["type"]](*failure["arguments"])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     hint = " (the system may be out of memory)" if code == -signal.SIGKILL else ""
     raise TrainingError(f"Training {how}{hint}. The end of its log:\n" + "\n".join(tail))

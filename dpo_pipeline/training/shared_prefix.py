@@ -12,56 +12,55 @@ data parallelism stay TRL's: its loss asks the model for token log-probabilities
 them in the shape it expects.
 """
 
-import logging
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-log = logging.getLogger("dpo_pipeline.training")
-
 ATTENTION = "shared_prefix"
-BLOCK = 128  # query tokens of one attention block on CPU
-# Score gradients up to this size are kept for the backward pass; larger ones are made again.
+BLOCK = 128  # query tokens of one attention block on a CPU
+# Gradients of the scores up to this size are kept for the backward pass; larger ones are made
+# again there, tile by tile.
 KEPT_BYTES = 1 << 30
 TILE_BYTES = 1 << 28
-CACHE_ELEMENTS = {"cpu": 1 << 20}  # numbers worked on at a time: what a core's cache holds
+CACHED = {"cpu": 1 << 20}  # float32 numbers that stay in a core's cache while worked on
+UNCACHED = 1 << 28
 
 
 class NotExactError(RuntimeError):
     """The packed forward pass of this model differs from the plain one."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Queries [start, stop) of the row and the keys they may need, as row indices."""
+class Block(NamedTuple):
+    """Queries [start, stop) of the row, the keys they may need, and who sees whom."""
 
     start: int
     stop: int
-    keys: Tensor  # (keys,)
-    bias: Tensor  # (stop - start, keys): 0 where a query attends, -inf where not
+    keys: Tensor  # (keys,), indices into the row
+    bias: Tensor  # (stop - start, keys), 0 where the query attends, -inf where not
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tree:
     """The token tree of several sequences, in depth-first order.
 
     Attributes:
         tokens: Token ids. Shape (nodes,).
-        positions: Depth of every token, its position in its own sequences. Shape (nodes,).
-        stop: End of every token's subtree: j is an ancestor of i, or i, where
+        positions: Depth of every token: its position in its own sequences. Shape (nodes,).
+        stop: End of every token's subtree: i descends from j, or is j, where
             j <= i < stop[j]. Shape (nodes,).
-        source: Token whose hidden state predicts a scored token. Shape (scored,).
-        target: Id of the scored token. Shape (scored,).
+        source: For every scored token the token whose hidden state predicts it, as an index
+            into the row. Shape (scored,).
+        target: Id of every scored token. Shape (scored,).
         grid: For every position of the padded batch the index of its score, or `scored`
             where nothing is scored. Shape (sequences, seq - 1).
     """
@@ -72,7 +71,6 @@ class Tree:
     source: Tensor
     target: Tensor
     grid: Tensor
-    _blocks: dict[torch.dtype, list[Block]] = field(default_factory=dict)
 
     @cached_property
     def mask(self) -> Tensor:
@@ -80,69 +78,71 @@ class Tree:
         index = torch.arange(len(self.stop), device=self.stop.device)
         return (index <= index[:, None]) & (index[:, None] < self.stop)
 
-    def blocks(self, dtype: torch.dtype) -> list[Block]:
-        """Cut the row into blocks of queries, each with its own keys only."""
-        if dtype not in self._blocks:
-            self._blocks[dtype] = [
-                self._block(start, min(start + BLOCK, len(self.tokens)), dtype)
-                for start in range(0, len(self.tokens), BLOCK)
-            ]
-        return self._blocks[dtype]
-
-    def _block(self, start: int, stop: int, dtype: torch.dtype) -> Block:
-        ancestors = (self.stop[:start] > start).nonzero()[:, 0]
-        keys = torch.cat([ancestors, torch.arange(start, stop)])
-        queries = torch.arange(start, stop)[:, None]
-        seen = (keys <= queries) & (queries < self.stop[keys])
-        bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
-        return Block(start, stop, keys, bias)
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The row cut into blocks of queries, each with its own keys only."""
+        blocks = []
+        for start in range(0, len(self.stop), BLOCK):
+            queries = torch.arange(start, min(start + BLOCK, len(self.stop)))
+            ancestors = (self.stop[:start] > start).nonzero()[:, 0]
+            keys = torch.cat([ancestors, queries])
+            seen = (keys <= queries[:, None]) & (queries[:, None] < self.stop[keys])
+            bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+            blocks.append(Block(start, start + len(queries), keys, bias))
+        return blocks
 
 
-def build_tree(sequences: list[list[int]], scored_from: list[list[bool]], width: int) -> Tree:
+def build_tree(
+    sequences: list[list[int]], scored: list[list[bool]], width: int, device: torch.device
+) -> Tree:
     """Merge sequences into a tree.
+
+    In sorted order a sequence shares all it can with the one before, so that its fresh tokens
+    simply go to the end of the row.
 
     Args:
         sequences: Token ids of every sequence, without padding.
-        scored_from: For every token of every sequence, whether it is scored.
+        scored: For every token of every sequence, whether it is scored.
         width: Length of the padded batch (tokens).
+        device: Where the tree goes.
     """
-    order = sorted(range(len(sequences)), key=sequences.__getitem__)
     tokens: list[int] = []
     positions: list[int] = []
     stop: list[int] = []
-    scores: dict[int, int] = {}  # node -> index of its score
     source: list[int] = []
+    scores: dict[int, int] = {}  # index into the row -> index of its score
     grid = [[-1] * (width - 1) for _ in sequences]
-    path: list[int] = []  # nodes from the root to the end of the sequence before
-    for row in order:
-        sequence = sequences[row]
-        shared = 0
+    path: list[int] = []  # the sequence before, as indices into the row
+    for number in sorted(range(len(sequences)), key=sequences.__getitem__):
+        sequence, shared = sequences[number], 0
         while shared < min(len(path), len(sequence)) and tokens[path[shared]] == sequence[shared]:
             shared += 1
         for node in path[shared:]:
             stop[node] = len(tokens)
-        fresh = range(len(tokens), len(tokens) + len(sequence) - shared)
-        path = [*path[:shared], *fresh]
+        path[shared:] = range(len(tokens), len(tokens) + len(sequence) - shared)
         tokens += sequence[shared:]
         positions += range(shared, len(sequence))
-        stop += [0] * len(fresh)
+        stop += [0] * (len(sequence) - shared)
         for column in range(1, len(sequence)):
-            if scored_from[row][column]:
+            if scored[number][column]:
                 node = path[column]
                 if node not in scores:
                     scores[node] = len(source)
                     source.append(path[column - 1])
-                grid[row][column - 1] = scores[node]
+                grid[number][column - 1] = scores[node]
     for node in path:
         stop[node] = len(tokens)
-    ids = torch.tensor(tokens)
-    places = torch.tensor(grid)
+
+    def tensor(values: Any) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    places = tensor(grid)
     return Tree(
-        tokens=ids,
-        positions=torch.tensor(positions),
-        stop=torch.tensor(stop),
-        source=torch.tensor(source, dtype=torch.long),
-        target=ids[list(scores)],
+        tokens=tensor(tokens),
+        positions=tensor(positions),
+        stop=tensor(stop),
+        source=tensor(source),
+        target=tensor([tokens[node] for node in scores]),
         grid=places.masked_fill(places < 0, len(source)),
     )
 
@@ -158,14 +158,16 @@ class _BlockAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float
     ) -> Tensor:
-        # query (heads, nodes, dim); key, value (kv_heads, nodes, dim)
-        out = torch.empty_like(query)
+        """Attend. Shapes (heads, nodes, dim), key and value with key heads."""
+        out, heads, dim = torch.empty_like(query), *query.shape[::2]
         weights = []
-        for block in tree.blocks(query.dtype):
-            weight = _weights(block, query, key, scaling)
-            weights.append(weight)
-            mixed = weight @ value[:, block.keys]
-            out[:, block.start : block.stop] = mixed.view(len(query), -1, query.shape[-1])
+        for block in tree.blocks:
+            scores = _fold(query, block, len(key)) @ key[:, block.keys].mT
+            scores *= scaling
+            scores.view(len(key), -1, *block.bias.shape).add_(block.bias)
+            weights.append(scores.softmax(dim=-1))
+            mixed = weights[-1] @ value[:, block.keys]
+            out[:, block.start : block.stop] = mixed.view(heads, -1, dim)
         ctx.save_for_backward(query, key, value, *weights)
         ctx.tree, ctx.scaling = tree, scaling
         return out
@@ -173,33 +175,27 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *weights = ctx.saved_tensors
-        (grad_out,) = grads
+        heads, dim = query.shape[::2]
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        for block, weight in zip(ctx.tree.blocks(query.dtype), weights, strict=True):
-            rows = slice(block.start, block.stop)
-            keys = block.keys
-            grad = grad_out[:, rows].reshape(len(key), -1, key.shape[-1])
-            grad_value.index_add_(1, keys, weight.mT @ grad)
-            grad_weight = grad @ value[:, keys].mT
+        for block, weight in zip(ctx.tree.blocks, weights, strict=True):
+            grad = _fold(grads[0], block, len(key))
+            grad_value.index_add_(1, block.keys, weight.mT @ grad)
+            grad_weight = grad @ value[:, block.keys].mT
             grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
             grad_score *= ctx.scaling
-            grad_query[:, rows] = (grad_score @ key[:, keys]).view(len(query), -1, key.shape[-1])
-            asked = query[:, rows].reshape(len(key), -1, key.shape[-1])
-            grad_key.index_add_(1, keys, grad_score.mT @ asked)
+            grad = grad_score @ key[:, block.keys]
+            grad_query[:, block.start : block.stop] = grad.view(heads, -1, dim)
+            grad_key.index_add_(1, block.keys, grad_score.mT @ _fold(query, block, len(key)))
         return grad_query, grad_key, grad_value, None, None
 
 
-def _weights(block: Block, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention weights of a block, query heads folded into their key head.
+def _fold(query: Tensor, block: Block, key_heads: int) -> Tensor:
+    """Take a block's queries, the heads that share a key head below each other.
 
-    Shape (kv_heads, heads / kv_heads * queries, keys).
+    Shape (key_heads, heads / key_heads * queries, dim).
     """
-    asked = query[:, block.start : block.stop].reshape(len(key), -1, key.shape[-1])
-    scores = asked @ key[:, block.keys].mT
-    scores *= scaling
-    scores.view(len(key), -1, *block.bias.shape).add_(block.bias)
-    return scores.softmax(dim=-1)
+    return query[:, block.start : block.stop].reshape(key_heads, -1, query.shape[-1])
 
 
 def tree_attention(
@@ -217,20 +213,20 @@ def tree_attention(
 
     Args:
         module: The attention layer.
-        query: Shape (1, heads, nodes, dim); key and value with kv_heads.
-        key: See query.
-        value: See query.
-        attention_mask: Unused for a packed row.
+        query: Shape (1, heads, nodes, dim).
+        key: Shape (1, key_heads, nodes, dim).
+        value: As key.
+        attention_mask: Not read where there is a tree.
         scaling: Factor on the scores; None: 1 / sqrt(dim).
         dropout: On the attention weights.
         tree: The packed row.
         **kwargs: What else the model passes to its attention.
 
     Returns:
-        Shape (1, nodes, heads, dim), and None for the weights.
+        Shape (1, nodes, heads, dim); and None, for the weights.
 
     Raises:
-        NotExactError: When the layer attends in a way that a tree cannot follow.
+        NotExactError: When the layer attends in a way that a tree does not cover.
     """
     if tree is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
@@ -248,7 +244,8 @@ def tree_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cpu":
-        out = _BlockAttention.apply(query[0], key[0], value[0], tree, scaling)[None]
+        attend: Any = _BlockAttention.apply
+        out = attend(query[0], key[0], value[0], tree, scaling)[None]
     else:
         out = F.scaled_dot_product_attention(
             query, key, value, attn_mask=tree.mask, scale=scaling, enable_gqa=True
@@ -260,86 +257,73 @@ AttentionInterface.register(ATTENTION, tree_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-class _TokenLogProbs(torch.autograd.Function):
+class _TokenScores(torch.autograd.Function):
     """Log-probabilities of target tokens from hidden states, and what TRL logs of them.
 
-    The gradient of the scores, probability minus one at the target, is made in the forward
-    pass in place of the scores, so that the backward pass is two matrix products.
+    The forward pass makes the gradient of the scores in their place, so that the backward
+    pass is two matrix products.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
-    ) -> tuple[Tensor, ...]:
-        # hidden (scored, width), weight (vocabulary, width), target (scored,)
-        row_bytes = weight.shape[0] * hidden.element_size()
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """Score. Shapes (scored, width), (vocabulary, width), (scored,); all out (scored,)."""
+        row_bytes = len(weight) * weight.element_size()
         kept = len(hidden) * row_bytes <= KEPT_BYTES
-        ctx.rows = len(hidden) if kept else max(1, TILE_BYTES // row_bytes)
+        ctx.rows = max(1, len(hidden) if kept else TILE_BYTES // row_bytes)
         figures = torch.empty(4, len(hidden), device=hidden.device)
         tiles = []
-        for start in range(0, len(hidden), max(1, ctx.rows)):
+        for start in range(0, len(hidden), ctx.rows):
             rows = slice(start, start + ctx.rows)
-            tile = _score(hidden[rows], weight, bias, target[rows], figures[:, rows])
-            tiles.append(tile)
-            if not kept:
-                tiles.clear()
-        ctx.save_for_backward(hidden, weight, bias, target, *tiles)
+            tile = _score(hidden[rows], weight, target[rows], figures[:, rows])
+            tiles += [tile] if kept else []
+        ctx.save_for_backward(hidden, weight, target, *tiles)
         logps, entropy, mean, top = figures
-        top = top.bool()
-        ctx.mark_non_differentiable(entropy, mean, top)
-        return logps, entropy, mean, top
+        hit = top.bool()
+        ctx.mark_non_differentiable(entropy, mean, hit)
+        return logps, entropy, mean, hit
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, target, *tiles = ctx.saved_tensors
+        hidden, weight, target, *tiles = ctx.saved_tensors
         outer = -grads[0][:, None]
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = grad_bias = None
-        for number, start in enumerate(range(0, len(hidden), max(1, ctx.rows))):
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        unused = torch.empty(4, ctx.rows, device=hidden.device)
+        for number, start in enumerate(range(0, len(hidden), ctx.rows)):
             rows = slice(start, start + ctx.rows)
-            if tiles:
-                tile = tiles[number]
-            else:
-                unused = torch.empty(4, len(target[rows]), device=hidden.device)
-                tile = _score(hidden[rows], weight, bias, target[rows], unused)
+            tile = tiles[number] if tiles else _score(hidden[rows], weight, target[rows], unused)
             grad_hidden[rows] = (tile @ weight) * outer[rows]
-            if ctx.needs_input_grad[1]:
-                part = tile.mT @ (hidden[rows] * outer[rows]).to(tile.dtype)
-                grad_weight = part if grad_weight is None else grad_weight + part
-            if bias is not None and ctx.needs_input_grad[2]:
-                part = (tile * outer[rows]).sum(0)
-                grad_bias = part if grad_bias is None else grad_bias + part
-        return grad_hidden, grad_weight, grad_bias, None
+            if grad_weight is not None:
+                grad_weight.addmm_(tile.mT, (hidden[rows] * outer[rows]).to(tile.dtype))
+        return grad_hidden, grad_weight, None
 
 
-def _score(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, figures: Tensor
-) -> Tensor:
-    """Fill figures (log-prob, entropy, mean score, is top; rows) and return dlogp/dscore, negated.
+def _score(hidden: Tensor, weight: Tensor, target: Tensor, figures: Tensor) -> Tensor:
+    """Fill the figures: log-probability, entropy, mean score, whether the target is on top.
 
-    Shape (rows, vocabulary).
+    Returns:
+        The negated gradient of the log-probability by the scores: probabilities, minus one at
+        the target. Shape (rows, vocabulary).
     """
-    scores = F.linear(hidden, weight, bias)
-    at_once = max(1, CACHE_ELEMENTS.get(hidden.device.type, 1 << 28) // weight.shape[0])
-    for start in range(0, len(hidden), at_once):
-        rows = slice(start, start + at_once)
-        exact = scores[rows].float()
-        wanted = target[rows, None]
-        at_target = exact.gather(1, wanted)[:, 0]
-        top, best = exact.max(dim=1)
-        normalizer = exact.logsumexp(dim=1)
-        probability = (exact - normalizer[:, None]).exp_()
-        figures[0, rows] = at_target - normalizer
+    scores = hidden @ weight.mT
+    step = max(1, CACHED.get(hidden.device.type, UNCACHED) // len(weight))
+    for start in range(0, len(hidden), step):
+        rows = slice(start, start + step)
+        exact, wanted = scores[rows].float(), target[rows, None]
+        normalizer = exact.logsumexp(dim=1, keepdim=True)
+        probability = (exact - normalizer).exp_()
+        normalizer = normalizer[:, 0]
+        figures[0, rows] = exact.gather(1, wanted)[:, 0] - normalizer
         figures[1, rows] = normalizer - torch.linalg.vecdot(probability, exact)
         figures[2, rows] = exact.mean(dim=1)
-        figures[3, rows] = (best == target[rows]).float()
-        probability.scatter_add_(1, wanted, torch.full_like(probability[:, :1], -1.0))
-        scores[rows] = probability
+        figures[3, rows] = (exact.argmax(dim=1) == target[rows]).float()
+        # Subtracted before rounding: for a token that is almost sure, the rest is what counts.
+        scores[rows] = probability.scatter_add_(1, wanted, probability.new_full(wanted.shape, -1))
     return scores
 
 
-def share_prefix(model: PreTrainedModel) -> None:
-    """Have a model with TRL's fused head compute shared tokens once.
+def share_prefix(model: Any) -> None:
+    """Have a causal language model that TRL prepared compute shared tokens once.
 
     Applies to calls that ask for token log-probabilities of a padded batch
     (`fused_lm_head=True`); any other call runs as before.
@@ -347,43 +331,36 @@ def share_prefix(model: PreTrainedModel) -> None:
     plain = model.forward
     model.set_attn_implementation(ATTENTION)
 
-    def forward(
-        self: PreTrainedModel,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        fused_lm_head: bool = False,
-        **kwargs: Any,
-    ) -> Any:
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if fused_lm_head:
-            return _packed_forward(self, input_ids, attention_mask, labels)
-        return plain(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+            batch = (kwargs[name] for name in ("input_ids", "attention_mask", "labels"))
+            return _packed_forward(self, *batch)
+        return plain(*args, **kwargs)
 
     model.forward = types.MethodType(forward, model)
 
 
 def _packed_forward(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
 ) -> FusedCausalLMOutput:
     lengths = attention_mask.sum(dim=1).tolist()
-    pairs = list(zip(input_ids.tolist(), (labels != -100).tolist(), lengths, strict=True))
-    tree = build_tree([i[:n] for i, _, n in pairs], [s[:n] for _, s, n in pairs], labels.shape[1])
+    sequences = [ids[:n] for ids, n in zip(input_ids.tolist(), lengths, strict=True)]
+    scored = (labels != -100).tolist()
+    tree = build_tree(sequences, scored, labels.shape[1], input_ids.device)
     hidden = model.base_model(
         input_ids=tree.tokens[None],
         position_ids=tree.positions[None],
-        # A mask that is already 4D is taken as it is, and none is built.
+        # A mask of four dimensions is taken as it is, so that no other is built.
         attention_mask=torch.empty(1, 1, 0, 0),
         use_cache=False,
         tree=tree,
     ).last_hidden_state[0]
-    head = model.get_output_embeddings()
-    kind = hidden.device.type
+    head, kind = model.get_output_embeddings(), hidden.device.type
+    if head.bias is not None:
+        raise NotExactError("its output layer has a bias")
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    bias = None if head.bias is None else head.bias.to(dtype)
-    figures = _TokenLogProbs.apply(
-        hidden[tree.source].to(dtype), head.weight.to(dtype), bias, tree.target
-    )
+    score: Any = _TokenScores.apply
+    figures = score(hidden[tree.source].to(dtype), head.weight.to(dtype), tree.target)
     logps, entropy, mean, top = (F.pad(figure, (0, 1))[tree.grid] for figure in figures)
     return FusedCausalLMOutput(
         log_probs=logps, entropy=entropy, mean_logits=mean, is_top1=top, label_mask=labels != -100
@@ -391,9 +368,10 @@ def _packed_forward(
 
 
 class SharedPrefixDPOTrainer(DPOTrainer):
-    """TRL's DPOTrainer over packed rows; raises NotExactError where a model cannot be packed.
+    """TRL's DPOTrainer over packed rows; takes the same arguments.
 
-    Takes the arguments of DPOTrainer.
+    Checks itself on some pairs when it is made, and raises NotExactError where the model
+    gives them other log-probabilities packed than plain.
     """
 
     _shared = False
@@ -403,7 +381,7 @@ class SharedPrefixDPOTrainer(DPOTrainer):
         self._share()
 
     def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
-        self._share()  # TRL calls this within its __init__
+        self._share()  # DPOTrainer calls this before its __init__ ends
         return super()._precompute_ref_logps(*args, **kwargs)
 
     def _share(self) -> None:
@@ -411,50 +389,53 @@ class SharedPrefixDPOTrainer(DPOTrainer):
             return
         self._shared = True
         if self.aux_loss_enabled or self.use_weighting:
-            raise NotExactError("the loss needs more than token log-probabilities")
+            raise NotExactError("the loss needs more than log-probabilities of tokens")
         batch = self._sample()
         exact = self._logps(batch, exact=True)
         # In reduced precision the plain pass itself is off; the packed one may be as far off.
-        rounding = (self._logps(batch) - exact).abs().max()
+        rounding = float((self._logps(batch) - exact).abs().max())
         for model in filter(None, (self.model, self.ref_model)):
-            bare = self.accelerator.unwrap_model(model)
+            bare: Any = self.accelerator.unwrap_model(model)
             share_prefix(bare.get_base_model() if hasattr(bare, "get_base_model") else bare)
         try:
             # In training mode: dropout that TRL cannot switch off shows as a difference.
-            difference = (self._logps(batch, training=True) - exact).abs().max()
-        except (NotExactError, TypeError, RuntimeError, ValueError) as error:
-            raise NotExactError(f"packing fails: {error}") from error
-        if not difference <= 3 * rounding + 1e-3:
-            raise NotExactError(f"packed log-probabilities are off by {difference:.2g} nats")
+            off = float((self._logps(batch, training=True) - exact).abs().max())
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise NotExactError(str(error)) from error
+        if not off <= 3 * rounding + 1e-3:
+            raise NotExactError(f"packed log-probabilities are off by {off:.2g} nats")
 
     def _sample(self) -> dict[str, Tensor]:
-        """Collate the longest pair and two others."""
-        rows = self.train_dataset
+        """Collate the longest pair and up to two others, as far as a micro-batch goes."""
+        rows: Any = self.train_dataset
         lengths = [
             len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
             for row in rows
         ]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
-        picked = sorted({0, len(lengths) - 1, longest})
-        batch: dict[str, Tensor] = self._prepare_inputs(
-            self.data_collator([rows[i] for i in picked])
-        )
-        return batch
+        picked = list(dict.fromkeys([longest, 0, len(lengths) - 1]))
+        at_once = self.args.per_device_train_batch_size
+        batch = self.data_collator([rows[i] for i in picked[:at_once]])
+        prepared: dict[str, Tensor] = self._prepare_inputs(batch)
+        return prepared
 
     def _logps(
         self, batch: dict[str, Tensor], *, exact: bool = False, training: bool = False
     ) -> Tensor:
-        """Token log-probabilities under the model as it is, without autocast if exact."""
+        """Log-probabilities of tokens by the model as it is; exact: without autocast."""
+        model: Any = self.model
         off = torch.autocast(self.accelerator.device.type, enabled=False)
-        before = self.model.training
-        self.model.train(training)
+        before = model.training
+        model.train(training)
         with torch.no_grad(), off if exact else self.accelerator.autocast():
-            output = self.model(
+            output = model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 labels=batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100),
                 fused_lm_head=True,
             )
-        self.model.train(before)
+        model.train(before)
         logps: Tensor = output.log_probs
         return logps

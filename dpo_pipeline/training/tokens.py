@@ -1,8 +1,7 @@
 """From the pairs of a Parquet file to the tokens that are trained on, every row accounted for."""
 
-from os.path import commonprefix
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.models import render
@@ -95,7 +94,7 @@ def tokenize_pair(
     plain = not tokenizer.chat_template
     ids = tokenizer([prompt, *texts], add_special_tokens=plain)["input_ids"]
     # The completion starts where prompt and prompt + completion diverge.
-    start = len(commonprefix(ids))
+    start = min(_common(ids[0], ids[1]), _common(ids[0], ids[2]))
     return {
         "prompt_ids": ids[0][:start],
         "chosen_ids": ids[1][start:],
@@ -103,9 +102,22 @@ def tokenize_pair(
     }
 
 
+def _common(one: list[int], other: list[int]) -> int:
+    """Measure the common start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+class MicroBatch(NamedTuple):
+    """What goes through the model at once, at most."""
+
+    pairs: int
+    tokens: int
+
+
 def micro_batch(
     tokens: "Dataset", pairs: int, budget: int, max_length: int, *, packed: bool
-) -> tuple[int, int]:
+) -> MicroBatch:
     """Choose how many pairs go through the model at once.
 
     Args:
@@ -123,11 +135,11 @@ def micro_batch(
     for row in tokens:
         sides = [(row["prompt_ids"] + row[k])[:max_length] for k in ("chosen_ids", "rejected_ids")]
         lengths = [len(side) for side in sides]
-        shared = len(commonprefix(sides))
+        shared = _common(*sides)
         costs.append(sum(lengths) - shared if packed else 2 * max(lengths))
     costs.sort(reverse=True)
     for size in range(pairs, 0, -1):
         needed = sum(costs[:size]) if packed else costs[0] * size
         if pairs % size == 0 and (needed <= budget or size == 1):
-            return size, needed
+            return MicroBatch(size, needed)
     raise AssertionError("one pair always fits")
