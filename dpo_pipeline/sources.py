@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dpo_pipeline.config import PromptsConfig
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.hub import ask, resolve_revision
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,37 +84,7 @@ def resolve_source(config: PromptsConfig) -> SourceRef:
 def _resolve_hub(repo: str, revision: str | None) -> SourceRef:
     if not re.fullmatch(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*", repo):
         raise DataError(f"prompts.source {repo!r} is neither a file nor a Hub id (owner/name)")
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return SourceRef(kind="hub", location=repo, revision=revision, digest=revision)
-
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    login = "log in with `hf auth login` or set HF_TOKEN"
-    try:
-        commit = HfApi().dataset_info(repo, revision=revision, timeout=30).sha
-    except GatedRepoError as error:
-        raise DataError(
-            f"dataset {repo!r} is gated: accept its terms on its Hub page, then {login}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DataError(f"dataset {repo!r} has no branch, tag or commit {revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"{repo!r} is neither a local file nor a dataset on the Hub that you may see; check "
-            f"the spelling, or, if it is private, {login}"
-        ) from error
-    except Exception as error:  # the Hub's client lets its transport's errors through
-        raise DataError(
-            f"cannot ask the Hub for dataset {repo!r} ({type(error).__name__}: {error}); try "
-            "again, or set prompts.revision to a full commit id, or name a local file"
-        ) from error
-    if commit is None:
-        raise DataError(f"the Hub names no commit for dataset {repo!r}; set prompts.revision")
+    commit = resolve_revision(repo, "dataset", revision)
     return SourceRef(kind="hub", location=repo, revision=commit, digest=commit)
 
 
@@ -233,11 +205,18 @@ def _columnar_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _hub_rows(source: SourceRef, split: str) -> Iterator[Any]:
     from datasets import load_dataset
+    from huggingface_hub import HfApi
 
     where = f"{source.location}@{source.revision}"
     try:
-        data = load_dataset(source.location, split=split, revision=source.revision)
-    except Exception as error:  # a wrong split, a missing file, a broken transport
+        load = partial(load_dataset, source.location, split=split, revision=source.revision)
+        data = ask(load, source.location, "dataset")
+    except DataError:
+        raise
+    except Exception as error:  # a wrong split, a file that is none
+        # datasets hides why the Hub refused, so the Hub is asked.
+        check = partial(HfApi().auth_check, source.location, repo_type="dataset")
+        ask(check, source.location, "dataset")
         raise DataError(
             f"split {split!r} of {where} cannot be loaded ({type(error).__name__}: {error}); check "
             "prompts.split, or download one file of it and name that"

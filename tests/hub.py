@@ -43,6 +43,7 @@ ROUTES = [  # the first that fits; a call's name is also the name of its faults
     ("whoami", "GET", "/api/whoami-v2"),
     ("create", "POST", "/api/repos/create"),
     ("validate", "POST", "/api/validate-yaml"),
+    ("auth", "GET", f"{API}/auth-check"),
     ("refs", "GET", f"{API}/refs"),
     ("tree", "GET", f"{API}/tree/{REV}(?:/(?P<path>.+))?"),
     ("paths", "POST", f"{API}/paths-info/{REV}"),
@@ -390,6 +391,10 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(401, "Invalid username or password.")
         token = {"accessToken": {"displayName": "tests", "role": role}, "type": "access_token"}
         return {"type": "user", "name": name, "orgs": [], "auth": token}
+
+    def on_auth(self) -> Any:
+        self.repo(files=True)
+        return {}
 
     def on_create(self) -> Any:
         asked, (name, role) = json.loads(self.content), self.user()

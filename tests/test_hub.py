@@ -44,24 +44,42 @@ def rows(tmp_path):
 # -- what reads use
 
 
-def test_clients_in_a_new_process_read_models_and_datasets_by_id(hub, model, rows):
+def test_a_new_process_reads_models_and_datasets_by_id(hub, model, rows, tmp_path):
     hub.add_model(SMOL, model)
-    hub.add_dataset("tester/rows", rows, private=True)
+    first = hub.add_dataset("tester/rows", rows, private=True)
+    later = shutil.copytree(rows, tmp_path / "later")
+    pq.write_table(pa.table({"text": ["moved"]}), later / "train.parquet")
+    hub.add_dataset("tester/rows", later)
+    hub.add_dataset("google/gated", rows, gated=True)
+    for call, what in (("info", 503), ("resolve", 429), ("tree", "cut-in"), ("storage", "cut-in")):
+        hub.faults.add(call, what)
     told = hub.run(
         f"""
 import json
-from datasets import load_dataset
 from transformers import AutoConfig, AutoTokenizer
-from dpo_pipeline.hub import ask
+from dpo_pipeline.config import PromptsConfig
+from dpo_pipeline.errors import DataError
+from dpo_pipeline.sources import read_rows, resolve_source
+source = resolve_source(PromptsConfig(source="tester/rows", revision={first!r}))
+texts = [row["text"] for _, row in read_rows(source, "train")]
+head = resolve_source(PromptsConfig(source="tester/rows")).revision
+try:
+    list(read_rows(resolve_source(PromptsConfig(source="google/gated")), "train"))
+except DataError as error:
+    gated = str(error)
 text = "I'm Qwen 你好"
 tokens = AutoTokenizer.from_pretrained({SMOL!r})
-rows = ask(lambda: load_dataset("tester/rows", split="train"), "tester/rows", "dataset")
 print(json.dumps([AutoConfig.from_pretrained({SMOL!r}).model_type,
-                  tokens.decode(tokens(text)["input_ids"]) == text, rows["text"][:]]))
+                  tokens.decode(tokens(text)["input_ids"]) == text,
+                  texts, head, gated]))
 """,
         token=hub.READ,
     )
-    assert json.loads(told.splitlines()[-1]) == ["llama", True, ["a", "你好"]]
+    family, whole, texts, head, gated = json.loads(told.splitlines()[-1])
+    assert (family, whole, texts) == ("llama", True, ["a", "你好"])
+    assert head == hub.dataset("tester/rows").head != first
+    assert len(hub.faults.fired) == 4
+    assert "is gated: ask for access at" in gated
 
 
 def test_a_revision_is_resolved_once_and_read_ever_after(hub, model, tmp_path):
