@@ -112,6 +112,21 @@ def test_offline_what_is_in_the_cache_is_enough(hub, model, monkeypatch):
     assert len(hub.calls) == calls
 
 
+@pytest.mark.slow
+def test_offline_a_dataset_comes_from_the_cache(hub, rows, tmp_path):
+    hub.add_dataset("tester/rows", rows)
+    read = """
+from dpo_pipeline.config import PromptsConfig
+from dpo_pipeline.sources import read_rows, resolve_source
+source = resolve_source(PromptsConfig(source="tester/rows"))
+print(source.revision, [row["text"] for _, row in read_rows(source, "train")])
+"""
+    online = hub.run(read, home=tmp_path / "home")
+    calls = len(hub.calls)
+    assert hub.run(read, home=tmp_path / "home", HF_HUB_OFFLINE="1") == online
+    assert len(hub.calls) == calls
+
+
 # -- errors that say what to do
 
 

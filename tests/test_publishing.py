@@ -561,7 +561,7 @@ def test_every_fault_at_every_call(send, hub, impatient, capsys):
 @pytest.fixture
 def impatient(monkeypatch):
     """Give up a silent call soon, and a failing one after two attempts."""
-    monkeypatch.setattr(client, "TIMEOUT", 0.5)
+    monkeypatch.setattr(client, "TIMEOUT", 1.0)
     monkeypatch.setattr(client, "ATTEMPTS", 3)
     yield
     close_session()
