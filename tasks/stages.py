@@ -287,7 +287,7 @@ def evaluate(
         from dpo_pipeline.evaluation import evaluate as score
 
         with progress("evaluate", "answers") as report:
-            card = score(
+            counts = score(
                 before,
                 after,
                 prompts=prompts.path / "prompts.parquet",
@@ -308,7 +308,7 @@ def evaluate(
             "template_digest": after.template_digest,
             "dataset_digest": dataset.digest,
         }
-        return {"rows": sum(card["counts"].values()), "evidence": evidence}
+        return {**counts, "evidence": evidence}
 
     return get_or_build(
         "evaluate",
