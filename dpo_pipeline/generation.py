@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from heapq import nsmallest
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -222,7 +224,7 @@ def collect_responses(
 
     options: dict[str, Any] = {"model": model, "config": config, "ledger": ledger}
     totals: Counter[str] = Counter()
-    answered: list[tuple[Request, Response]] = []
+    sample: list[tuple[str, Request, Response]] = []
     large = config.model_copy(update={"shard_rows": COLLECTED})
     with pq.ParquetWriter(out / "responses.parquet", _schema()) as writer:
         for shard in plan_shards(prompts, large):
@@ -237,18 +239,15 @@ def collect_responses(
             if totals["error"] == totals["rows"]:
                 reason = responses[0].reason
                 raise GenerationError(f"none of {totals['rows']} prompts was answered: {reason}")
-            answered += [
-                (request, response)
-                for request, response in zip(requests, responses, strict=True)
-                if response.finish != "error"
-            ]
-    # One by one is slow: at most one answer in 256 is checked, spread over all.
-    checks = min(config.check_rows, 1 + len(answered) // 256)
-    sample = answered[:: max(1, len(answered) // max(1, checks))][:checks]
+            answered = zip((row["id"] for row in rows), requests, responses, strict=True)
+            kept = [one for one in answered if one[2].finish != "error"]
+            sample = nsmallest(config.check_rows, sample + kept, key=itemgetter(0))
+    # One by one is slow: at most one answer in 256 is checked.
+    sample = sample[: 1 + (totals["stop"] + totals["length"]) // 256]
     if config.engine == "openai":
         sample = []
-    again = answer(ref, [request for request, _ in sample], **options, alone=True)
-    mismatched = sum(a != b for a, (_, b) in zip(again, sample, strict=True))
+    again = answer(ref, [request for _, request, _ in sample], **options, alone=True)
+    mismatched = sum(a != b for a, (_, _, b) in zip(again, sample, strict=True))
     if mismatched:
         logger.warning("%d of %d answers differ when decoded alone", mismatched, len(sample))
     return dict(totals) | {"checked": len(sample), "mismatched": mismatched}
