@@ -154,7 +154,9 @@ def load_model(
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # callers have their own
     place = pick_device(device)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
