@@ -73,7 +73,7 @@ def _build_model(config: ModelConfig) -> Stage:
 
         folder = out / "model"
         folder.mkdir()
-        with progress("model", "steps") as report:
+        with progress("model", "tokens") as report:
             if starter:
                 stats = build_starter(folder, seed=config.starter_seed, on_progress=report)
             else:

@@ -55,6 +55,7 @@ def build_starter(
         a token).
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     corpus = write_conversations(conversations, seed)
     tokenizer = train_tokenizer(corpus)
@@ -64,6 +65,7 @@ def build_starter(
         model = make_model(tokenizer)
         steps, loss = _train(model, make_batches(rows, random.Random(seed)), on_progress)
     model.eval()
+    disable_progress_bar()  # callers have their own
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     counts = {
