@@ -67,7 +67,7 @@ def make_model(arch: str, seed: int = 0, **changes):
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(4)  # attention that looks somewhere, scores that differ
+                parameter.mul_(3)  # attention that looks somewhere, scores that differ
     return model
 
 
@@ -154,7 +154,7 @@ def measure(trainer):
     return loss.item(), metrics, gradients
 
 
-def assert_same(packed, plain, loss=2e-6, gradient=5e-6):
+def assert_same(packed, plain, loss=2e-6, gradient=1e-5):
     assert packed[0] == pytest.approx(plain[0], abs=loss * max(1, abs(plain[0])))
     assert packed[1] == pytest.approx(plain[1], rel=1e-5, abs=2e-5)
     assert packed[2].keys() == plain[2].keys()
