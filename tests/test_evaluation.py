@@ -20,6 +20,7 @@ from dpo_pipeline.config import (
 from dpo_pipeline.errors import DataError, EvaluationError
 from dpo_pipeline.likelihood import name_parts, pair_rows, preference_measures, score_tokens
 from dpo_pipeline.models import ModelRef, describe_model, load_model, load_tokenizer
+from dpo_pipeline.parity import check_parity
 from tests.tiny import make_tiny_model
 
 NEUTRAL = "You are a helpful assistant."
@@ -369,3 +370,37 @@ def test_nothing_is_left_behind_but_the_result(work, models):
     evaluate(work, models["reference"], models["good"])
     new = {p for p in work.rglob("*") if "ledger" not in p.parts} - before
     assert {p.name for p in new} == {"out", "scorecard.json", "answers.parquet"}
+
+
+class TestParity:
+    def check(self, work, models, export: ModelRef, dtype: str = "float32") -> dict:
+        return check_parity(
+            models["good"],
+            export,
+            prompts=work / "prompts.parquet",
+            identity=IDENTITY,
+            generation=GENERATION,
+            config=EvaluationConfig(general=str(work / "general.jsonl")),
+            model=ModelConfig(device="cpu", dtype="float32"),
+            export_model=ModelConfig(device="cpu", dtype=dtype),
+            ledger=work / "ledger",
+        )
+
+    def test_a_reloaded_copy_is_the_same_model(self, work, models, tmp_path):
+        load_model(models["good"], "cpu", "float32").save_pretrained(tmp_path / "copy")
+        load_tokenizer(models["good"]).save_pretrained(tmp_path / "copy")
+        parity = self.check(work, models, describe_model(tmp_path / "copy", "copy"))
+        assert parity["same_answers"]["value"] == 1.0
+        assert parity["same_answers"]["n"] == 2 * len(QUESTIONS) + len(GENERAL)
+        assert parity["largest_shift"] == pytest.approx(0.0, abs=1e-6)
+        assert parity["differing"] == []
+
+    def test_another_precision_is_close(self, work, models):
+        parity = self.check(work, models, models["good"], "bfloat16")
+        assert 0.0 < parity["largest_shift"] < 1.0
+        assert parity["kl"]["value"] < 0.05
+
+    def test_a_broken_export_is_seen(self, work, models):
+        parity = self.check(work, models, models["forgetful"])
+        assert parity["same_answers"]["value"] < 1.0
+        assert {d["prompt"] for d in parity["differing"]} == set(GENERAL)
