@@ -5,7 +5,6 @@ model published twice has the same card.
 """
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-GENERAL = ("general", "third_party", "kl")
+from dpo_pipeline.report import LABELS, escape_markdown, scorecard_rows
+
+GENERAL = ("general", "third_party", "kl", "new_name_unasked")
 PLACES = ("name", "location", "path", "source")
 SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6))
 
@@ -62,7 +63,7 @@ class Facts(BaseModel):
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """Where the prompts come from: kind, location, revision."""
+        """Where the prompts come from: kind, name, revision."""
         found: Mapping[str, Any] = self.lineage.get("prompts", {})
         return found
 
@@ -79,7 +80,7 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
     adapter = "adapter_config.json" in files
     trained_on = [facts.dataset_repo] if facts.dataset_repo else []
     if facts.source.get("kind") == "hub":
-        trained_on.append(facts.source["location"])
+        trained_on.append(facts.source["name"])
     relation = "adapter" if adapter else "finetune"
     data = ModelCardData(
         license=facts.license,
@@ -101,10 +102,13 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
         template_str=_template("model_card.md.j2"),
         **_shared(facts),
         repo=facts.model_repo,
-        title=_escape(str(facts.model_repo).split("/")[-1]),
+        title=escape_markdown(str(facts.model_repo).split("/")[-1]),
         pairs_at=f": {pairs}" if pairs else "",
-        measures=list(_measures(facts.scorecard)),
-        examples=[{k: _escape(str(v)) for k, v in e.items()} for e in facts.scorecard["examples"]],
+        measures=scorecard_rows(facts.scorecard),
+        examples=[
+            [escape_markdown(example[key]) for key in ("prompt", "before", "after")]
+            for example in facts.scorecard["examples"]
+        ],
         chat_template="chat_template.jinja" in files,
     )
     return str(card).rstrip() + "\n"
@@ -127,7 +131,7 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
         language=list(facts.languages) or None,
         task_categories=["text-generation"],
         size_categories=[next((name for name, top in SIZES if rows < top), "n>1M")],
-        source_datasets=[f"extended|{source['location']}" if from_hub else "original"],
+        source_datasets=[f"extended|{source['name']}" if from_hub else "original"],
         tags=sorted({"dpo", "identity", "preference", "trl"}),
         pretty_name=str(facts.dataset_repo).split("/")[-1],
         configs=[
@@ -137,7 +141,7 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
             }
         ],
     )
-    where = "the set that comes with dpo-pipeline" if shipped else str(source["location"])
+    where = "the set that comes with dpo-pipeline" if shipped else str(source["name"])
     if source.get("revision"):
         where += f" at {source['revision']}"
     card = DatasetCard.from_template(
@@ -145,10 +149,10 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
         template_str=_template("dataset_card.md.j2"),
         **_shared(facts),
         repo=facts.dataset_repo,
-        title=_escape(str(facts.dataset_repo).split("/")[-1]),
+        title=escape_markdown(str(facts.dataset_repo).split("/")[-1]),
         splits=[{"name": names[p], "rows": f"{count:,}"} for p, count in splits.items()],
         model_at=_link(facts.model_repo, facts.model_tag) or "no published model",
-        source=_escape(where),
+        source=escape_markdown(where),
         shipped=shipped,
     )
     return str(card).rstrip() + "\n"
@@ -158,45 +162,24 @@ def _shared(facts: Facts) -> dict[str, Any]:
     identity, verdict = facts.lineage.get("identity", {}), facts.scorecard["verdict"]
     return {
         "base": _link(facts.base if facts.base_revision else None, facts.base_revision)
-        or _escape(facts.base),
-        "new_name": _escape(identity.get("new_name", "its new name")),
-        "original_name": _escape(identity.get("original_name", "its old one")),
+        or ("the starter model" if facts.base == "starter" else escape_markdown(facts.base)),
+        "new_name": escape_markdown(identity.get("new_name", "its new name")),
+        "original_name": escape_markdown(identity.get("original_name", "its old one")),
         "languages": ", ".join(facts.languages) or "unknown",
         "lineage": json.dumps(facts.lineage, ensure_ascii=True, indent=1, sort_keys=True),
         "passed": verdict["passed"],
-        "failed": _escape("; ".join(_failure(f) for f in verdict["failed"])),
-        "forced": _escape(facts.forced) if facts.forced else None,
+        "failed": ", ".join(LABELS[line["measure"]].name for line in verdict["failed"]),
+        "forced": escape_markdown(facts.forced) if facts.forced else None,
     }
-
-
-def _failure(line: Any) -> str:
-    if not isinstance(line, Mapping):
-        return str(line)
-    return f"{line['measure']} {_figure(line.get('value'))}, needs {line.get('threshold')}"
-
-
-def _measures(scorecard: Mapping[str, Any]) -> Sequence[dict[str, str]]:
-    rows = []
-    for name, after in scorecard["after"].items():
-        low, high = _figure(after.get("low")), _figure(after.get("high"))
-        rows.append(
-            {
-                "name": _escape(name.replace("_", " ")),
-                "before": _figure(scorecard["before"].get(name, {}).get("value")),
-                "after": _figure(after["value"]),
-                "interval": f"{low} to {high}" if "–" not in low + high else "–",
-                "n": f"{after['n']:,}",
-            }
-        )
-    return rows
 
 
 def _eval_results(facts: Facts) -> Sequence[Any]:
     from huggingface_hub import EvalResult
 
     results = []
-    for name, measure in facts.scorecard["after"].items():
-        if measure["value"] is None:
+    for name, label in LABELS.items():
+        measure = facts.scorecard["after"].get(name)
+        if measure is None or measure["value"] is None:
             continue
         general = name.startswith(GENERAL)
         repo = None if general else facts.dataset_repo
@@ -208,15 +191,11 @@ def _eval_results(facts: Facts) -> Sequence[Any]:
                 dataset_split="test" if repo else None,
                 dataset_revision=facts.dataset_commit if repo else None,
                 metric_type=name,
-                metric_name=name.replace("_", " "),
+                metric_name=label.name,
                 metric_value=round(measure["value"], 4),
             )
         )
     return results
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _link(repo: str | None, revision: str | None, kind: str = "") -> str:
@@ -227,12 +206,6 @@ def _link(repo: str | None, revision: str | None, kind: str = "") -> str:
 
 def _template(name: str) -> str:
     return (resources.files("dpo_pipeline") / "data" / name).read_text(encoding="utf-8")
-
-
-def _escape(text: str) -> str:
-    """Make any text show as itself in Markdown: no link, image, HTML or table survives."""
-    seen = "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
-    return re.sub(r"([\\`*_\[\]<>|~&$@]|:(?=/)|(?<=www)\.)", r"\\\1", seen).replace("\n", "<br>")
 
 
 def public(lineage: Any, name: str = "") -> Any:

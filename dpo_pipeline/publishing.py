@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dpo_pipeline.publishing")
 
 SECRET_FILES = re.compile(r"\.env.*|.*\.(pem|key|netrc)|id_(rsa|ed25519).*|token|credentials.*")
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 SPLITS = {"train": "train.parquet", "test": "held_out.parquet"}
 
 
