@@ -298,7 +298,7 @@ def test_every_loss_of_trl_stays_its_own(build):
 @pytest.mark.parametrize("more", [{"f_divergence_type": "js_divergence"}, {"ld_alpha": 0.5}])
 def test_variants_of_the_loss_stay_their_own(build, more):
     trainers = [build(k, make_model("llama"), **more) for k in (SharedPrefixDPOTrainer, DPOTrainer)]
-    assert_same(*map(measure, trainers))
+    assert_same(*map(measure, trainers), loss=2e-5, gradient=2e-5)
 
 
 def test_truncation_counts_as_in_dpotrainer(build):
