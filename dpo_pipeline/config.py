@@ -102,6 +102,12 @@ class IdentityConfig(Section):
     new_developer: Name | None = Field(
         None, description="Maker the policy shall name instead; null keeps the maker."
     )
+    patch_template: bool = Field(
+        False,
+        description="Give the default system message of the policy's chat template the new "
+        "identity too.",
+        json_schema_extra=NO_EFFECT,  # on the answers of the reference and their pairs
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -448,6 +454,32 @@ class PipelineConfig(Section):
     publish: PublishConfig = Field(
         default_factory=PublishConfig, description="What goes to the Hub."
     )
+
+
+class EvaluateConfig(Section):
+    """A policy scored against its reference, without training."""
+
+    reference: ModelConfig = Field(
+        default_factory=ModelConfig, description="The model before the change."
+    )
+    policy: ModelConfig = Field(description="The model after the change.")
+    export: ModelConfig | None = Field(
+        None,
+        description="The policy again, reloaded, merged or in another precision: is it the same?",
+    )
+    identity: IdentityConfig = Field(
+        default_factory=IdentityConfig, description="The identity before and after."
+    )
+    prompts: PromptsConfig = Field(
+        default_factory=PromptsConfig, description="Where the prompts come from."
+    )
+    generation: GenerationConfig = Field(
+        default_factory=GenerationConfig, description="How the models answer."
+    )
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="What is measured."
+    )
+    gate: GateConfig = Field(default_factory=GateConfig, description="What must hold.")
 
 
 class PreferenceConfig(Section):

@@ -31,6 +31,12 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Digest the content of a file (sha256, hex)."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def settings_of(section: BaseModel) -> dict[str, Any]:
     """Dump the fields of a section that can change a result.
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +69,26 @@ def plan_cases(
     return plan
 
 
+def general_file(path: str | None) -> Path:
+    """Return the file of general questions: the given one, or the shipped set.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    file = Path(path).expanduser() if path else Path(__file__).parent / "data" / "general.jsonl"
+    if not file.is_file():
+        raise DataError(f"evaluation.general {path!r} does not exist (seen from {Path.cwd()})")
+    return file
+
+
 def read_general(path: str | None) -> list[Case]:
     """Read questions that must not change: JSONL of prompt, answers, kind and language.
 
     Raises:
         DataError: When a line does not hold them; the message shows one that would.
     """
-    file = Path(path) if path else resources.files("dpo_pipeline") / "data" / "general.jsonl"
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"evaluation.general {path}: {error}") from error
+    file = general_file(path)
+    lines = file.read_text(encoding="utf-8").splitlines()
     cases = []
     for number, line in enumerate(lines, 1):
         try:

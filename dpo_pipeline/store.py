@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from dpo_pipeline.errors import StoreError
-from dpo_pipeline.keys import KeyParts, digest_of
+from dpo_pipeline.keys import KeyParts, digest_of, file_digest
 
 logger = logging.getLogger("dpo_pipeline.store")
 
@@ -204,7 +203,7 @@ def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
     for name, entry in body["files"].items():
         if name not in present:
             return f"{name} is missing", {}
-        if _sha256(folder / name) != entry["sha256"]:
+        if file_digest(folder / name) != entry["sha256"]:
             return f"{name} has changed", {}
     if extra := present - body["files"].keys():
         return f"{min(extra)} is not in the manifest", {}
@@ -233,13 +232,8 @@ def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
         if path.is_file():
             _sync(path)
             name = str(path.relative_to(folder))
-            files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            files[name] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
     return files
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return file_digest(handle, "sha256").hexdigest()
 
 
 def _write_synced(path: Path, text: str) -> None:

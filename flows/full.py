@@ -59,7 +59,7 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     )
     pairs = run.stage(rewrite, model, responses, config.identity, config.pairs)
     dataset = run.stage(save, pairs, config.pairs, run.lineage(model, prompts))
-    policy = run.stage(train, model, dataset, config.train, config.model)
+    policy = run.stage(train, model, dataset, config.train, config.model, config.identity)
     score = run.stage(
         evaluate,
         model,

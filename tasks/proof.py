@@ -50,10 +50,10 @@ def conclude(
     run: Run,
     *,
     prompts: Artifact,
-    dataset: Artifact,
+    dataset: Artifact | None,
     policy: Artifact,
     score: Artifact,
-    published: dict[str, Any] | None,
+    published: dict[str, Any] | None = None,
 ) -> State[Any]:
     """Write report and summary, show before and after, and say the verdict.
 
@@ -61,23 +61,26 @@ def conclude(
         Completed where the gate passed, else Failed with every line that failed.
     """
     card = _read_card(score)
+    refused = Counter(prompts.stats["reasons"])
+    lineage = run.lineage(policy, prompts)
+    paths = {"report": run.folder / "report.html", "policy": model_of(policy).path}
+    if dataset:
+        refused += Counter(dataset.stats["reasons"])
+        lineage = dataset.stats["lineage"]
+        paths["dataset"] = dataset.path
+    history = policy.path / "history.jsonl"
     report = write_report(
         run.folder / "report.html",
         scorecard=card,
         answers=score.path / "answers.parquet",
-        history=policy.path / "history.jsonl",
-        pairs=dataset.path / "train.parquet",
-        quarantine=Counter(prompts.stats["reasons"]) + Counter(dataset.stats["reasons"]),
-        lineage={**dataset.stats["lineage"], "versions": versions()},
+        history=history if history.exists() else None,
+        pairs=dataset.path / "train.parquet" if dataset else None,
+        quarantine=refused,
+        lineage={**lineage, "versions": versions()},
         stages=[{"name": name, **stage} for name, stage in run.stages.items()],
     )
     summary = run.write_summary(
-        {
-            "report": report,
-            "policy": model_of(policy).path,
-            "dataset": dataset.path,
-            "scorecard": score.path / "scorecard.json",
-        },
+        {**paths, "scorecard": score.path / "scorecard.json"},
         verdict=card["verdict"],
         scorecard={"before": card["before"], "after": card["after"]},
         answers=card["examples"],

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from dpo_pipeline.config import PipelineConfig, PreferenceConfig
+from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.keys import settings_of
 from dpo_pipeline.store import Artifact
@@ -38,7 +38,7 @@ class Run:
         stages: Stage -> status ("built" or "cached"), seconds, rows, key and path.
     """
 
-    def __init__(self, config: PipelineConfig | PreferenceConfig) -> None:
+    def __init__(self, config: PipelineConfig | PreferenceConfig | EvaluateConfig) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
@@ -49,7 +49,8 @@ class Run:
         self.folder.mkdir(parents=True)
         self.stages: dict[str, dict[str, Any]] = {}
         self._started = time.monotonic()
-        self.say(f"model {config.model.name}, data {config.prompts.source}, run {self.name}")
+        model = config.policy if isinstance(config, EvaluateConfig) else config.model
+        self.say(f"model {model.name}, data {config.prompts.source}, run {self.name}")
 
     @property
     def seconds(self) -> float:
@@ -131,7 +132,7 @@ def _headline(stage: str, stats: dict[str, Any]) -> str:
     """Say in a few words what a stage made."""
     reasons = ", ".join(f"{n} {reason}" for reason, n in stats.get("reasons", {}).items())
     refused = f" (quarantine: {reasons})" if reasons else ""
-    if stage == "model":
+    if "model" in stats and stage != "train":
         return f"{stats['model']['name']}, weights {stats['model']['weights_digest'][:12]}"
     if stage in ("download", "save"):
         what = "prompts" if stage == "download" else "pairs"
@@ -146,6 +147,9 @@ def _headline(stage: str, stats: dict[str, Any]) -> str:
             f"{stats['steps']} steps ({stats['engine']}), loss {first['loss']:.3f} -> "
             f"{last['loss']:.3f}, reward margin {last['margin']:.1f}"
         )
+    if stage == "parity":
+        same = stats["same_answers"]["value"]
+        return f"{same:.1%} of {stats['rows']:,} answers the same, KL {stats['kl']['value']:.2g}"
     return f"{stats['rows']:,} answers compared"
 
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from dpo_pipeline.config import (
+    EvaluateConfig,
     EvaluationConfig,
     GateConfig,
     GenerationConfig,
@@ -25,6 +26,7 @@ from dpo_pipeline.config import (
     TrainConfig,
 )
 from dpo_pipeline.errors import DPOPipelineError, ModelError, PublishError
+from dpo_pipeline.keys import file_digest
 from dpo_pipeline.models import ModelRef
 from dpo_pipeline.store import Artifact
 from tasks.caching import STAGE, get_or_build, ledger, model_of
@@ -237,12 +239,20 @@ def save(pairs: Artifact, config: PairsConfig, lineage: dict[str, Any]) -> Stage
 
 
 @task(name="train", **STAGE)
-def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: ModelConfig) -> Stage:
+def train(
+    model: Artifact,
+    dataset: Artifact,
+    config: TrainConfig,
+    run_on: ModelConfig,
+    identity: IdentityConfig | None = None,
+) -> Stage:
     """Train the policy with DPO, in a child process that ends with this task."""
     ref = model_of(model)
+    patched = identity if identity and identity.patch_template else None
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         from dpo_pipeline.models import describe_model
+        from dpo_pipeline.templates import patch_template
         from dpo_pipeline.training import train as run_dpo
 
         with progress("train", "steps") as report:
@@ -255,6 +265,8 @@ def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: Model
                 work=work,
                 on_progress=report,
             )
+        if patched:
+            stats["template"] = patch_template(out / "model", patched)
         policy = describe_model(out / "model", f"{ref.name}-policy")
         return {**stats, "model": {**policy.model_dump(), "path": "model"}}
 
@@ -263,7 +275,13 @@ def train(model: Artifact, dataset: Artifact, config: TrainConfig, run_on: Model
         build,
         module="dpo_pipeline.training.worker",
         packages=(*NUMERIC, "trl", "peft", "accelerate"),
-        inputs={"model": ref, "dataset": dataset, "train": config, "run_on": run_on},
+        inputs={
+            "model": ref,
+            "dataset": dataset,
+            "train": config,
+            "run_on": run_on,
+            "patch_template": patched,
+        },
     )
 
 
@@ -272,7 +290,7 @@ def evaluate(
     reference: Artifact,
     policy: Artifact,
     prompts: Artifact,
-    dataset: Artifact,
+    dataset: Artifact | None,
     identity: IdentityConfig,
     generation: GenerationConfig,
     training: TrainConfig,
@@ -281,6 +299,8 @@ def evaluate(
     run_on: ModelConfig,
 ) -> Stage:
     """Ask both models what the training never saw; score what changed and what should not."""
+    from dpo_pipeline.questions import general_file
+
     before, after = model_of(reference), model_of(policy)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
@@ -291,7 +311,7 @@ def evaluate(
                 before,
                 after,
                 prompts=prompts.path / "prompts.parquet",
-                dataset=dataset.path,
+                dataset=dataset.path if dataset else None,
                 identity=identity,
                 generation=generation,
                 model=run_on,
@@ -306,7 +326,7 @@ def evaluate(
         evidence = {
             "weights_digest": after.weights_digest,
             "template_digest": after.template_digest,
-            "dataset_digest": dataset.digest,
+            "dataset_digest": dataset.digest if dataset else "",
         }
         return {**counts, "evidence": evidence}
 
@@ -320,12 +340,56 @@ def evaluate(
             "policy": policy,
             "prompts": prompts,
             "dataset": dataset,
+            "general": file_digest(general_file(evaluation.general)),
             "identity": identity,
             "generation": generation,
             "beta": training.beta,
             "evaluation": evaluation,
             "gate": gate,
             "run_on": run_on,
+        },
+    )
+
+
+@task(name="parity", **STAGE)
+def parity(
+    policy: Artifact,
+    export: Artifact,
+    prompts: Artifact,
+    config: EvaluateConfig,
+    export_model: ModelConfig,
+) -> Stage:
+    """Tell whether an export of the policy still answers as the policy does."""
+    original, exported = model_of(policy), model_of(export)
+
+    def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.parity import check_parity
+
+        found = check_parity(
+            original,
+            exported,
+            prompts=prompts.path / "prompts.parquet",
+            identity=config.identity,
+            generation=config.generation,
+            config=config.evaluation,
+            model=config.policy,
+            export_model=export_model,
+            ledger=ledger(),
+        )
+        (out / "parity.json").write_text(json.dumps(found, ensure_ascii=False, indent=1))
+        return {"rows": found["same_answers"]["n"], **found}
+
+    return get_or_build(
+        "parity",
+        build,
+        module="dpo_pipeline.parity",
+        packages=NUMERIC,
+        inputs={
+            "policy": original,
+            "export": exported,
+            "prompts": prompts,
+            "config": config,
+            "export_model": export_model,
         },
     )
 
