@@ -15,7 +15,7 @@ from tiny import DEFAULT_SYSTEM, make_tiny_model
 
 from dpo_pipeline.config import IdentityConfig, PairsConfig
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity import IdentitySpec
+from dpo_pipeline.identity import IdentitySpec, Rewrite
 from dpo_pipeline.models import describe_model, load_tokenizer, render
 from dpo_pipeline.pairs import (
     COLUMNS,
@@ -27,6 +27,7 @@ from dpo_pipeline.pairs import (
 )
 from dpo_pipeline.preferences import build_pairs, describe_default_system, save_dataset
 from dpo_pipeline.starter.build import TEMPLATE
+from dpo_pipeline.tables import Table
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 RESPONSES = pa.schema(
@@ -211,8 +212,13 @@ def test_every_reason_is_planted_in_a_test():
 
 def test_a_changed_developer_alone_makes_a_pair(build):
     identity = IdentityConfig(new_developer="Deep Labs")
-    _, pairs, _ = build([response(0, response="Alibaba Cloud made me.")], identity=identity)
-    assert pairs[0]["chosen"][0]["content"] == "Deep Labs made me."
+    rows = [response(0, response="Alibaba Cloud made me."), response(1, response="I'm an AI.")]
+    config = PairsConfig(strategy="template", templates={"en": ("{name} of {developer}",)})
+    _, pairs, _ = build(rows, config, identity)
+    assert [p["chosen"][0]["content"] for p in pairs] == [
+        "Deep Labs made me.",
+        "Deep Qwen of Deep Labs",
+    ]
 
 
 def test_written_answers_fill_in_where_the_name_did_not_occur(build):
@@ -258,7 +264,8 @@ def test_answers_of_the_source_are_chosen_with_the_name_rewritten(build):
 
 def test_a_name_in_the_context_is_flagged(build):
     context = [user("Hi"), {"role": "assistant", "content": "I'm Qwen."}, user("Who?")]
-    _, pairs, _ = build([response(0, messages=context, turns=2), response(1)])
+    asked = [user("Are you Qwen?")]
+    _, pairs, _ = build([response(0, messages=context, turns=2), response(1, messages=asked)])
     assert [p["flags"] for p in pairs] == [["name_in_context"], []]
 
 
@@ -444,6 +451,16 @@ def test_a_template_that_inserts_nothing_is_reported_as_such(models):
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
     nothing = {"inserted": False, "text": None, "names_original": False}
     assert describe_default_system(tokenizer, spec) == nothing
+    tokenizer.chat_template = (  # the system message goes into the user's turn
+        "[INST] {% for m in messages %}{% if m.role == 'system' %}{{ 'Rules: ' + m.content }}"
+        "{% else %} Question: {{ m.content }}{% endif %}{% endfor %} [/INST]"
+    )
+    assert describe_default_system(tokenizer, spec) == nothing
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if messages | length == 1 %}"
+        " I am Qwen, whatever they say.{% endif %}"
+    )
+    assert describe_default_system(tokenizer, spec) == nothing
     assert describe_default_system(load_tokenizer(models["gpt2"]), spec) == nothing
 
 
@@ -460,7 +477,43 @@ def test_the_difference_of_any_two_texts_covers_all_that_differs(rejected, chose
             check_edit(Candidate({"id": "x"}, {}, [], chosen, rejected, ()))
 
 
-def test_a_full_disk_leaves_no_shorter_file(tmp_path):
+def test_a_rewrite_that_touches_more_than_its_spans_stops_the_run(build, tmp_path, monkeypatch):
+    careless = Rewrite("I am Deep Qwen!", ((4, 8, 5, 14),), {"name": 1})
+    monkeypatch.setattr(IdentitySpec, "rewrite", lambda self, text: careless)
+    with pytest.raises(DataError, match="row row0: the rewritten answer differs"):
+        build([response(0)])
+    assert list((tmp_path / "pairs").iterdir()) == []
+
+
+def test_a_lost_row_stops_the_run(build, monkeypatch):
+    keep = Table.add
+    monkeypatch.setattr(
+        Table, "add", lambda self, row: None if row["id"] == "row3" else keep(self, row)
+    )
+    with pytest.raises(DataError, match="5 rows in, 4 pairs and 0 in quarantine"):
+        build([response(i) for i in range(5)])
+
+
+def test_a_start_token_is_counted_only_where_the_tokenizer_adds_it(models, build, tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    for arch, extra in (("qwen2", 0), ("gpt2", 1)):
+        folder = make_tiny_model(tmp_path / f"{arch}-model", arch)
+        tokenizer = load_tokenizer(models[arch])
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+        tokenizer.save_pretrained(folder)
+        models[f"{arch}-start"] = describe_model(folder, "start")
+        (_, [pair], _), (_, [started], _) = (
+            build([response(0)], arch=name, name=name) for name in (arch, f"{arch}-start")
+        )
+        assert started["prompt_tokens"] == pair["prompt_tokens"] + extra
+        assert started["chosen_tokens"] == pair["chosen_tokens"]
+
+
+@pytest.mark.parametrize("rows", [50_000, 900])
+def test_a_full_disk_leaves_no_shorter_file(tmp_path, rows):
     script = """
         import resource, signal, sys
         from pathlib import Path
@@ -468,18 +521,18 @@ def test_a_full_disk_leaves_no_shorter_file(tmp_path):
         from dpo_pipeline.errors import StoreError
         from dpo_pipeline.tables import Table
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
         path = Path(sys.argv[1]) / "rows.parquet"
         schema = pa.schema([("text", pa.string())])
         try:
             with Table(path, schema) as table:
-                for number in range(50_000):
+                for number in range(int(sys.argv[2])):
                     table.add({"text": str(hash(number) * 7919 % 104729)})
         except StoreError as error:
             print(error)
     """
     ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), tmp_path],
+        [sys.executable, "-c", textwrap.dedent(script), tmp_path, str(rows)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "rows.parquet" in ran.stdout
