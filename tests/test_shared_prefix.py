@@ -14,13 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from dpo_pipeline.training import shared_prefix
+from dpo_pipeline.training import tree as trees
 from dpo_pipeline.training.shared_prefix import (
     NotExactError,
     SharedPrefixDPOTrainer,
     _BlockAttention,
     _TokenScores,
-    build_tree,
 )
+from dpo_pipeline.training.tree import build_tree
 
 CPU = torch.device("cpu")
 VOCABULARY = 300
@@ -212,7 +213,7 @@ def test_shared_tokens_are_in_the_row_once():
 
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 def test_block_attention_equals_dense_attention_under_the_mask(monkeypatch, key_heads):
-    monkeypatch.setattr(shared_prefix, "BLOCK", 16)
+    monkeypatch.setattr(trees, "BLOCK", 16)
     pairs = make_pairs()
     sequences = [p["prompt_ids"] + p[k] for p in pairs for k in ("chosen_ids", "rejected_ids")]
     tree = build_tree(sequences, [[False] * len(s) for s in sequences], 400, CPU)

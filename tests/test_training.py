@@ -63,6 +63,7 @@ def make_job(ref: ModelRef, dataset: Path, folder: Path, config: TrainConfig) ->
         "config": config.model_dump(mode="json"),
         "out": str(out),
         "work": str(folder / "work"),
+        "references": str(folder / "references"),
     }
 
 
@@ -355,7 +356,7 @@ def test_reference_log_probs_are_made_once_for_any_loss_setting(
         out = train_here(ref, dataset, tmp_path, beta=beta, learning_rate=1e-4 / beta)
         assert sum(made) == PAIRS
         worker.shutil.rmtree(tmp_path / "work" / "checkpoints")
-    (cached,) = (tmp_path / "work" / "reference").iterdir()
+    (cached,) = (tmp_path / "references").iterdir()
     history = [json.loads(line) for line in (out / "history.jsonl").open()]
     assert abs(history[0]["margin"]) < 1e-3  # the policy starts as the reference
     cached.write_text(cached.read_text().replace("-", "-1", 1))

@@ -30,7 +30,13 @@ class PackedDPOTrainer(SharedPrefixDPOTrainer, CachedReferenceDPOTrainer):
 
 
 def build_trainer(
-    ref: ModelRef, tokens: "Dataset", config: TrainConfig, device: str, work: Path
+    ref: ModelRef,
+    tokens: "Dataset",
+    config: TrainConfig,
+    *,
+    device: str,
+    checkpoints: Path,
+    references: Path,
 ) -> CachedReferenceDPOTrainer:
     """Build the trainer; the plain one where shared prefixes are not exact.
 
@@ -39,24 +45,26 @@ def build_trainer(
         tokens: The pairs, as `tokenize_pairs` returns them.
         config: How to train.
         device: "auto", "cpu" or "cuda".
-        work: Folder of checkpoints and reference log-probs.
+        checkpoints: Folder of checkpoints and tracker logs.
+        references: Folder of reference log-probs.
 
     Raises:
         TrainingError: A setting does not fit the model, the machine or another setting.
     """
     on_gpu = pick_device(device).type == "cuda"
+    folders = checkpoints, references
     if not on_gpu:
         use_fast_exact_matmul()
     if config.engine != "trl":
         try:
-            return _assemble(PackedDPOTrainer, ref, tokens, config, work, on_gpu=on_gpu)
+            return _assemble(PackedDPOTrainer, ref, tokens, config, *folders, on_gpu=on_gpu)
         except NotExactError as error:
             if config.engine == "shared-prefix":
                 raise TrainingError(
                     f"train.engine = shared-prefix does not fit {ref.name}: {error}. Use auto."
                 ) from error
             log.warning("Shared prefixes are not exact for %s: %s. Using TRL.", ref.name, error)
-    return _assemble(CachedReferenceDPOTrainer, ref, tokens, config, work, on_gpu=on_gpu)
+    return _assemble(CachedReferenceDPOTrainer, ref, tokens, config, *folders, on_gpu=on_gpu)
 
 
 def _assemble(
@@ -64,7 +72,8 @@ def _assemble(
     ref: ModelRef,
     tokens: "Dataset",
     config: TrainConfig,
-    work: Path,
+    checkpoints: Path,
+    references: Path,
     *,
     on_gpu: bool,
 ) -> CachedReferenceDPOTrainer:
@@ -72,11 +81,11 @@ def _assemble(
     with memory_for(at_once):
         return kind(
             model=_load_policy(ref, config, on_gpu=on_gpu),
-            args=trainer_arguments(config, work, at_once.pairs, on_gpu=on_gpu),
+            args=trainer_arguments(config, checkpoints, at_once.pairs, on_gpu=on_gpu),
             train_dataset=tokens,
             processing_class=load_tokenizer(ref),
             peft_config=_adapters(config),
-            folder=work / "reference",
+            folder=references,
             digest=ref.weights_digest,
         )
 
@@ -149,13 +158,13 @@ def _adapters(config: TrainConfig) -> Any:
 
 
 def trainer_arguments(
-    config: TrainConfig, work: Path, at_once: int, *, on_gpu: bool
+    config: TrainConfig, checkpoints: Path, at_once: int, *, on_gpu: bool
 ) -> "DPOConfig":
     """Translate our settings into TRL's.
 
     Args:
         config: Our settings.
-        work: Folder of checkpoints and tracker logs.
+        checkpoints: Folder of checkpoints and tracker logs.
         at_once: Pairs that go through the model at once, in each process.
         on_gpu: Whether to train on the GPU.
 
@@ -169,7 +178,7 @@ def trainer_arguments(
             raise TrainingError(f"train.report_to names {tracker}: pip install {tracker}.")
     losses = {config.loss_type: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
     return DPOConfig(
-        output_dir=str(work / "checkpoints"),
+        output_dir=str(checkpoints),
         use_cpu=not on_gpu,
         bf16=config.precision == "bf16" or (config.precision == "auto" and on_gpu),
         beta=config.beta,

@@ -63,6 +63,7 @@ def train(
     config: TrainConfig,
     out: Path,
     work: Path,
+    references: Path | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a policy from the reference model on preference pairs.
@@ -73,7 +74,8 @@ def train(
         model: Device to train on.
         config: How to train.
         out: Existing empty folder; receives model/, history.jsonl and training.json.
-        work: Folder that survives a crash: checkpoints and reference log-probs.
+        work: Folder that survives a crash, for checkpoints.
+        references: Folder of reference log-probs, to be kept for other settings; None: in work.
         on_progress: Called after every optimizer step with the steps done, the steps in all,
             and the figures of the step as text.
 
@@ -97,6 +99,7 @@ def train(
         "config": config.model_dump(mode="json"),
         "out": str(out),
         "work": str(work),
+        "references": str(references or work / "references"),
     }
     _keep_only_own_checkpoints(job, config, work)
     while True:

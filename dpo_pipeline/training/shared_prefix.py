@@ -13,9 +13,7 @@ them in the shape it expects.
 """
 
 import types
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +24,10 @@ from transformers.masking_utils import sdpa_mask
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from dpo_pipeline.training.tree import Block, Tree, build_tree
+
 ATTENTION = "shared_prefix"
-BLOCK = 128  # query tokens of one attention block on a CPU
+IDS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 # Gradients of the scores up to this size are kept for the backward pass; larger ones are made
 # again there, tile by tile.
 KEPT_BYTES = 1 << 30
@@ -38,113 +38,6 @@ UNCACHED = 1 << 28
 
 class NotExactError(RuntimeError):
     """The packed forward pass of this model differs from the plain one."""
-
-
-class Block(NamedTuple):
-    """Queries [start, stop) of the row, the keys they may need, and who sees whom."""
-
-    start: int
-    stop: int
-    keys: Tensor  # (keys,), indices into the row
-    bias: Tensor  # (stop - start, keys), 0 where the query attends, -inf where not
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The token tree of several sequences, in depth-first order.
-
-    Attributes:
-        tokens: Token ids. Shape (nodes,).
-        positions: Depth of every token: its position in its own sequences. Shape (nodes,).
-        stop: End of every token's subtree: i descends from j, or is j, where
-            j <= i < stop[j]. Shape (nodes,).
-        source: For every scored token the token whose hidden state predicts it, as an index
-            into the row. Shape (scored,).
-        target: Id of every scored token. Shape (scored,).
-        grid: For every position of the padded batch the index of its score, or `scored`
-            where nothing is scored. Shape (sequences, seq - 1).
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    stop: Tensor
-    source: Tensor
-    target: Tensor
-    grid: Tensor
-
-    @cached_property
-    def mask(self) -> Tensor:
-        """Whether a query (row) attends to a key (column). Shape (nodes, nodes)."""
-        index = torch.arange(len(self.stop), device=self.stop.device)
-        return (index <= index[:, None]) & (index[:, None] < self.stop)
-
-    @cached_property
-    def blocks(self) -> list[Block]:
-        """The row cut into blocks of queries, each with its own keys only."""
-        blocks = []
-        for start in range(0, len(self.stop), BLOCK):
-            queries = torch.arange(start, min(start + BLOCK, len(self.stop)))
-            ancestors = (self.stop[:start] > start).nonzero()[:, 0]
-            keys = torch.cat([ancestors, queries])
-            seen = (keys <= queries[:, None]) & (queries[:, None] < self.stop[keys])
-            bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
-            blocks.append(Block(start, start + len(queries), keys, bias))
-        return blocks
-
-
-def build_tree(
-    sequences: list[list[int]], scored: list[list[bool]], width: int, device: torch.device
-) -> Tree:
-    """Merge sequences into a tree.
-
-    In sorted order a sequence shares all it can with the one before, so that its fresh tokens
-    simply go to the end of the row.
-
-    Args:
-        sequences: Token ids of every sequence, without padding.
-        scored: For every token of every sequence, whether it is scored.
-        width: Length of the padded batch (tokens).
-        device: Where the tree goes.
-    """
-    tokens: list[int] = []
-    positions: list[int] = []
-    stop: list[int] = []
-    source: list[int] = []
-    scores: dict[int, int] = {}  # index into the row -> index of its score
-    grid = [[-1] * (width - 1) for _ in sequences]
-    path: list[int] = []  # the sequence before, as indices into the row
-    for number in sorted(range(len(sequences)), key=sequences.__getitem__):
-        sequence, shared = sequences[number], 0
-        while shared < min(len(path), len(sequence)) and tokens[path[shared]] == sequence[shared]:
-            shared += 1
-        for node in path[shared:]:
-            stop[node] = len(tokens)
-        path[shared:] = range(len(tokens), len(tokens) + len(sequence) - shared)
-        tokens += sequence[shared:]
-        positions += range(shared, len(sequence))
-        stop += [0] * (len(sequence) - shared)
-        for column in range(1, len(sequence)):
-            if scored[number][column]:
-                node = path[column]
-                if node not in scores:
-                    scores[node] = len(source)
-                    source.append(path[column - 1])
-                grid[number][column - 1] = scores[node]
-    for node in path:
-        stop[node] = len(tokens)
-
-    def tensor(values: Any) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
-
-    places = tensor(grid)
-    return Tree(
-        tokens=tensor(tokens),
-        positions=tensor(positions),
-        stop=tensor(stop),
-        source=tensor(source),
-        target=tensor([tokens[node] for node in scores]),
-        grid=places.masked_fill(places < 0, len(source)),
-    )
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -198,7 +91,7 @@ def _fold(query: Tensor, block: Block, key_heads: int) -> Tensor:
     return query[:, block.start : block.stop].reshape(key_heads, -1, query.shape[-1])
 
 
-def tree_attention(
+def _attend(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -211,22 +104,7 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """Attend within the tree of a packed row, or as usual where there is none.
 
-    Args:
-        module: The attention layer.
-        query: Shape (1, heads, nodes, dim).
-        key: Shape (1, key_heads, nodes, dim).
-        value: As key.
-        attention_mask: Not read where there is a tree.
-        scaling: Factor on the scores; None: 1 / sqrt(dim).
-        dropout: On the attention weights.
-        tree: The packed row.
-        **kwargs: What else the model passes to its attention.
-
-    Returns:
-        Shape (1, nodes, heads, dim); and None, for the weights.
-
-    Raises:
-        NotExactError: When the layer attends in a way that a tree does not cover.
+    Shapes (1, heads, nodes, dim), key and value with key heads; out (1, nodes, heads, dim).
     """
     if tree is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
@@ -253,7 +131,7 @@ def tree_attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(ATTENTION, tree_attention)
+AttentionInterface.register(ATTENTION, _attend)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
@@ -410,14 +288,12 @@ class SharedPrefixDPOTrainer(DPOTrainer):
     def _sample(self) -> dict[str, Tensor]:
         """Collate the longest pair and up to two others, as far as a micro-batch goes."""
         rows: Any = self.train_dataset
-        lengths = [
-            len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-            for row in rows
-        ]
+        lengths = [sum(map(len, row.values())) for row in rows.select_columns(IDS)]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         picked = list(dict.fromkeys([longest, 0, len(lengths) - 1]))
-        at_once = self.args.per_device_train_batch_size
-        batch = self.data_collator([rows[i] for i in picked[:at_once]])
+        batch = self.data_collator(
+            [rows[i] for i in picked[: self.args.per_device_train_batch_size]]
+        )
         prepared: dict[str, Tensor] = self._prepare_inputs(batch)
         return prepared
 

@@ -64,13 +64,20 @@ def run(job: dict[str, Any]) -> None:
 
     config = TrainConfig.model_validate(job["config"])
     ref = ModelRef.model_validate(job["ref"])
-    out, work = Path(job["out"]), Path(job["work"])
+    out, checkpoints = Path(job["out"]), Path(job["work"]) / "checkpoints"
     start = time.monotonic()
     tokens = tokenize_pairs(Path(job["pairs"]), load_tokenizer(ref), config.max_length)
-    trainer = build_trainer(ref, tokens, config, job["device"], work)
+    trainer = build_trainer(
+        ref,
+        tokens,
+        config,
+        device=job["device"],
+        checkpoints=checkpoints,
+        references=Path(job["references"]),
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_watch(config))
-    good = last_good(work / "checkpoints")
+    good = last_good(checkpoints)
     with memory_for(plan(type(trainer), tokens, config)):
         trainer.train(resume_from_checkpoint=str(good) if good else None)
     if trainer.accelerator.is_main_process:

@@ -1,0 +1,117 @@
+"""Several sequences as one tree of tokens, laid out as a row: what they share is there once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # query tokens of one attention block on a CPU
+
+
+class Block(NamedTuple):
+    """Queries [start, stop) of the row, the keys they may need, and who sees whom."""
+
+    start: int
+    stop: int
+    keys: Tensor  # (keys,), indices into the row
+    bias: Tensor  # (stop - start, keys), 0 where the query attends, -inf where not
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The token tree of several sequences, in depth-first order.
+
+    Attributes:
+        tokens: Token ids. Shape (nodes,).
+        positions: Depth of every token: its position in its own sequences. Shape (nodes,).
+        stop: End of every token's subtree: i descends from j, or is j, where
+            j <= i < stop[j]. Shape (nodes,).
+        source: For every scored token the token whose hidden state predicts it, as an index
+            into the row. Shape (scored,).
+        target: Id of every scored token. Shape (scored,).
+        grid: For every position of the padded batch the index of its score, or `scored`
+            where nothing is scored. Shape (sequences, seq - 1).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    stop: Tensor
+    source: Tensor
+    target: Tensor
+    grid: Tensor
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Whether a query (row) attends to a key (column). Shape (nodes, nodes)."""
+        index = torch.arange(len(self.stop), device=self.stop.device)
+        return (index <= index[:, None]) & (index[:, None] < self.stop)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The row cut into blocks of queries, each with its own keys only."""
+        blocks = []
+        for start in range(0, len(self.stop), BLOCK):
+            queries = torch.arange(start, min(start + BLOCK, len(self.stop)))
+            ancestors = (self.stop[:start] > start).nonzero()[:, 0]
+            keys = torch.cat([ancestors, queries])
+            seen = (keys <= queries[:, None]) & (queries[:, None] < self.stop[keys])
+            bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+            blocks.append(Block(start, start + len(queries), keys, bias))
+        return blocks
+
+
+def build_tree(
+    sequences: list[list[int]], scored: list[list[bool]], width: int, device: torch.device
+) -> Tree:
+    """Merge sequences into a tree.
+
+    In sorted order a sequence shares all it can with the one before, so that its fresh tokens
+    simply go to the end of the row.
+
+    Args:
+        sequences: Token ids of every sequence, without padding.
+        scored: For every token of every sequence, whether it is scored.
+        width: Length of the padded batch (tokens).
+        device: Where the tree goes.
+    """
+    tokens: list[int] = []
+    positions: list[int] = []
+    stop: list[int] = []
+    source: list[int] = []
+    scores: dict[int, int] = {}  # index into the row -> index of its score
+    grid = [[-1] * (width - 1) for _ in sequences]
+    path: list[int] = []  # the sequence before, as indices into the row
+    for number in sorted(range(len(sequences)), key=sequences.__getitem__):
+        sequence, shared = sequences[number], 0
+        while shared < min(len(path), len(sequence)) and tokens[path[shared]] == sequence[shared]:
+            shared += 1
+        for node in path[shared:]:
+            stop[node] = len(tokens)
+        path[shared:] = range(len(tokens), len(tokens) + len(sequence) - shared)
+        tokens += sequence[shared:]
+        positions += range(shared, len(sequence))
+        stop += [0] * (len(sequence) - shared)
+        for column in range(1, len(sequence)):
+            if scored[number][column]:
+                node = path[column]
+                if node not in scores:
+                    scores[node] = len(source)
+                    source.append(path[column - 1])
+                grid[number][column - 1] = scores[node]
+    for node in path:
+        stop[node] = len(tokens)
+
+    def tensor(values: Any) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    places = tensor(grid)
+    return Tree(
+        tokens=tensor(tokens),
+        positions=tensor(positions),
+        stop=tensor(stop),
+        source=tensor(source),
+        target=tensor([tokens[node] for node in scores]),
+        grid=places.masked_fill(places < 0, len(source)),
+    )
