@@ -37,7 +37,7 @@ def publish_if_proven(
         return None
     out = run.folder / "publish"
     out.mkdir()
-    lineage = dataset.stats["lineage"]
+    lineage = {**dataset.stats["lineage"], "train": policy.stats["arguments"]}
     done: dict[str, Any] = publish(config, run.run_id, policy, dataset, score, lineage, out)
     for kind in ("dataset", "model"):
         if kind in done:
