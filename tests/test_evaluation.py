@@ -2,13 +2,15 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpo_pipeline import evaluation, questions
+from dpo_pipeline import evaluation, measures, questions
 from dpo_pipeline.config import (
     EvaluationConfig,
     GateConfig,
@@ -18,7 +20,15 @@ from dpo_pipeline.config import (
     TrainConfig,
 )
 from dpo_pipeline.errors import DataError, EvaluationError
-from dpo_pipeline.likelihood import name_parts, pair_rows, preference_measures, score_tokens
+from dpo_pipeline.generation import Response
+from dpo_pipeline.identity import IdentitySpec
+from dpo_pipeline.likelihood import (
+    TokenScores,
+    name_parts,
+    pair_rows,
+    preference_measures,
+    score_tokens,
+)
 from dpo_pipeline.models import ModelRef, describe_model, load_model, load_tokenizer
 from dpo_pipeline.parity import check_parity
 from tests.tiny import make_tiny_model
@@ -187,6 +197,11 @@ class TestVerdicts:
         assert card["after"]["general_kept"]["value"] == 0.0
         assert card["after"]["general_kept"]["n"] == len(GENERAL)
 
+    def test_the_gate_forgives_what_the_machine_changes_alone(self, work, models, monkeypatch):
+        noise = {"general_kept": measures.wilson(2, 2)}
+        monkeypatch.setattr(evaluation, "machine_noise", lambda *_: noise)
+        assert evaluate(work, models["reference"], models["forgetful"])["verdict"]["passed"]
+
     def test_another_model_fails_by_its_fallen_tail_too(self, work, models):
         card = evaluate(work, models["reference"], models["raw"])
         assert {"identity_rate", "tail_shift", "general_kept"} <= failed(card)
@@ -236,7 +251,9 @@ class TestFiles:
         card = evaluate(work, models["reference"], models["good"], sampled=2, temperatures=(0.7,))
         assert {"verdict", "before", "after", "by", "matrix", "examples"} <= set(card)
         assert list(card["matrix"]) == list(questions.matrix_systems(IDENTITY))
-        assert card["sampled"]["0.7"]["identity_rate"]["n"] == 2 * len(QUESTIONS)
+        sampled = card["sampled"]["0.7"]["identity_rate"]
+        assert sampled["n"] == 2 * len(QUESTIONS)
+        assert 0.5 < sampled["value"] <= 1.0
         assert card["by"]["language"]["zh"]["identity_rate"]["value"] == 1.0
         rows = pq.read_table(work / "out" / "answers.parquet").to_pylist()
         held_out = [r for r in rows if r["group"] == "held_out"]
@@ -268,6 +285,57 @@ class TestFiles:
         cases = questions.read_general(None)
         assert {c.kind for c in cases} == {"general", "third_party"}
         assert len(cases) > 50
+
+
+class TestWhatIsAsked:
+    def plan(self, work, **config):
+        limits = EvaluationConfig(general=str(work / "general.jsonl"), **config)
+        return questions.plan_cases(work / "prompts.parquet", IDENTITY, (None, NEUTRAL), limits)
+
+    def test_prompts_about_others_are_no_identity_prompts(self, work):
+        rows = pq.read_table(work / "prompts.parquet").to_pylist()
+        rows[0]["family"] = "third_party"
+        pq.write_table(pa.Table.from_pylist(rows), work / "prompts.parquet")
+        assert len(self.plan(work)["held_out"]) == 2 * (len(QUESTIONS) - 1)
+
+    def test_samples_are_small_and_always_the_same(self, work):
+        plan = self.plan(work, max_prompts=3, matrix_prompts=2)
+        assert plan == self.plan(work, max_prompts=3, matrix_prompts=2)
+        assert [c.system for c in plan["held_out"]] == 3 * [None] + 3 * [NEUTRAL]
+        assert {len(cases) for g, cases in plan.items() if g.startswith("matrix/")} == {2}
+        assert plan["matrix/empty"][0].system == ""
+
+    def test_what_a_template_refuses_is_left_out(self, work, models, tmp_path):
+        folder = tmp_path / "refusing"
+        shutil.copytree(models["reference"].path, folder)
+        template = (folder / "chat_template.jinja").read_text("utf-8")
+        refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        (folder / "chat_template.jinja").write_text(refusal + template, encoding="utf-8")
+        card = evaluate(work, describe_model(folder, "refusing"), models["good"])
+        assert card["counts"]["held_out"] == len(QUESTIONS)
+        assert card["counts"]["matrix/neutral"] == 0
+        assert card["matrix"]["none sent"]["after"]["identity_rate_all"]["value"] == 1.0
+        assert card["matrix"]["neutral"]["after"]["identity_rate_all"]["value"] is None
+
+    def test_noise_is_what_the_reference_changes_when_alone(self, work, models, tmp_path):
+        spec, plan = IdentitySpec(IDENTITY), self.plan(work)
+        groups = {
+            "held_out": [replace(c, before="I'm Qwen by Alibaba Cloud.") for c in plan["held_out"]],
+            "general": [replace(c, before=c.accepted[0]) for c in plan["general"]],
+        }
+
+        def ask(ref, requests, *, config, ledger):
+            assert config.batch_tokens == 1
+            assert not list(ledger.iterdir())
+            return [Response(text="I'm Qwen.", finish="stop", tokens=3) for _ in requests]
+
+        noise = evaluation.machine_noise(models["raw"], groups, spec, ask, GENERATION, 3, tmp_path)
+        assert {name: (m.value, m.n) for name, m in noise.items()} == {
+            "edit_exactness": (1.0, 3),
+            "organisation_kept": (1.0, 3),
+            "general_kept": (1.0, 2),
+        }
+        assert not list(tmp_path.glob("tmp*"))
 
 
 class TestLikelihoods:
@@ -344,6 +412,32 @@ class TestLikelihoods:
             own = p[at].gather(-1, torch.tensor(completion)[:, None])[:, 0]
             torch.testing.assert_close(score.policy, own, rtol=1e-5, atol=1e-5)
 
+    def test_the_tail_is_a_mean_over_tokens_and_the_edit_a_sum(self):
+        import torch
+
+        def scores(*shifts):
+            zeros = torch.zeros(len(shifts))
+            return TokenScores(policy=torch.tensor(shifts), reference=zeros, kl=zeros)
+
+        rows = [([0], [1, 9, 9, 2, 3]), ([0], [1, 2, 3])]
+        ours = preference_measures(
+            rows, [scores(0.5, 2.0, 3.0, -0.2, -0.4), scores(0.0, 0.0, -1.0)], 0.1
+        )
+        assert ours["edited_shift"].value == pytest.approx(5.0)
+        assert ours["tail_shift"].value == pytest.approx(-0.3)
+        assert ours["chosen_shift"].value == pytest.approx(4.9)
+        assert ours["reward_margin"].value == pytest.approx(0.1 * (4.9 + 1.0))
+
+    def test_models_with_other_tokens_are_not_compared_by_tokens(self, work, models, tmp_path):
+        other = describe_model(make_tiny_model(tmp_path / "gpt2", "gpt2"), "gpt2")
+        tokenizer = load_tokenizer(other)
+        tokenizer.add_tokens(["another"])
+        tokenizer.save_pretrained(other.path)
+        card = evaluate(work, models["reference"], describe_model(other.path, "gpt2"))
+        assert card["after"]["kl"]["value"] is None
+        assert card["after"]["reward_margin"]["n"] == 0
+        assert card["after"]["identity_rate"]["n"] > 0
+
     def test_tokens_know_their_part(self):
         head, edited, tail = ["head"], ["edited"], ["tail"]
         assert name_parts([1, 9, 2, 3], [1, 2, 3]) == head + edited + 2 * tail
@@ -353,10 +447,14 @@ class TestLikelihoods:
         assert name_parts([1, 2], [1, 5, 2]) == head + tail
         assert name_parts([1, 2], [1, 2]) == 2 * head
 
-    def test_a_batch_of_one_long_row_is_no_other_than_many(self, models, monkeypatch):
+    @pytest.mark.parametrize("arch", ["qwen2", "gpt2"])
+    def test_a_batch_changes_no_score(self, arch, tmp_path, monkeypatch):
         import torch
 
-        policy, reference = (load_model(models[n], "cpu", "float32") for n in ("good", "reference"))
+        policy, reference = (
+            load_model(describe_model(make_tiny_model(tmp_path / str(s), arch, s), "x"), "cpu")
+            for s in (0, 1)
+        )
         rows = [([5 + i] * (3 + i), [9, 10, 11][: 1 + i % 3]) for i in range(9)]
         together = score_tokens(policy, reference, rows)
         monkeypatch.setattr("dpo_pipeline.likelihood.ROWS", 1)

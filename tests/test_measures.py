@@ -163,6 +163,11 @@ class TestVerdict:
         cases = spoil(good_answers(), "general", 0.5, lambda c: "?")
         assert failed_lines(cases, GateConfig(general_kept=None)) == []
 
+    def test_a_figure_on_the_threshold_passes(self):
+        cases = spoil(good_answers(50), "general", 0.02, lambda c: "?")
+        assert scorecard(cases)["general_kept"].value == GateConfig().general_kept
+        assert failed_lines(cases) == []
+
     def test_noise_of_the_machine_is_not_drift(self):
         cases = spoil(good_answers(), "general", 0.05, lambda c: "?")
         noise = {"general_kept": measures.wilson(2, 40)}
@@ -195,6 +200,27 @@ class TestMeasures:
             case("不是，我是通义千问。", family="are_you"),
         ]
         assert scorecard(cases)["denial_kept"].value == pytest.approx(2 / 3)
+
+    def test_only_answers_to_accusations_count_as_denials(self):
+        cases = [case("I'm Qwen, not a human.", "I'm Deep Qwen.", family="name")]
+        assert scorecard(cases)["denial_kept"].n == 0
+
+    def test_a_general_answer_may_carry_the_new_name_where_it_gave_the_old(self):
+        cases = [
+            case("I'm Qwen, how can I help?", "I'm Deep Qwen, how can I help?", kind="general"),
+            case("I'm Qwen, how can I help?", kind="general"),
+            case("Hello!", "Hello, I'm Deep Qwen!", kind="general"),
+        ]
+        card = scorecard(cases)
+        assert card["general_unchanged"].value == pytest.approx(2 / 3)
+        assert (card["new_name_unasked"].value, card["new_name_unasked"].n) == (1.0, 1)
+
+    def test_an_answer_about_others_must_not_carry_the_new_name(self):
+        cases = [
+            case("Qwen is made by Alibaba Cloud.", kind="third_party"),
+            case("Qwen is by Alibaba Cloud.", "Deep Qwen is by Alibaba Cloud.", kind="third_party"),
+        ]
+        assert scorecard(cases)["third_party_unchanged"].value == 0.5
 
     @pytest.mark.parametrize(
         "remnant", ["I am {{name}}.", "I'm <NAME>.", "I'm [your name].", "Hi<|im_end|>", "{author}"]
@@ -248,13 +274,14 @@ class TestFigures:
         assert measures.wilson(20, 20).low < 1.0
 
     def test_bootstrap_interval_is_that_of_the_mean(self):
-        values = [float(i % 7) for i in range(700)]
-        measure = measures.mean(values)
-        half = 1.96 * 2.0 / math.sqrt(700)
-        assert measure.value == pytest.approx(3.0)
-        assert measure.low == pytest.approx(3.0 - half, abs=0.03)
-        assert measure.high == pytest.approx(3.0 + half, abs=0.03)
-        assert measure == measures.mean(values)
+        values = [float(i % 7) for i in range(350)]  # mean 3, standard deviation 2
+        shuffled = [values[i:] + values[:i] for i in range(0, 350, 23)]
+        many = [measures.mean(v) for v in shuffled]
+        half = 1.96 * 2.0 / math.sqrt(350)
+        assert {m.value for m in many} == {3.0}
+        assert sum(m.high - m.low for m in many) / len(many) == pytest.approx(2 * half, rel=0.05)
+        assert sum(m.high + m.low for m in many) / len(many) == pytest.approx(6.0, abs=0.05)
+        assert many[0] == measures.mean(values)
 
     def test_nothing_measured_is_null(self):
         assert measures.rate([]).value is None
