@@ -183,7 +183,9 @@ def slots_agree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> boo
     Some architectures read their cache, mask or positions in a way that slots do not serve, and
     not all of them fail aloud: each token must be the plain forward's choice, up to rounding.
     """
-    rows = deque(Row("", prompt[:12], ends=(), limit=4) for prompt in prompts)
+    # Of different length, as equal ones would hide an error in masks and positions.
+    tails = [prompt[5 * i - 12 :] for i, prompt in enumerate(prompts[:2])]
+    rows = deque(Row("", tail, ends=(), limit=4) for tail in tails)
     try:
         for row in Slots(model, len(rows), 16, GenerationConfig()).run(rows):
             whole = torch.tensor([[*row.prompt, *row.answer]], device=model.device)
@@ -267,7 +269,11 @@ class SlotCache(Cache):
         """Set the column of each active row's next token; return the attention mask."""
         self.at, self.rows = at, torch.arange(len(at), device=at.device)
         self.width = int(at.max()) + 1
-        return (torch.arange(self.width, device=at.device) <= at[:, None])[:, None, None, :]
+        ahead = torch.arange(self.width, device=at.device) > at[:, None]
+        # Added to the scores: of a mask of truth values, plain (eager) attention makes 0 and 1.
+        dtype = self.pairs[0][0].dtype
+        added = torch.zeros(ahead.shape, dtype=dtype, device=at.device)
+        return added.masked_fill_(ahead, torch.finfo(dtype).min)[:, None, None, :]
 
     def enter(self, start: int, filled: Sequence[Sequence[torch.Tensor]]) -> None:
         """Copy new rows' keys and values to the slots from `start` on."""

@@ -12,9 +12,11 @@ import logging
 import os
 import uuid
 from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dpo_pipeline.errors import StoreError
 from dpo_pipeline.keys import canonical, digest_of
 
 logger = logging.getLogger("dpo_pipeline.ledger")
@@ -29,9 +31,10 @@ class Ledger:
         self._segment: BinaryIO | None = None
 
     def close(self) -> None:
-        """Close this writer's segment, if it has one."""
+        """Close this writer's segment, if it has one; all that was appended is on disk."""
         if self._segment:
-            self._segment.close()
+            with suppress(OSError):
+                self._segment.close()
 
     def read(self, wanted: Container[str]) -> dict[str, Any]:
         """Return the records of the wanted keys; of two with one key, either (they are equal)."""
@@ -48,16 +51,24 @@ class Ledger:
         return found
 
     def append(self, records: Mapping[str, Any]) -> None:
-        """Write records to this writer's own segment and sync it."""
+        """Write records to this writer's own segment and sync it.
+
+        Raises:
+            StoreError: The disk is full or not writable; what was appended before is safe.
+        """
         if not records:
             return
-        if self._segment is None:
-            self._segment = self._open()
-        for key, value in records.items():
-            body = canonical({"key": key, "value": value})
-            self._segment.write(_check(body) + b" " + body + b"\n")
-        self._segment.flush()
-        os.fsync(self._segment.fileno())
+        bodies = [canonical({"key": key, "value": value}) for key, value in records.items()]
+        try:
+            self._segment = self._segment or self._open()
+            self._segment.write(b"".join(_check(body) + b" " + body + b"\n" for body in bodies))
+            self._segment.flush()
+            os.fsync(self._segment.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"cannot write answers under {self.folder}: {error.strerror}; free some space or "
+                "set another store"
+            ) from error
 
     def _open(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)

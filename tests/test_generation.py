@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from tiny import make_tiny_model
 
 from dpo_pipeline import generation
 from dpo_pipeline.config import GenerationConfig, IdentityConfig, ModelConfig
-from dpo_pipeline.errors import GenerationError
+from dpo_pipeline.errors import GenerationError, StoreError
 from dpo_pipeline.generation import (
     Request,
     Response,
@@ -29,6 +30,7 @@ from dpo_pipeline.generation import (
     plan_shards,
     probe_identity,
 )
+from dpo_pipeline.ledger import Ledger
 from dpo_pipeline.models import encode, load_model, load_tokenizer, resolve_model
 
 HERE = ModelConfig(device="cpu", dtype="float32")
@@ -70,7 +72,7 @@ def one_by_one(ref, requests: list[Request], tokens: int) -> list[tuple[str, int
             input_ids=ids, attention_mask=ids * 0 + 1, max_new_tokens=tokens, do_sample=False
         )[0, ids.shape[1] :].tolist()
         said = [token for token in said if token not in ends]
-        answers.append((tokenizer.decode(said), len(said)))
+        answers.append((tokenizer.decode(said, skip_special_tokens=True), len(said)))
     return answers
 
 
@@ -250,43 +252,46 @@ def test_out_of_memory_with_one_row_says_what_to_do(ref, tmp_path, monkeypatch):
         answer(ref, REQUESTS, model=HERE, config=GREEDY, ledger=tmp_path)
 
 
-def test_an_architecture_that_slots_do_not_serve_is_decoded_in_padded_batches(tmp_path):
+SHAPE = {
+    "vocab_size": 509, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 2,
+    "pad_token_id": 0, "tie_word_embeddings": False,
+}  # fmt: skip
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4}
+OTHERS = {  # what each has that slots must serve, or leave to the padded batches
+    "window longer than the rows": ("mistral", {"sliding_window": 512}),
+    "window shorter than the answer": ("mistral", {"sliding_window": 64}),
+    "window shorter than the prompt": ("mistral", {"sliding_window": 16}),
+    "plain attention, soft caps": ("gemma2", {"head_dim": 8}),
+    "plain attention, other positions": ("gptj", {**GPT, "rotary_dim": 4}),
+    "attention sinks, experts": ("gpt_oss", {"head_dim": 8, "num_local_experts": 4}),
+    "a local layer that no cache tells of": (
+        "gpt_neo",
+        {"attention_types": [[["global", "local"], 1]], "num_heads": 4, "window_size": 8},
+    ),
+    "positions from the mask": ("bloom", {"n_layer": 2, "n_head": 4}),
+    "a layer without keys": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_architectures_answer_as_they_do_alone(tmp_path, case):
     import torch
-    from transformers import AutoModelForCausalLM, BloomConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = make_tiny_model(tmp_path / "bloom", "gpt2")
-    shape = {"vocab_size": 509, "hidden_size": 32, "n_layer": 2, "n_head": 2}
+    arch, special = OTHERS[case]
+    folder = make_tiny_model(tmp_path / "model", "llama")
     torch.manual_seed(0)
-    bloom = AutoModelForCausalLM.from_config(BloomConfig(**shape, eos_token_id=0, pad_token_id=0))
-    with torch.no_grad():
-        for parameter in bloom.parameters():
-            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
-    bloom.save_pretrained(folder)
-    ref = resolve_model(str(folder))
-    expected = one_by_one(ref, REQUESTS[:6], 24)
-    found = answer(ref, REQUESTS[:6], model=HERE, config=GREEDY, ledger=tmp_path)
-    assert [(r.text, r.tokens) for r in found] == expected
-
-
-@pytest.mark.parametrize("window", [16, 64, 512])
-def test_a_sliding_window_is_kept(tmp_path, window):
-    import torch
-    from transformers import AutoModelForCausalLM, MistralConfig
-
-    folder = make_tiny_model(tmp_path / "mistral", "llama")
-    shape = {"vocab_size": 509, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    more = {"sliding_window": window, "tie_word_embeddings": True, "eos_token_id": 2}
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(MistralConfig(**shape, **heads, **more))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **{**SHAPE, **special}))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
+            parameter.mul_(6.0 if parameter.dim() > 1 else 1.0)
     model.save_pretrained(folder)
     ref = resolve_model(str(folder))
-    expected = one_by_one(ref, REQUESTS[:6], 24)
-    found = answer(ref, REQUESTS[:6], model=HERE, config=GREEDY, ledger=tmp_path)
+    expected = one_by_one(ref, REQUESTS[:8], 24)
+    found = answer(ref, REQUESTS[:8], model=HERE, config=GREEDY, ledger=tmp_path)
     assert [(r.text, r.tokens) for r in found] == expected
+    assert len({text for text, _ in expected}) > 2
 
 
 # The ledger
@@ -370,6 +375,15 @@ def test_a_damaged_line_is_dropped_and_made_again(ref, tmp_path, damage, caplog)
     assert made(ref, REQUESTS, tmp_path) == 1
     assert "1 damaged lines dropped" in caplog.text
     assert answer(ref, REQUESTS, model=HERE, config=GREEDY, ledger=tmp_path) == expected
+
+
+def test_a_full_disk_says_so_and_loses_nothing_written(ref, tmp_path, monkeypatch):
+    made(ref, REQUESTS[:5], tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(Ledger, "_open", lambda ledger: io.FileIO("/dev/full", "w"))
+        with pytest.raises(StoreError, match=r"cannot write answers under .*No space left"):
+            made(ref, REQUESTS, tmp_path)
+    assert made(ref, REQUESTS, tmp_path) == 19
 
 
 WRITER = """
