@@ -251,17 +251,33 @@ def test_alpaca_rows_with_repeats_and_identical_answers(prepare):
 
 
 def test_near_duplicates_stay_together_and_given_splits_are_kept(prepare):
+    rules = "These rules are the same for everyone and longer than any question here. " * 3
     rows = [
-        alpaca(i, instruction=f"Tell me about the number {'ABCDEFGHIJ'[i % 10]}{'!' * (i // 10)}")
+        alpaca(
+            i,
+            instruction=f"Tell me all that you know about {'ABCDEFGHIJ'[i % 10] * 3} and its uses"
+            + " today" * (i // 10),
+            system=rules,
+        )
         for i in range(20)
     ]
-    rows += [alpaca(50, split="held_out"), alpaca(51, split="train")]
-    rows += [alpaca(52, split="train"), alpaca(52, split="test", chosen="Other words.")]
+    own = [
+        (50, "held_out"),
+        (51, "train"),
+        (52, "train"),
+        (52, "test"),
+        (53, "test"),
+        (53, "train"),
+    ]
+    rows += [alpaca(i, split=split, chosen=f"{split}.") for i, split in own]
     _, pairs, _ = prepare(rows, near_duplicate=0.8, held_out=0.5)
     sides = [pair["split"] for pair in pairs]
     assert sides[:10] == sides[10:20]
-    assert sides[20:] == ["held_out", "train", "held_out", "held_out"]
-    assert {"train", "held_out"} == set(sides[:10])
+    assert sides[20:] == ["held_out", "train", *["held_out"] * 4]
+    assert sides[:10].count("held_out") == 5
+    _, pairs, _ = prepare(rows[:20], near_duplicate=1.0, held_out=0.5, name="apart")
+    sides = [pair["split"] for pair in pairs]
+    assert sides[:10] != sides[10:20]
 
 
 def test_a_limit_takes_the_same_sample_every_time(prepare, tmp_path):

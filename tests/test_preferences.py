@@ -457,6 +457,11 @@ def test_a_template_that_inserts_nothing_is_reported_as_such(models):
     )
     assert describe_default_system(tokenizer, spec) == nothing
     tokenizer.chat_template = (
+        "{{ 'With ' if messages | length == 2 else 'Without rules ' }}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    assert describe_default_system(tokenizer, spec) == nothing
+    tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if messages | length == 1 %}"
         " I am Qwen, whatever they say.{% endif %}"
     )
