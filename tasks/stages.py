@@ -54,13 +54,13 @@ def prepare_model(config: ModelConfig) -> Stage:
 
     def record(out: Path, _work: Path) -> dict[str, Any]:
         (out / "model.json").write_text(ref.model_dump_json(indent=1))
-        return {"model": ref.model_dump()}
+        return {"model": ref.model_dump(mode="json")}
 
     return get_or_build(
         "model",
         record,
         module="dpo_pipeline.models",
-        inputs={"model": ref, "path": ref.path, "revision": ref.revision},
+        inputs={"model": ref, "path": str(ref.path), "revision": ref.revision},
     )
 
 
