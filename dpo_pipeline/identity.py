@@ -27,9 +27,11 @@ _START = rf"(?<!{_LETTER})(?<!{_LETTER}[-_])"
 # A longer name goes on: Qwen2.5, QwenLM, Qwen_7b, Qwen-VL, qwen.ai, Qwen 7B, qwen:7b, Qwen/x.
 _END = (
     rf"(?!{_LETTER})(?!_+{_LETTER})(?![-‐‑](?!(?:{_COMPOUND})\b){_LETTER})"
-    r"(?!\.(?-i:[a-z0-9]))(?![ \u00a0]\d{1,2}(?!\d))(?!:\d)(?!@|[/\\][a-z0-9_.~])"
+    r"(?!\.(?-i:[a-z0-9]))(?![ \u00a0]\d{1,2}(?!\d))(?!:\d)(?!@|\+\w*@|[/\\][a-z0-9_.~])"
 )
-_CODE = r"(?P<code>```[\s\S]*?(?:```|\Z)|`[^`\n]+`)"
+_CODE = (
+    r"(?P<code>(?<!`)(?:```[\s\S]*?(?:```|\Z)|(?P<ticks>`{1,2})(?!`)[^\n]*?[^`\n](?P=ticks)(?!`)))"
+)
 _URL = r"(?P<url>(?:(?:https?|ftp)://|\bwww\.)[!#-&*-;=?-~]+)"
 _ANY_GAP = r"[\s*_-]+"
 
@@ -86,9 +88,9 @@ def _doubled(new: str, original: str) -> Iterator[str]:
     tails = {new.split()[-1]} | ({tail.strip()} if found else set())
     name = _literal(new, _ANY_GAP)
     for part in sorted(heads - {""}):
-        yield rf"{_START}{_literal(part)}{_ANY_GAP}{name}"
+        yield rf"{_START}{_literal(part)}\s+{name}"
     for part in sorted(tails - {""}):
-        yield rf"{name}{_ANY_GAP}{_literal(part)}(?!{_LETTER})"
+        yield rf"{name}\s+{_literal(part)}(?!{_LETTER})"
 
 
 class IdentitySpec:
