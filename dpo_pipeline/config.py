@@ -62,7 +62,7 @@ class ModelConfig(Section):
 
 def _plain_name(name: str) -> str:
     """Refuse what no name holds and what would confuse code spans, placeholders or templates."""
-    if name != " ".join(name.split()):
+    if not name or name != " ".join(name.split()):
         raise ValueError(f"{name!r} is blank, or has stray spaces or line breaks")
     if found := sorted(set(name) & set("`{}<>|[]/\\@")) or [c for c in name if not c.isprintable()]:
         raise ValueError(f"{name!r} holds {found[0]!r}, which no name may")
