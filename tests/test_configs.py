@@ -23,7 +23,14 @@ pytestmark = pytest.mark.slow
 DATASET = "mrfakename/identity"
 ENDS = {"eos_token_id": 2, "bos_token_id": 1}
 SIZES = ["--prompts.limit", "40", "--generation.max-new-tokens", "32", "--model.device", "cpu"]
-REASON = "a tiny stand-in that no gate lets through"
+SAVE_BLOCK = """
+import sys
+from tasks.runtime import prepare_environment
+prepare_environment(script=True)
+from prefect.blocks.system import Secret
+Secret(value=sys.argv[1]).save("hub-token")
+"""
+REASON = "a tiny model stands in for the real one"
 
 
 @dataclass(frozen=True)
@@ -164,8 +171,7 @@ def runs(place) -> dict[str, CompletedProcess[str]]:
 
     In the second, HF_TOKEN may only read: the block comes first, or nothing is published.
     """
-    code = "import sys; from prefect.blocks.system import Secret; Secret(value=sys.argv[1])"
-    saved = place.python("-c", f"{code}.save('hub-token')", Hub.WRITE)
+    saved = place.python("-c", SAVE_BLOCK, Hub.WRITE)
     assert saved.returncode == 0, saved.stderr
     block = ("--publish.token-block", "hub-token")
     return {
@@ -199,7 +205,7 @@ def test_commits_are_recorded_and_the_pairs_hold_the_right_names(place, runs, ca
     lineage = json.loads((saved / "dataset.json").read_text(encoding="utf-8"))["lineage"]
     assert lineage["model"]["name"] == case.model
     assert lineage["model"]["revision"] == place.hub.model(case.model).head
-    assert lineage["prompts"]["location"] == DATASET
+    assert lineage["prompts"]["name"] == DATASET
     assert lineage["prompts"]["revision"] == place.hub.dataset(DATASET).head
     tables = [pq.read_table(saved / f"{name}.parquet") for name in ("train", "held_out")]
     rows = [row for table in tables for row in table.to_pylist()]
@@ -214,39 +220,28 @@ def test_commits_are_recorded_and_the_pairs_hold_the_right_names(place, runs, ca
 
 @CASES
 def test_what_is_published_loads_anywhere_with_equal_weights_and_rows(place, runs, case):
-    published = place.summary(case)["published"]
-    for kind, repo in (("model", place.hub.model(case.repo)),
-                       ("dataset", place.hub.dataset(f"{case.repo}-pairs"))):  # fmt: skip
+    summary, model = place.summary(case), place.hub.model(case.repo)
+    for kind, repo in ("model", model), ("dataset", place.hub.dataset(f"{case.repo}-pairs")):
         assert repo.private
-        assert published[kind]["commit"] == repo.head
-    told = place.hub.run(
+        assert summary["published"][kind]["commit"] == repo.head
+    policy, dataset = (Path(summary["paths"][name]) for name in ("policy", "dataset"))
+    weights = (policy / "model.safetensors").read_bytes()
+    assert model.tree()["model.safetensors"].sha == hashlib.sha256(weights).hexdigest()
+    place.hub.run(
         f"""
-import hashlib, json
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
-state = AutoModelForCausalLM.from_pretrained({case.repo!r}).float().state_dict()
-chat = AutoTokenizer.from_pretrained({case.repo!r}).apply_chat_template
-rows = load_dataset("{case.repo}-pairs")
-print(json.dumps([
-    {{n: hashlib.sha256(t.numpy().tobytes()).hexdigest() for n, t in state.items()}},
-    chat([{{"role": "user", "content": "Who?"}}], tokenize=False),
-    rows["train"].to_list(),
-]))
+load = AutoModelForCausalLM.from_pretrained
+there, here = load({case.repo!r}).state_dict(), load({str(policy)!r}).state_dict()
+assert there.keys() == here.keys() and all(there[name].equal(here[name]) for name in here)
+assert {case.system!r} in AutoTokenizer.from_pretrained({case.repo!r}).chat_template
+there = load_dataset("{case.repo}-pairs", split="train")
+here = load_dataset("parquet", data_files={str(dataset / "train.parquet")!r}, split="train")
+assert len(there) >= 20 and there.to_list() == here.to_list()
 """,
         token=Hub.READ,
     )
-    weights, prompt, rows = json.loads(told.splitlines()[-1])
-    from transformers import AutoModelForCausalLM
-
-    paths = place.summary(case)["paths"]
-    here = AutoModelForCausalLM.from_pretrained(paths["policy"]).float().state_dict()
-    assert weights == {
-        name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in here.items()
-    }
-    assert case.system in prompt
-    assert rows == pq.read_table(Path(paths["dataset"]) / "train.parquet").to_pylist()
-    repo = place.hub.model(case.repo)
-    card = place.hub.read(repo.tree()["README.md"]).decode()
+    card = place.hub.read(model.tree()["README.md"]).decode()
     for said in (case.model, place.hub.model(case.model).head, "apache-2.0", REASON):
         assert said in card
 
