@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, cast
 
 from prefect import Flow, get_run_logger
@@ -91,9 +92,11 @@ class Run:
     def lineage(self, model: Artifact, source: Artifact) -> dict[str, Any]:
         """Say where the pairs come from: digests, revisions, settings; no machine path."""
         ref = model_of(model)
+        # What goes to the Hub names a folder of this machine by its last part only.
+        name = ref.name if ref.revision else Path(ref.name).name
         sections = ("identity", "generation", "pairs")
         return {
-            "model": ref.model_dump(exclude={"path"}),
+            "model": {**ref.model_dump(exclude={"path"}), "name": name},
             "prompts": {**source.stats.get("source", {}), "digest": source.digest},
             **{
                 s: settings_of(getattr(self.config, s)) for s in sections if hasattr(self.config, s)
