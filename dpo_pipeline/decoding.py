@@ -107,7 +107,7 @@ def _load(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     network: Any = load_model(ref, device, dtype)
     # A model may ship sampling or a repetition penalty: what decides is our configuration.
-    network.generation_config = Shipped()  # type: ignore[no-untyped-call]
+    network.generation_config = Shipped()
     return load_tokenizer(ref), network
 
 

@@ -45,9 +45,7 @@ def init_model(config: Path, out: Path, seed: int = 0) -> dict[str, Any]:
         architecture = AutoConfig.for_model(settings.pop("model_type"), **settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                architecture, dtype=torch.float32
-            )
+            model = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{config} does not describe a causal language model ({type(error).__name__}: "
