@@ -296,14 +296,17 @@ class TrainConfig(Section):
         "auto", description="auto: shared-prefix where its self-check holds, else trl."
     )
     beta: float = Field(0.2, gt=0, description="Weight on staying near the reference (no unit).")
-    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(
+        5e-5, gt=0, description="Peak learning rate of AdamW (the starter: 3e-4)."
+    )
     batch_size: int = Field(8, ge=1, description="Pairs an optimizer step.")
     epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
     loss_type: str = Field("sigmoid", min_length=1, description="Loss, by TRL's name.")
     sft_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of an SFT term on the chosen answer; keeps the sentence whole.",
+        description="Weight of an SFT term on the chosen answer; keeps the sentence whole (the "
+        "starter: 0.2).",
     )
     max_length: int = Field(1024, ge=8, description="Longest prompt + response (tokens).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
@@ -396,10 +399,10 @@ class GateConfig(Section):
     preference_accuracy: Share | None = Field(
         None, description="Least share of held-out pairs with a positive reward margin."
     )
-    tail_shift: float | None = Field(
-        -0.5,
-        description="Least mean log-prob change of the words copied after the edit "
-        "(nats per token): DPO on small edits is known to let them fall.",
+    tail_gap: float | None = Field(
+        -0.2,
+        description="Least mean log-prob of the words after the edit, compared with the reference "
+        "after the old name (nats per token): DPO on small edits is known to let them fall.",
     )
 
 
@@ -432,8 +435,16 @@ class PublishConfig(Section):
     )
 
 
+# The starter is small enough to want large steps; the SFT term keeps its sentences whole.
+# Settings that are good for real models leave it as it was.
+STARTER_TRAINING = {"learning_rate": 3e-4, "sft_weight": 0.2}
+
+
 class PipelineConfig(Section):
-    """One run of the pipeline."""
+    """One run of the pipeline.
+
+    Where the model is the starter, training settings that are not given are the starter's own.
+    """
 
     model: ModelConfig = Field(default_factory=ModelConfig, description="The reference model.")
     identity: IdentityConfig = Field(
@@ -454,6 +465,15 @@ class PipelineConfig(Section):
     publish: PublishConfig = Field(
         default_factory=PublishConfig, description="What goes to the Hub."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _starter_has_its_own(cls, data: Any) -> Any:
+        model = data.get("model", {}) if isinstance(data, dict) else None
+        name = model.get("name", "starter") if isinstance(model, dict) else model
+        if name == "starter" and isinstance(train := data.get("train", {}), dict):
+            return {**data, "train": {**STARTER_TRAINING, **train}}
+        return data
 
 
 class EvaluateConfig(Section):
