@@ -469,9 +469,11 @@ class PipelineConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _starter_has_its_own(cls, data: Any) -> Any:
-        model = data.get("model", {}) if isinstance(data, dict) else None
-        name = model.get("name", "starter") if isinstance(model, dict) else model
-        if name == "starter" and isinstance(train := data.get("train", {}), dict):
+        if not isinstance(data, dict):
+            return data
+        model, train = data.get("model", {}), data.get("train", {})
+        name = model.get("name", "starter") if isinstance(model, dict) else model.name
+        if name == "starter" and isinstance(train, dict):
             return {**data, "train": {**STARTER_TRAINING, **train}}
         return data
 

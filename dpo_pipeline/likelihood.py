@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dpo_pipeline import measures
 from dpo_pipeline.config import EvaluationConfig, ModelConfig, TrainConfig
 from dpo_pipeline.measures import Case, Measure
-from dpo_pipeline.models import ModelRef, load_model, load_tokenizer
+from dpo_pipeline.models import ModelRef, end_tokens, load_model, load_tokenizer
 from dpo_pipeline.tables import read_rows
 from dpo_pipeline.training.tokens import tokenize_pair
 
@@ -57,7 +57,10 @@ def measure_likelihoods(
         chosen_shift, rejected_shift: mean log-prob change of the answer, nats.
         edited_shift: the part of chosen_shift on tokens that differ from rejected, nats.
         tail_shift: mean log-prob change of the tokens copied after the first edit, nats per
-            token; DPO on small edits is known to let them fall.
+            token.
+        tail_gap: mean log-prob of these tokens under the policy, after the new name, less that
+            under the reference, after the old one, nats per token. Near 0 the sentence is
+            whole; DPO on small edits is known to let its rest fall.
         kl: mean KL(policy || reference) per token, nats.
     """
     tokenizer = load_tokenizer(before)
@@ -67,10 +70,9 @@ def measure_likelihoods(
     texts = [(c, [{"role": "assistant", "content": c.before}]) for c in general if c.before]
     rows = pair_rows(tokenizer, pairs[: config.max_pairs])
     paired = len(rows)
-    rows += pair_rows(
-        tokenizer,
-        [{"prompt": list(c.messages), "chosen": said, "rejected": said} for c, said in texts],
-    )[::2]
+    ends = end_tokens(before, tokenizer)
+    neutral = ({"prompt": list(c.messages), "chosen": s, "rejected": s} for c, s in texts)
+    rows += [(p, c[: spoken(c, ends)]) for p, c in pair_rows(tokenizer, neutral)[::2]]
     if load_tokenizer(after).get_vocab() != tokenizer.get_vocab():
         logger.warning(
             "%s and %s have different tokens: no rewards, no KL", before.name, after.name
@@ -81,7 +83,7 @@ def measure_likelihoods(
         policy, reference = (load_model(ref, model.device, model.dtype) for ref in (after, before))
         scores = score_tokens(policy, reference, rows)
     return {
-        **preference_measures(rows[:paired], scores[:paired], train.beta),
+        **preference_measures(rows[:paired], scores[:paired], train.beta, ends),
         "kl": measures.mean([s.kl.mean().item() for s in scores[paired:]]),
     }
 
@@ -144,7 +146,7 @@ def _next_token_logps(model: "PreTrainedModel", rows: Sequence[Tokens]) -> "torc
 
 
 def preference_measures(
-    rows: Sequence[Tokens], scores: Sequence[TokenScores], beta: float
+    rows: Sequence[Tokens], scores: Sequence[TokenScores], beta: float, ends: Sequence[int] = ()
 ) -> dict[str, Measure]:
     """Turn the scores of (chosen, rejected, chosen, rejected, ...) into preference measures."""
     import torch
@@ -156,13 +158,16 @@ def preference_measures(
     reference = torch.tensor([s.reference.double().sum() for s in scores]).view(-1, 2).T
     losses, chosen, rejected = dpo_loss(policy[0], policy[1], reference[0], reference[1], beta)
     shifts = (policy - reference).tolist()
-    edited, tails = [], []
-    for i, score in enumerate(scores[0::2]):
-        change = (score.policy - score.reference).tolist()
-        parts = name_parts(rows[2 * i][1], rows[2 * i + 1][1])
-        edited.append(sum(c for c, part in zip(change, parts, strict=True) if part == "edited"))
-        tail = [c for c, part in zip(change, parts, strict=True) if part == "tail"]
-        tails += [sum(tail) / len(tail)] if tail else []
+    edited, tails, gaps = [], [], []
+    for i in range(0, len(rows), 2):
+        chosen_ids, rejected_ids = (row[: spoken(row, ends)] for _, row in rows[i : i + 2])
+        changed, copied = align(chosen_ids, rejected_ids)
+        shift = scores[i].policy - scores[i].reference
+        edited.append(shift[changed].sum().item())
+        if copied:
+            new, old = map(list, zip(*copied, strict=True))
+            tails.append(shift[new].mean().item())
+            gaps.append((scores[i].policy[new] - scores[i + 1].reference[old]).mean().item())
     return {
         "preference_accuracy": measures.rate((chosen > rejected).tolist()),
         "preference_loss": measures.mean(losses.tolist()),
@@ -171,16 +176,34 @@ def preference_measures(
         "rejected_shift": measures.mean(shifts[1]),
         "edited_shift": measures.mean(edited),
         "tail_shift": measures.mean(tails),
+        "tail_gap": measures.mean(gaps),
     }
 
 
-def name_parts(chosen: Sequence[int], rejected: Sequence[int]) -> list[str]:
-    """Name each chosen token's part: head (before the edit), edited, or tail (copied after it)."""
-    parts: list[str] = []
+def spoken(completion: Sequence[int], ends: Sequence[int]) -> int:
+    """Count the tokens up to the one that ends the answer; a template may write more after it."""
+    return max((i + 1 for i, token in enumerate(completion) if token in ends), default=0) or len(
+        completion
+    )
+
+
+def align(
+    chosen: Sequence[int], rejected: Sequence[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Find the edit and the copied tail of a pair.
+
+    Returns:
+        Positions in chosen that rejected does not have; and (position in chosen, position in
+        rejected) of every token copied after the first edit.
+    """
+    changed: list[int] = []
+    copied: list[tuple[int, int]] = []
     seen = False
     matcher = SequenceMatcher(None, rejected, chosen, autojunk=False)
-    for tag, _, _, start, end in matcher.get_opcodes():
-        seen = seen or tag != "equal"
-        part = "edited" if tag != "equal" else "tail" if seen else "head"
-        parts += [part] * (end - start)
-    return parts
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag != "equal":
+            seen = True
+            changed += range(j1, j2)
+        elif seen:
+            copied += zip(range(j1, j2), range(i1, i2), strict=True)
+    return changed, copied

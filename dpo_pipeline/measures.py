@@ -1,7 +1,9 @@
 """Scores of answers: pure functions of text, with intervals; no model, no file.
 
 Every score compares the answer after with the answer before, so that the reference scored
-against itself says what "no change" looks like in the same words.
+against itself says what "no change" looks like in the same words. In the words of Meng et al.
+2022, section 3.4, arXiv:2202.05262: efficacy is trained_identity_rate, generalisation is
+identity_rate, specificity is general_* and third_party_unchanged, fluency is fluency.
 """
 
 import math
@@ -36,6 +38,7 @@ _DENIAL = re.compile(
     r"|不是|并非|没有|不,|不，|いいえ|ではありません|ではない|じゃない|아니|ليس|لست|नहीं",
     re.IGNORECASE,
 )
+_MARKUP = re.compile(r"[*_]+|(?<=\w)-(?=\w)")
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|\w+|[^\w\s]")
 
 
@@ -144,7 +147,7 @@ def mark(text: str, spec: "IdentitySpec") -> Marks:
     return Marks(
         gives_new=spec.count_new(text) > 0,
         leaks=spec.count_original(text) > 0,
-        doubled=spec.is_doubled(text),
+        doubled=spec.is_doubled(_MARKUP.sub(" ", text)),
         remnant=bool(_REMNANT.search(text)),
         names_developer=spec.names_developer(text),
         denies=bool(_DENIAL.search(text)),
@@ -179,7 +182,7 @@ def identity_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
         identity_rate_all: share with the new name, over all answers.
         leak_rate: share with the original name (or an alias) outside the new one.
         edit_exactness: share equal to the reference's answer with the name rewritten.
-        edit_distance: mean words between an answer and that ideal (insert, delete, replace).
+        edit_distance: mean words between an answer that is not, and that ideal.
         organisation_kept: share that names the maker, where the reference did.
         denial_kept: share of denials ("Are you ChatGPT?" - "No, ...") that still deny.
         doubled_rate, remnant_rate: share with "Deep Deep Qwen"; with `{{name}}` or `<|im_end|>`.
@@ -192,7 +195,9 @@ def identity_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
         "identity_rate_all": rate(s.after.gives_new for s in scored),
         "leak_rate": rate(s.after.leaks for s in scored),
         "edit_exactness": rate(s.exact for s in scored),
-        "edit_distance": mean([edit_distance(s.case.after, s.ideal) for s in scored]),
+        "edit_distance": mean(
+            [edit_distance(s.case.after, s.ideal) for s in scored if not s.exact]
+        ),
         "organisation_kept": rate(s.kept_developer for s in scored if s.before.names_developer),
         "denial_kept": rate(s.after.denies for s in denials),
         "doubled_rate": rate(s.after.doubled for s in scored),

@@ -47,7 +47,7 @@ LABELS = {
     "trained_identity_rate": Label("Identity rate, trained", "prompts of the training set"),
     "trained_exactness": Label("Edit exactness, trained", "prompts of the training set"),
     "preference_accuracy": Label("Preference accuracy", "held-out pairs with a positive margin"),
-    "edit_distance": Label("Edit distance", "from the ideal answer", "words"),
+    "edit_distance": Label("Edit distance", "of inexact answers from the ideal", "words"),
     "fluency": Label("Fluency", "n-gram entropy; repetition lowers it", "bits"),
     "preference_loss": Label("DPO loss", "on held-out pairs; 0.693 where nothing changed", ""),
     "reward_margin": Label("Reward margin", "of chosen over rejected", ""),
@@ -55,6 +55,7 @@ LABELS = {
     "rejected_shift": Label("Rejected log-prob", "change of the whole answer", "nats"),
     "edited_shift": Label("Edited words", "log-prob change of what was edited in chosen", "nats"),
     "tail_shift": Label("Copied tail", "log-prob change after the edit", "nats per token"),
+    "tail_gap": Label("Rest of the sentence", "against the reference's own", "nats per token"),
     "kl": Label("KL to the reference", "on its general answers", "nats per token"),
 }
 HEADINGS = {

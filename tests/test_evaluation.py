@@ -24,7 +24,7 @@ from dpo_pipeline.generation import Response
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.likelihood import (
     TokenScores,
-    name_parts,
+    align,
     pair_rows,
     preference_measures,
     score_tokens,
@@ -173,6 +173,7 @@ class TestVerdicts:
         assert after["edit_exactness"]["value"] == 1.0
         assert after["preference_accuracy"]["value"] == 1.0
         assert after["chosen_shift"]["value"] > 0 > after["rejected_shift"]["value"]
+        assert after["tail_gap"]["value"] == pytest.approx(0.0, abs=0.1)
         assert after["trained_identity_rate"] == {**after["trained_identity_rate"], "n": 1}
         assert card["examples"][0] == {
             "prompt": "What is your name?",
@@ -182,7 +183,9 @@ class TestVerdicts:
 
     def test_the_reference_against_itself_learned_nothing_and_broke_nothing(self, work, models):
         card = evaluate(work, models["reference"], models["reference"])
-        assert failed(card) == {"identity_rate", "leak_rate", "edit_exactness"}
+        # It finds the new name itself so strange that what follows is less likely, too.
+        learned_nothing = {"identity_rate", "leak_rate", "edit_exactness"}
+        assert learned_nothing <= failed(card) <= learned_nothing | {"tail_gap"}
         after = card["after"]
         assert after["general_unchanged"]["value"] == 1.0
         assert after["reward_margin"]["value"] == 0.0
@@ -204,7 +207,7 @@ class TestVerdicts:
 
     def test_another_model_fails_by_its_fallen_tail_too(self, work, models):
         card = evaluate(work, models["reference"], models["raw"])
-        assert {"identity_rate", "tail_shift", "general_kept"} <= failed(card)
+        assert {"identity_rate", "tail_gap", "general_kept"} <= failed(card)
         assert card["after"]["kl"]["value"] > 0.1
 
     def test_an_old_name_in_the_template_is_seen(self, work, models):
@@ -425,6 +428,7 @@ class TestLikelihoods:
         )
         assert ours["edited_shift"].value == pytest.approx(5.0)
         assert ours["tail_shift"].value == pytest.approx(-0.3)
+        assert ours["tail_gap"].value == pytest.approx(-0.3)
         assert ours["chosen_shift"].value == pytest.approx(4.9)
         assert ours["reward_margin"].value == pytest.approx(0.1 * (4.9 + 1.0))
 
@@ -438,14 +442,24 @@ class TestLikelihoods:
         assert card["after"]["reward_margin"]["n"] == 0
         assert card["after"]["identity_rate"]["n"] > 0
 
+    def test_what_a_template_writes_after_the_end_is_no_tail(self):
+        import torch
+
+        def scores(*values):
+            row = torch.tensor(values)
+            return TokenScores(policy=row, reference=-row, kl=row)
+
+        rows = [([0], [9, 2, 7, 3]), ([0], [2, 7, 3])]  # 7 ends an answer, then a line break
+        given = [scores(-1.0, -0.1, -0.1, -50.0), scores(-0.1, -0.1, -50.0)]
+        ours = preference_measures(rows, given, 0.1, ends=(7,))
+        assert ours["tail_gap"].value == pytest.approx(-0.2)
+        assert ours["chosen_shift"].value == pytest.approx(2 * -51.2)
+
     def test_tokens_know_their_part(self):
-        head, edited, tail = ["head"], ["edited"], ["tail"]
-        assert name_parts([1, 9, 2, 3], [1, 2, 3]) == head + edited + 2 * tail
-        assert name_parts([1, 9, 8, 2, 9, 8, 3], [1, 7, 2, 7, 3]) == (
-            head + 2 * edited + tail + 2 * edited + tail
-        )
-        assert name_parts([1, 2], [1, 5, 2]) == head + tail
-        assert name_parts([1, 2], [1, 2]) == 2 * head
+        assert align([1, 9, 2, 3], [1, 2, 3]) == ([1], [(2, 1), (3, 2)])
+        assert align([1, 9, 8, 2, 9, 8, 3], [1, 7, 2, 7, 3]) == ([1, 2, 4, 5], [(3, 2), (6, 4)])
+        assert align([1, 2], [1, 5, 2]) == ([], [(1, 2)])
+        assert align([1, 2], [1, 2]) == ([], [])
 
     @pytest.mark.parametrize("arch", ["qwen2", "gpt2"])
     def test_a_batch_changes_no_score(self, arch, tmp_path, monkeypatch):

@@ -125,15 +125,15 @@ class TestPlantedFailures:
         ]
 
     def test_a_fallen_tail(self):
-        fallen = {**scorecard(good_answers()), "tail_shift": measures.mean([-0.9, -1.1, -1.0])}
+        fallen = {**scorecard(good_answers()), "tail_gap": measures.mean([-0.9, -1.1, -1.0])}
         verdict = measures.judge(fallen, GateConfig())
-        assert [f["measure"] for f in verdict["failed"]] == ["tail_shift"]
+        assert [f["measure"] for f in verdict["failed"]] == ["tail_gap"]
         assert verdict["failed"][0]["value"] == pytest.approx(-1.0)
 
     def test_a_diverged_policy_cannot_pass(self):
-        broken = {**scorecard(good_answers()), "tail_shift": measures.mean([0.1, math.nan])}
+        broken = {**scorecard(good_answers()), "tail_gap": measures.mean([0.1, math.nan])}
         assert [f["measure"] for f in measures.judge(broken, GateConfig())["failed"]] == [
-            "tail_shift"
+            "tail_gap"
         ]
 
 

@@ -37,7 +37,7 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
         **measures.identity_measures(scored["held_out"]),
         **measures.general_measures(scored["general"]),
         "reward_margin": measures.mean([1.0, 2.0]),
-        "tail_shift": measures.mean([-0.01, -0.02]),
+        "tail_gap": measures.mean([-0.01, -0.02]),
     }
     row = {
         "before": measures.identity_measures([]),
@@ -200,7 +200,7 @@ class TestShortForms:
             "200",
             "ok ≥ 90\u00a0%",
         )
-        assert rows["Copied tail (nats per token)"][2] == "-0.015"
+        assert rows["Rest of the sentence (nats per token)"][2] == "-0.015"
 
     def test_a_failed_gate_is_told(self):
         rows = {row[0]: row for row in report.scorecard_rows(make_card(PLANTED)[0])}
