@@ -130,8 +130,8 @@ class Place:
 
     def python(self, *args: str, token: str | None = None, **env: str) -> CompletedProcess[str]:
         there = self.hub.env(token, self.work.home / "hf")
-        own = {k: v for k, v in there.items() if os.environ.get(k) != v}
-        return self.work.python(*args, **{**own, **env})
+        own = {k: v for k, v in there.items() if k.startswith("HF_") or k not in os.environ}
+        return self.work.python(*args, **{**own, "NO_PROXY": "127.0.0.1", **env})
 
     def full(self, case: Case, *options: str, **env: str) -> CompletedProcess[str]:
         config = ["--config", str(ROOT / "configs" / case.config), *SIZES]
