@@ -276,6 +276,20 @@ class TestBrowser:
         light = page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(250, 249, 246)"
         assert light == (scheme == "light")
 
+    def test_the_comparison_opens_quietly_and_fits(self, page, tmp_path):
+        bad, good = make_card(PLANTED)[0], make_card(GOOD)[0]
+        runs = [
+            {"name": name, "settings": {"beta": 0.1}, "scorecard": card, "seconds": 3}
+            for name, card in (("calm-owl", good), (HOSTILE, bad), ("x" * 80, bad))
+        ]
+        path = report.write_comparison(tmp_path / "compare.html", runs)
+        page.show(360)
+        page.open(path)
+        assert page.complaints == []
+        assert page.requests == [path.as_uri()]
+        assert page.ask("document.documentElement.scrollWidth") <= 360
+        assert page.ask("document.querySelectorAll('img, script, a').length") == 0
+
     def test_prints_dark_ink_on_white(self, page, write):
         page.show(800, "dark", media="print")
         page.open(write(GOOD))
