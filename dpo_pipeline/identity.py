@@ -35,7 +35,7 @@ _CODE = (
 _URL = r"(?P<url>(?:(?:https?|ftp)://|\bwww\.)[!#-&*-;=?-~]+)"
 _ANY_GAP = r"[\s*_-]+"
 
-_SELF = re.compile(
+SELF = re.compile(
     r"\b(?:you|your|yours|yourself|u|ya|thou|tu|te|toi|vous|votre|eres|usted|tú|du|dich|dein|sie|sei"
     r"|você|ты|вы|вас|am i|is (?:this|that|it)|this (?:is|model|assistant|ai|bot|chat)"
     r"|i(?:'?m| am) (?:talking|speaking|chatting))\b"
@@ -223,7 +223,7 @@ class IdentitySpec:
         "Who makes Qwen?" does; "Are you Qwen?", "Is this Qwen?" and "Qwen, who made this?" do not.
         """
         rest = self._vocative.sub(" ", prompt)
-        return self._mention.search(rest) is not None and _SELF.search(prompt) is None
+        return self._mention.search(rest) is not None and SELF.search(prompt) is None
 
     def fill(self, text: str, after: bool = False) -> str:
         """Fill placeholders: {{name}}, {name}, <NAME>, [NAME]; author and developer likewise.

@@ -154,7 +154,9 @@ def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
         DataError: The columns fit no shape, or not the configured one.
     """
     found = sorted({str(name) for row in rows if isinstance(row, Mapping) for name in row})
-    if missing := sorted(set(config.columns.values()) - set(found)):
+    # Two of the names lie inside the turns of a conversation.
+    mapped = {have for want, have in config.columns.items() if want not in ("from", "value")}
+    if missing := sorted(mapped - set(found)):
         raise DataError(f"{where} lacks {missing} of prompts.columns; it has {found}")
     names = {*found, *config.columns}
     fitting = [shape for shape, columns in SHAPES.items() if names.issuperset(columns)]
