@@ -80,7 +80,7 @@ class Page:
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
     """Start Chromium with an empty profile and yield its page."""
-    assert CHROMIUM, "no Chromium: `make browser`, or apt-get install chromium"
+    assert CHROMIUM, "no Chromium: run scripts/install-browser"
     process = subprocess.Popen(
         [
             CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
