@@ -39,6 +39,7 @@ SHAPES = {
 ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "bing": "assistant", "chatgpt": "assistant", "model": "assistant", "system": "system",
+    "developer": "system",
 }  # fmt: skip
 SPLITS = {"train": "train", "held_out": "held_out", "test": "held_out", "validation": "held_out"}
 
@@ -100,7 +101,7 @@ def prepare_prompts(
         out: Empty folder.
     Returns:
         rows (prompts), train, held_out, sampled_out, answers_dropped, quarantined, reasons
-        (code -> rows), families, languages, shape, source.
+        (code -> rows), shape, source.
     Raises:
         DataError: No row has the expected columns, too many rows are in quarantine, or none is
             left to train on or to hold out.
@@ -185,7 +186,10 @@ def _candidate(
 ) -> tuple[dict[str, Any], _Asked]:
     """Read a row: its record, and what to remember of it."""
     record: dict[str, Any] = dict.fromkeys((*_PROMPT, *_QUARANTINE)) | {"source_row": position}
-    text = row.text if isinstance(row, Unreadable) else _as_json(row)
+    if isinstance(row, Unreadable):
+        text = row.text
+    else:
+        text = json.dumps(row, ensure_ascii=False, default=str)
     record["row"] = text.encode("utf-8", "backslashreplace").decode("utf-8")
     try:
         if isinstance(row, Unreadable):
@@ -264,7 +268,8 @@ def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> li
         return [*_history(cell("history")), *turn("user", "query"), *turn("assistant", "response")]
     if isinstance(cell("prompt"), list):
         answer = cell("completion")
-        return _conversation(cell("prompt") + (answer if isinstance(answer, list) else []), columns)
+        answers = answer if isinstance(answer, list) else [answer] if answer else []
+        return _conversation([*cell("prompt"), *answers], columns)
     return [*turn("user", "prompt"), *turn("assistant", "completion")]
 
 
@@ -333,8 +338,10 @@ def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
     """Draw a sample that leaves neither side of the split empty."""
     drawn = sorted(asked, key=lambda row: digest_of([config.seed, "sample", row.same.hex()]))
     sample = drawn[: config.limit]
-    for side in {row.split for row in drawn} - {row.split for row in sample}:
-        sample[-1] = next(row for row in drawn if row.split == side)
+    sides = {row.split for row in drawn} - {row.split for row in sample} - {None}
+    for place, side in enumerate(sorted(map(str, sides)), 1):
+        if place < len(sample):
+            sample[-place] = next(row for row in drawn if row.split == side)
     return sorted(sample, key=lambda row: row.position)
 
 
@@ -385,7 +392,3 @@ def _write(candidates: Path, asked: list[_Asked], chosen: set[int], out: Path) -
                 counts.update(("rows", str(row.split)))
                 prompts.add({name: record[name] for name in _PROMPT})
     return counts
-
-
-def _as_json(row: Any) -> str:
-    return json.dumps(row, ensure_ascii=False, default=str)

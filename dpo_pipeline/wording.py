@@ -3,8 +3,9 @@
 import math
 import re
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 
 from dpo_pipeline.identity import SELF, UNSPACED, IdentitySpec
@@ -63,7 +64,8 @@ _RULES = {
     r"|\bname\b(?! your)|\bcall(?:ed)?\b|\baddress you\b|\byourself\b|identity"
     r"|\b(?:what|which) (?:\w+ )*(?:ai|model|assistant|chatbot|bot|llm)\b"
     rf"|名字|叫什么|称呼|介绍|身份|[你您](?:到底)?是谁(?![^？?，,。]*(?:{_CREATE}))|模型"
-    r"|是什么|[和跟与]谁|appelle|heißt|namen?\b|\b(?:llamas|nombre|quién eres|nom|qui es-tu|wer bist du)\b",
+    r"|是什么|[和跟与]谁|appelle|heißt|namen?\b"
+    r"|\b(?:llamas|nombre|quién eres|nom|qui es-tu|wer bist du)\b",
 }
 _FAMILIES = {family: re.compile(rule, re.IGNORECASE) for family, rule in _RULES.items()}
 _OTHERS = re.compile(
@@ -114,6 +116,19 @@ def shingles(text: str) -> frozenset[str]:
     return frozenset(chain(words, (f"{a} {b}" for a, b in pairwise(words))))
 
 
+def _rarest_first(texts: Mapping[str, int]) -> "tuple[dict[int, int], dict[int, array[int]]]":
+    """Count the shingles of each text, and number those that another text has too."""
+    frequency = Counter(chain.from_iterable(map(shingles, texts)))
+    order = sorted((count, shingle) for shingle, count in frequency.items() if count > 1)
+    rank = {shingle: i for i, (_, shingle) in enumerate(order)}
+    sizes, ranked = {}, {}
+    for text, i in texts.items():
+        found = shingles(text)
+        sizes[i] = len(found)
+        ranked[i] = array("I", sorted(rank[shingle] for shingle in found if shingle in rank))
+    return sizes, ranked
+
+
 def same_wording(texts: Sequence[str], threshold: float) -> list[int]:
     """Group texts whose shingles have a Jaccard similarity of at least the threshold.
 
@@ -129,11 +144,7 @@ def same_wording(texts: Sequence[str], threshold: float) -> list[int]:
     """
     first: dict[str, int] = {}
     groups = [first.setdefault(text, i) for i, text in enumerate(texts)]
-    sets = {i: shingles(text) for text, i in first.items()}
-    frequency = Counter(chain.from_iterable(sets.values()))
-    rarest = sorted(frequency, key=lambda shingle: (frequency[shingle], shingle))
-    rank = {shingle: i for i, shingle in enumerate(rarest)}
-    ranked = {i: sorted(rank[shingle] for shingle in found) for i, found in sets.items()}
+    sizes, ranked = _rarest_first(first)
 
     def root(i: int) -> int:
         while groups[i] != i:
@@ -145,18 +156,19 @@ def same_wording(texts: Sequence[str], threshold: float) -> list[int]:
 
     # Per shingle, members by group, since one similar member settles a whole group.
     postings: dict[int, dict[int, list[int]]] = defaultdict(dict)
-    for i in sorted(ranked, key=lambda i: (len(ranked[i]), i)):
-        mine, size, tried = set(ranked[i]), len(ranked[i]), set()
+    for i in sorted(ranked, key=lambda i: (sizes[i], i)):
+        mine, size, tried = set(ranked[i]), sizes[i], set()
+        alone = size - len(mine)  # shingles of no other text: the rarest, and of no use
         shortest = math.ceil(threshold * size - 1e-9)
-        shared = {n: least_shared(size, n) for n in range(shortest, size + 1)}
-        for place, shingle in enumerate(ranked[i][: size - shortest + 1]):
+        enough = {n: least_shared(size, n) for n in range(shortest, size + 1)}
+        for place, shingle in enumerate(ranked[i][: max(0, size - shortest + 1 - alone)], alone):
             posting = postings.get(shingle, {})
             for group in [group for group in posting if groups[group] != group]:
                 members = posting.pop(group)
                 posting.setdefault(root(group), []).extend(members)
             for group in [group for group in posting if group != root(i)]:
                 for j in posting[group]:
-                    least = shared.get(len(ranked[j]), size + 1)
+                    least = enough.get(sizes[j], size + 1)
                     if least <= size - place and j not in tried:
                         tried.add(j)
                         if len(mine.intersection(ranked[j])) >= least:
@@ -164,6 +176,6 @@ def same_wording(texts: Sequence[str], threshold: float) -> list[int]:
                             groups[b] = a
                             break
         # Whatever comes later is at least as long, so it shares one of even fewer.
-        for shingle in ranked[i][: size - least_shared(size, size) + 1]:
+        for shingle in ranked[i][: max(0, size - least_shared(size, size) + 1 - alone)]:
             postings[shingle].setdefault(root(i), []).append(i)
     return [root(i) for i in range(len(texts))]

@@ -193,6 +193,7 @@ BAD: dict[str, list[Any]] = {
         {"messages": [{"role": 1, "content": "Hi"}]},
         {"messages": [{"role": "narrator", "content": "Hi"}]},
         {"other": 1},
+        {"messages": [{"role": "tool", "content": "Hi"}, *TWO]},
         ["a", "list"],
         None,
         7,
@@ -440,6 +441,16 @@ def test_the_same_question_in_another_context_is_another_prompt_on_the_same_side
     sides = [p["split"] for p in prompts]
     assert sides[::2] == sides[1::2]
     assert sides.count("held_out") == 24
+
+
+def test_answers_of_a_wrong_type_are_not_coerced(tmp_path: Path) -> None:
+    chat = {"prompt": TWO[:1]}
+    bad = [{**chat, "completion": what} for what in ("text", 5, [5], {"role": "user"})]
+    bad += [{"prompt": "who?", "completion": 5}, {"prompt": "who?", "completion": ["Qwen"]}]
+    path = jsonl(tmp_path / "rows.jsonl", [*numbered(9), *bad])
+    counts, prompts, _ = prepare(path)
+    assert counts["reasons"] == {"wrong_type": 6}
+    assert len(prompts) == 9
 
 
 def test_one_and_the_same_split_everywhere_tells_nothing(tmp_path: Path) -> None:
