@@ -1,15 +1,20 @@
 """Names are rewritten where they stand alone, once, and nowhere else."""
 
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dpo_pipeline import identity
 from dpo_pipeline.config import IdentityConfig
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity import IdentitySpec
 
-QWEN = IdentitySpec(IdentityConfig())
+ALIASES = {"通义千问": "Deep Qwen", "Tongyi Qianwen": "Deep Qwen", "Qwen Chat": "Deep Chat"}
+QWEN = IdentitySpec(IdentityConfig(aliases=ALIASES))
 
 
 def spec(**fields: object) -> IdentitySpec:
@@ -38,6 +43,7 @@ REWRITTEN = {
     "[Qwen](https://qwen.ai/Qwen)": "[Deep Qwen](https://qwen.ai/Qwen)",
     "`Qwen` is Qwen": "`Qwen` is Deep Qwen",
     "unclosed ` Qwen": "unclosed ` Deep Qwen",
+    "Qwen Chat and Qwen": "Deep Chat and Deep Qwen",
     "Deep Qwen and Qwen": "Deep Qwen and Deep Qwen",
     "\x00Qwen\u202e🙂Qwen": "\x00Deep Qwen\u202e🙂Deep Qwen",
 }
@@ -45,14 +51,17 @@ KEPT = [
     "Qwen2.5, Qwen2.5-Coder, Qwen-VL, Qwen‑7B, QwenLM, Qwens, qwen-max, CodeQwen, Code-Qwen",
     "Qwen 2.5, Qwen 7B, Qwen 3, qwen:7b, Qwen_7b, my_qwen",
     "qwen.ai, qwen.py, chat.qwen.ai, me@qwen.ai, qwen@mail.com, qwen+a@mail.com, @Qwen, #Qwen",
-    "Qwen/Qwen2.5-7B, /opt/qwen, C:\\Qwen, https://github.com/Qwen?q=Qwen, www.a.com/?Qwen",
-    "`Qwen`, ``Qwen``, ```\nprint('Qwen')\n```, ```\nopen Qwen",
+    "Qwen/Qwen2.5-7B, /opt/qwen, C:\\Qwen, https://github.com/Qwen?q=Qwen, www.a.com/x;Qwen, http://a.com/x:Qwen",
+    "`Qwen`, ``Qwen``, ``a` Qwen `, ```\nprint('Qwen')\n```, ```\nopen Qwen",
     "通义千问2.5, 通义千问-VL, 通义千问Max",
     "Deep Qwen, deep qwen, DEEP QWEN, Deep\nQwen, Deep **Qwen**, Deep-Qwen, Deep Qwen's",
     "ЯQwen, éQwen, Qwené",
     "",
     "Nothing of the kind",
 ]
+
+
+CASES = REWRITTEN | {text: text for text in KEPT}
 
 
 @pytest.mark.parametrize(("text", "expected"), REWRITTEN.items())
@@ -294,12 +303,12 @@ def identities_and_texts(draw: st.DrawFn) -> tuple[IdentityConfig, str]:
 @example((IdentityConfig(), "Deep Qwen qwen 通义千问Qwen"))
 def test_rewriting_is_idempotent_and_spans_tell_all(case: tuple[IdentityConfig, str]) -> None:
     config, text = case
-    identity = IdentitySpec(config)
-    found = identity.rewrite(text)
-    again = identity.rewrite(found.text)
+    both = IdentitySpec(config)
+    found = both.rewrite(text)
+    again = both.rewrite(found.text)
     assert again.text == found.text
     assert again.spans == ()
-    assert identity.count_original(found.text) == 0
+    assert both.count_original(found.text) == 0
     old = new = 0
     for start, end, new_start, new_end in found.spans:
         assert old <= start < end or new_start < new_end
@@ -314,3 +323,48 @@ def test_the_name_between_any_two_sentences_is_rewritten(before: str, after: str
     assume("`" not in before)
     found = QWEN.rewrite(f"{before}. I'm Qwen, yes. {after}").text
     assert "I'm Deep Qwen, yes." in found
+
+
+# One mutation for each rule of the walking pattern: what the rule says, and what replaces it.
+MUTATIONS = {
+    "letters end a name": (r'rf"(?!{_LETTER})(?!_+', r'rf"(?!_+'),
+    "an underscore joins a longer name": (r"(?!_+{_LETTER})", ""),
+    "a hyphen joins a longer name": (r"(?![-‐‑](?!(?:{_COMPOUND})\b){_LETTER})", ""),
+    "-based does not": (r"(?!(?:{_COMPOUND})\b)", ""),
+    "a dot joins a file or a domain": (r"(?!\.(?-i:[a-z0-9]))", ""),
+    "a dot before a capital ends a sentence": (r"\.(?-i:[a-z0-9])", r"\.[a-z0-9]"),
+    "a version follows after a space": (r"(?![ \u00a0]\d{1,2}(?!\d))", ""),
+    "a year is no version": (r"\d{1,2}(?!\d))", r"\d)"),
+    "a tag follows after a colon": (r"(?!:\d)", ""),
+    "an at sign makes an address": (r"(?!@|\+\w*@|", r"(?!\+\w*@|"),
+    "so does a tag before it": (r"|\+\w*@|", "|"),
+    "a slash after makes a path": (r"|[/\\][a-z0-9_.~])", ")"),
+    "a slash before makes one too": (r"(?<![/\\@#&=?%~+])", ""),
+    "letters before a name": (r"(?<!{_LETTER})(?<!{_LETTER}[-_])", r"(?<!{_LETTER}[-_])"),
+    "a hyphen before a name": (r"(?<!{_LETTER}[-_])", ""),
+    "unspaced scripts are no letters": (r"[^\W_{UNSPACED}]", r"[^\W_]"),
+    "fenced code stays": (r"```[\s\S]*?(?:```|\Z)|", ""),
+    "a fence may stay open": (r"(?:```|\Z)", "```"),
+    "code spans stay": (r"`{1,2}", "`{9}"),
+    "a code span may hold other ticks": (r"(?<!`)(?:```", "(?:```"),
+    "addresses of the web stay": (r"(?:https?|ftp)://|", ""),
+    "also without a scheme": (r"|\bwww\.", ""),
+    "names may break over lines": ("_literal(name, gap) + _END", "re.escape(name) + _END"),
+    "emphasis may stand inside the new name": (r'_ANY_GAP = r"[\s*_-]+"', r'_ANY_GAP = r"\s+"'),
+    "lower case stays lower": ("new.lower() if written.islower() else ", ""),
+    "upper case stays upper": ("new.upper() if written.isupper() else ", ""),
+    "a space parts Latin letters": ('new = f" {new}"', "pass"),
+    "the longest name goes first": ("(-len(entry[0]), entry)", "(len(entry[0]), entry)"),
+}
+
+
+@pytest.mark.parametrize("rule", MUTATIONS)
+def test_every_rule_of_rewriting_is_needed(rule: str) -> None:
+    before, after = MUTATIONS[rule]
+    source = Path(str(identity.__file__)).read_text(encoding="utf-8")
+    assert source.count(before) == 1, "the rule has moved: mutate it where it is now"
+    mutant = ModuleType("mutant")
+    exec(compile(source.replace(before, after), "mutant", "exec"), mutant.__dict__)
+    changed = mutant.IdentitySpec(IdentityConfig(aliases=ALIASES))
+    # One pass only: a rule that is gone may grow a name for ever.
+    assert any(changed._pass(text).text != same for text, same in CASES.items())
