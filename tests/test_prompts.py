@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dpo_pipeline.prompts import prepare_prompts, resolve_source
 from dpo_pipeline.sources import SourceRef, read_rows
 from dpo_pipeline.wording import family, language, normalise, same_wording, shingles
 
+DOCS = Path(__file__).parent.parent / "docs" / "sources.md"
 Rows = list[dict[str, Any]]
 QWEN = IdentityConfig()
 
@@ -70,9 +72,7 @@ SHAPES: dict[str, dict[str, Any]] = {
             {"role": "assistant", "content": "I am <NAME>."},
             {"role": "user", "content": "Who made you?"},
             {"role": "assistant", "content": "<NAME>, of <AUTHOR>."},
-            {"role": "user", "content": "Who made you?"},
-            {"role": "assistant", "content": "<NAME>, of <AUTHOR>."},
-        ][:-2]
+        ]
     },
     "alpaca": {
         "instruction": "Who made you?",
@@ -92,11 +92,32 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def other(shape: str) -> dict[str, Any]:
+    """Make a row of the same shape in another wording, for the other side of the split."""
+    text = json.dumps(SHAPES[shape]).replace("Who made you?", "Completely different?")
+    return dict(json.loads(text))
+
+
+def test_the_page_on_sources_shows_a_row_of_each_shape(tmp_path: Path) -> None:
+    """Write the table by `python tests/test_prompts.py`."""
+    assert table_of_shapes(tmp_path) in DOCS.read_text(encoding="utf-8")
+
+
+def table_of_shapes(folder: Path) -> str:
+    lines = ["| shape | a row | its prompt | the answer it gives |", "|---|---|---|---|"]
+    for shape, row in SHAPES.items():
+        path = jsonl(folder / f"{shape}.jsonl", [row, other(shape)])
+        counts, (prompt, _), _ = prepare(path)
+        turns = "<br>".join(f"{turn['role']}: {turn['content']}" for turn in prompt["messages"])
+        row_text = json.dumps(row, ensure_ascii=False)
+        lines.append(f"| {counts['shape']} | `{row_text}` | {turns} | {prompt['given_chosen']} |")
+    return "\n".join(lines)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet", ".arrow"])
 def test_reads_every_shape_from_every_format(tmp_path: Path, shape: str, suffix: str) -> None:
-    other = json.loads(json.dumps(SHAPES[shape]).replace("Who made you?", "Completely different?"))
-    path, rows = tmp_path / f"rows{suffix}", [SHAPES[shape], other]
+    path, rows = tmp_path / f"rows{suffix}", [SHAPES[shape], other(shape)]
     if suffix == ".json":
         path.write_text(json.dumps(rows))
     elif suffix == ".jsonl":
@@ -592,3 +613,11 @@ def test_normalising_folds_what_makes_no_other_question() -> None:
     assert alike("ＱＷＥＮ", "qwen")
     assert not alike("???", "!!!")
     assert not alike("Who are you", "Who are you 2")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        table = table_of_shapes(Path(folder))
+    before, _, rest = DOCS.read_text(encoding="utf-8").partition("| shape |")
+    _, _, after = rest.partition("\n\n")
+    DOCS.write_text(f"{before}{table}\n\n{after}", encoding="utf-8")
