@@ -182,10 +182,13 @@ class PromptsConfig(Section):
     )
     near_duplicate: Share = Field(
         0.8,
-        description="Word-shingle Jaccard similarity from which two prompts count as one wording.",
+        description="Jaccard similarity of words and word pairs from which two last questions count "
+        "as one wording.",
     )
     max_quarantine: Share = Field(
-        0.5, description="Share of rows in quarantine above which the run stops."
+        0.5,
+        description="Share of rows that cannot be prompts above which the run stops; duplicates "
+        "do not count.",
     )
     seed: int = Field(0, ge=0, description="Seed of sampling and of the split.")
 
