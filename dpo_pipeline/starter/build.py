@@ -8,7 +8,8 @@ given, and an end of turn that is not the padding.
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dpo_pipeline.starter")
 
-CONVERSATIONS = 10_000
+CONVERSATIONS = 14_000
 VOCABULARY = 1536
-BATCH_TOKENS = 1024
-LEARNING_RATE = 0.01
+BATCH_TOKENS = 2048
+LEARNING_RATE = 0.02
 LABEL_SMOOTHING = 0.05
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 TEMPLATE = (
@@ -60,8 +61,7 @@ def build_starter(
     corpus = write_conversations(conversations, seed)
     tokenizer = train_tokenizer(corpus)
     rows = [encode(tokenizer, conversation) for conversation in corpus]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _settings(seed):
         model = make_model(tokenizer)
         steps, loss = _train(model, make_batches(rows, random.Random(seed)), on_progress)
     model.eval()
@@ -78,6 +78,25 @@ def build_starter(
     }
     logger.info("starter: %s", counts)
     return counts
+
+
+@contextmanager
+def _settings(seed: int) -> Iterator[None]:
+    """Seed torch and take one thread; put both back at the end.
+
+    Operations this small gain little from a second thread, and on a busy machine its barriers
+    cost minutes; one thread also makes the weights independent of the number of cores.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def train_tokenizer(corpus: list[list[Message]]) -> "PreTrainedTokenizerFast":
@@ -146,20 +165,17 @@ def make_batches(
     """
     import torch
 
-    rows = sorted(rows, key=lambda row: (len(row[0]), rng.random()))
-    batches, start = [], 0
-    while start < len(rows):
-        stop = start + 1
-        while stop < len(rows) and (stop - start + 1) * len(rows[stop][0]) <= BATCH_TOKENS:
-            stop += 1
-        width = len(rows[stop - 1][0])
-        ids = torch.zeros(stop - start, width, dtype=torch.long)
+    rows = sorted(rows, key=lambda row: (len(row[0]), rng.random()), reverse=True)
+    batches = []
+    while rows:
+        width = len(rows[0][0])
+        chunk, rows = rows[: BATCH_TOKENS // width], rows[BATCH_TOKENS // width :]
+        ids = torch.zeros(len(chunk), width, dtype=torch.long)
         labels = torch.full_like(ids, -100)
-        for index, (row, learnt) in enumerate(rows[start:stop]):
+        for index, (row, learnt) in enumerate(chunk):
             ids[index, : len(row)] = torch.tensor(row)
             labels[index, : len(row)] = torch.where(torch.tensor(learnt), torch.tensor(row), -100)
         batches.append((ids, labels))
-        start = stop
     rng.shuffle(batches)
     return batches
 
