@@ -182,8 +182,8 @@ class PromptsConfig(Section):
     )
     near_duplicate: Share = Field(
         0.8,
-        description="Jaccard similarity of words and word pairs from which two last questions count "
-        "as one wording.",
+        description="Jaccard similarity of words and word pairs from which two last questions "
+        "count as one wording.",
     )
     max_quarantine: Share = Field(
         0.5,
