@@ -1,6 +1,11 @@
 """The readable loss against worked figures, against TRL, and its limits."""
 
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +110,27 @@ def test_equals_trl_on_the_same_batch(tmp_path):
     metrics = trainer._metrics["eval"]
     assert chosen.mean().item() == pytest.approx(metrics["rewards/chosen"][0], abs=1e-5)
     assert rejected.mean().item() == pytest.approx(metrics["rewards/rejected"][0], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "last"),
+    [
+        ("llama_from_scratch.py", r"DPO \+ 0.2 SFT: \d+ of 10 held-out prompts answered upwards"),
+        (
+            "gpt2_preference.py",
+            r"held-out rows: loss 0\.[0-6]\d+, margin \d.*accuracy (0\.[6-9]|1)",
+        ),
+    ],
+)
+def test_the_lessons_from_scratch_end_where_they_say(script, last):
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(root / "examples" / script)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+    )
+    assert re.search(last, done.stdout.splitlines()[-1])
+    assert "DPO step   0: loss 0.693, margin   0.00" in done.stdout

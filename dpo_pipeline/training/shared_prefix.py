@@ -188,13 +188,16 @@ def _score(hidden: Tensor, weight: Tensor, target: Tensor, figures: Tensor) -> T
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         exact, wanted = scores[rows].float(), target[rows, None]
-        normalizer = exact.logsumexp(dim=1, keepdim=True)
-        probability = (exact - normalizer).exp_()
-        normalizer = normalizer[:, 0]
-        figures[0, rows] = exact.gather(1, wanted)[:, 0] - normalizer
+        top = exact.amax(dim=1)
+        probability = (exact - top[:, None]).exp_()
+        total = probability.sum(dim=1)
+        probability /= total[:, None]
+        normalizer = top + total.log()
+        at_target = exact.gather(1, wanted)[:, 0]
+        figures[0, rows] = at_target - normalizer
         figures[1, rows] = normalizer - torch.linalg.vecdot(probability, exact)
         figures[2, rows] = exact.mean(dim=1)
-        figures[3, rows] = (exact.argmax(dim=1) == target[rows]).float()
+        figures[3, rows] = (at_target == top).float()
         # Subtracted before rounding: for a token that is almost sure, the rest is what counts.
         scores[rows] = probability.scatter_add_(1, wanted, probability.new_full(wanted.shape, -1))
     return scores

@@ -1,0 +1,317 @@
+"""Training speed: the common recipe, TRL at its best, and shared prefixes, side by side.
+
+    OMP_NUM_THREADS=1 python benchmarks/training.py --write
+
+Real architectures with random weights, pairs of realistic lengths, whole optimizer steps with
+the reference forward. The settings alternate within a round, so that a slow minute of the
+machine hits all of them; what counts is the median of the ratios of a round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from trl.trainer.dpo_config import DPOConfig
+
+from dpo_pipeline.training.assembly import PackedDPOTrainer, use_fast_exact_matmul
+from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
+from dpo_pipeline.training.run import MALLOC
+from dpo_pipeline.training.tree import build_tree
+
+ARCHITECTURES = {
+    "smollm2-135m": {
+        "model_type": "llama",
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "qwen2.5-0.5b": {
+        "model_type": "qwen2",
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+    },
+}
+BATCH = 8  # pairs an optimizer step, in every setting
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train: which trainer, in which precision, how many pairs at once."""
+
+    meaning: str
+    shared: bool
+    bf16: bool
+    at_once: int
+    checkpointing: bool = False
+
+
+SETTINGS = {
+    "recipe": Setting("fp32, checkpointing, 1 x 8", False, False, 1, True),
+    "trl": Setting("bf16 autocast, 1 x 8", False, True, 1),
+    "shared": Setting("shared prefixes, bf16 autocast, 8 x 1", True, True, 8),
+    "shared-fp32": Setting("shared prefixes, exact fp32, 8 x 1", True, False, 8),
+}
+
+
+@dataclass
+class Timed:
+    """Seconds a pair of one setting, one entry a round; wall clock and processor."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+
+def make_pairs(count: int, vocabulary: int, longest: int) -> Dataset:
+    """Identity pairs as tokens: one system prompt, an answer, one or two tokens put into it."""
+    draw = random.Random(0)
+
+    def tokens(length: int) -> list[int]:
+        return [draw.randrange(vocabulary) for _ in range(length)]
+
+    system, rows = tokens(25), []
+    for _ in range(count):
+        answer, at = tokens(draw.randint(30, longest)), draw.randint(2, 6)
+        rows.append(
+            {
+                "prompt_ids": system + tokens(draw.randint(15, 35)),
+                "chosen_ids": answer[:at] + tokens(draw.randint(1, 2)) + answer[at:],
+                "rejected_ids": answer,
+            }
+        )
+    return Dataset.from_list(rows)
+
+
+def useful_flops(pairs: Dataset, config: transformers.PreTrainedConfig, parameters: int) -> float:
+    """Operations a pair cannot do without: matrix products on unshared tokens, 2 + 6 passes."""
+    head = config.vocab_size * config.hidden_size
+    body = parameters - head
+    total = 0.0
+    for start in range(0, len(pairs), BATCH):
+        rows, scored = [], []
+        for pair in pairs.select(range(start, min(start + BATCH, len(pairs)))):
+            for side in ("chosen_ids", "rejected_ids"):
+                rows.append(pair["prompt_ids"] + pair[side])
+                scored.append([False] * len(pair["prompt_ids"]) + [True] * len(pair[side]))
+        tree = build_tree(rows, scored, max(map(len, rows)), torch.device("cpu"))
+        total += 8 * (body * len(tree.tokens) + head * len(tree.source))
+    return total / len(pairs)
+
+
+def peak_flops(device: str, dtype: torch.dtype) -> float:
+    """Measure the best speed of a large matrix product (operations a second)."""
+    one, other = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    # Processor time of one thread, so that other work on the machine does not count.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    best = float("inf")
+    for _ in range(12):
+        start = clock()
+        one @ other
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, clock() - start)
+    return 2 * 2048**3 / best
+
+
+def time_setting(
+    setting: Setting, make: Callable[[], torch.nn.Module], pairs: Dataset, device: str
+) -> tuple[float, float]:
+    """Train on the pairs once; return seconds a pair, by the wall clock and of the processor."""
+    spent = [0.0, 0.0]
+
+    def counted(work: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **kwargs: object) -> object:
+            wall, processor = time.perf_counter(), time.process_time()
+            result = work(*args, **kwargs)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            spent[0] += time.perf_counter() - wall
+            spent[1] += time.process_time() - processor
+            return result
+
+        return run
+
+    kind = PackedDPOTrainer if setting.shared else CachedReferenceDPOTrainer
+
+    class Trainer(kind):  # type: ignore[misc, valid-type]
+        _compute = counted(kind._compute)  # the reference; the others run it in every step
+        train = counted(kind.train)
+
+    backend = torch.backends.mkldnn.matmul
+    backend.fp32_precision = "none"
+    if setting.shared and device == "cpu":
+        use_fast_exact_matmul()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            make(),
+            None if setting.shared else make(),
+            args=DPOConfig(
+                folder,
+                use_cpu=device == "cpu",
+                bf16=setting.bf16,
+                activation_checkpointing=setting.checkpointing,
+                per_device_train_batch_size=setting.at_once,
+                gradient_accumulation_steps=BATCH // setting.at_once,
+                precompute_ref_log_probs=setting.shared,
+                num_train_epochs=1,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=pairs,
+            processing_class=make_tokenizer(),
+            folder=Path(folder),
+            digest="random weights",
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+        # Nothing was dropped or cut: a benchmark on fewer tokens looks fast.
+        assert trainer.state.global_step == -(-len(pairs) // BATCH)
+        sides = sum(
+            2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs
+        )
+        assert trainer.state.log_history[-2]["num_tokens"] == sides
+    return spent[0] / len(pairs), spent[1] / len(pairs)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the smallest tokenizer TRL accepts; the pairs are tokens already."""
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>")
+
+
+def describe_machine(device: str) -> dict[str, object]:
+    """Name the hardware and the versions."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name(0)
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown")
+    return {
+        "device": name,
+        "instructions": [k for k, v in torch.cpu.get_capabilities().items() if v is True],
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", choices=ARCHITECTURES, default="smollm2-135m")
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--longest", type=int, default=110, help="longest answer (tokens)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--write", action="store_true", help="keep under benchmarks/results")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = AutoConfig.for_model(**ARCHITECTURES[options.arch])
+    pairs = make_pairs(options.pairs, config.vocab_size, options.longest)
+
+    def make() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+    parameters = sum(p.numel() for p in make().parameters())
+    times = {name: Timed() for name in options.settings}
+    peaks = []
+    for number in range(options.rounds):
+        peaks.append(peak_flops(device, torch.bfloat16))
+        for name, timed in times.items():
+            wall, processor = time_setting(SETTINGS[name], make, pairs, device)
+            timed.wall.append(wall)
+            timed.processor.append(processor)
+            note = f"{wall:.2f} s a pair ({processor:.2f} of the processor)"
+            print(f"round {number}: {name}: {note}", flush=True)
+    result = {
+        "machine": describe_machine(device),
+        "malloc": os.environ.get("GLIBC_TUNABLES", ""),
+        "architecture": options.arch,
+        "parameters": parameters,
+        "pairs": options.pairs,
+        "rounds": options.rounds,
+        "peak_bf16_flops": statistics.median(peaks),
+        "useful_flops_a_pair": useful_flops(pairs, config, parameters),
+        "settings": {name: summarize(name, times) for name in times},
+    }
+    print_table(result)
+    if options.write:
+        folder = Path(__file__).parent / "results"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"training-{options.arch}-{device}.json"
+        file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def summarize(name: str, times: dict[str, Timed]) -> dict[str, object]:
+    """Take medians of one setting, and of its ratios to every other within a round."""
+    own = times[name]
+    ratios = {
+        other: statistics.median(b / a for a, b in zip(own.wall, timed.wall, strict=True))
+        for other, timed in times.items()
+    }
+    busy = {
+        other: statistics.median(b / a for a, b in zip(own.processor, timed.processor, strict=True))
+        for other, timed in times.items()
+    }
+    return {
+        "meaning": SETTINGS[name].meaning,
+        "seconds_a_pair": statistics.median(own.wall),
+        "processor_seconds_a_pair": statistics.median(own.processor),
+        "times_as_fast_as": ratios,
+        "times_less_processor_than": busy,
+    }
+
+
+def print_table(result: dict[str, object]) -> None:
+    """Print the figures as a Markdown table."""
+    first, *_ = result["settings"]
+    print(f"\n| setting | s a pair | processor s | x {first} | useful of bf16 peak |")
+    print("|---|---|---|---|---|")
+    for setting in result["settings"].values():
+        speed = result["useful_flops_a_pair"] / setting["processor_seconds_a_pair"]
+        print(
+            f"| {setting['meaning']} | {setting['seconds_a_pair']:.2f} "
+            f"| {setting['processor_seconds_a_pair']:.2f} "
+            f"| {setting['times_less_processor_than'][first]:.2f} "
+            f"| {speed / result['peak_bf16_flops']:.0%} |"
+        )
+
+
+if __name__ == "__main__":
+    # As the training process runs: set before glibc starts, so start again with it.
+    if "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{k}={v}" for k, v in MALLOC.items())
+        os.execv(os.sys.executable, [os.sys.executable, *os.sys.argv])
+    main()
