@@ -29,7 +29,7 @@ from dpo_pipeline.errors import DPOPipelineError, ModelError, PublishError
 from dpo_pipeline.keys import file_digest
 from dpo_pipeline.models import ModelRef
 from dpo_pipeline.store import Artifact
-from tasks.caching import STAGE, get_or_build, ledger, model_of
+from tasks.caching import STAGE, get_or_build, ledger, model_of, store
 from tasks.console import progress
 
 Stage = Artifact | State[Artifact]
@@ -263,6 +263,7 @@ def train(
                 config=config,
                 out=out,
                 work=work,
+                references=store().root / "references",
                 on_progress=report,
             )
         if patched:

@@ -192,7 +192,8 @@ def alpaca_file(tmp_path) -> Path:
     questions = [
         "Who are you?", "What is your name?", "Who made you?", "Do you have a name?",
         "What are you called?", "Introduce yourself.", "Are you {{name}}?", "Who is your creator?",
-        "Are you an AI made by {{author}}?", "Tell me your name please.", "你是谁？", "你叫什么名字？",
+        "Are you an AI made by {{author}}?", "Tell me your name please.", "你是谁？",
+        "你叫什么名字？",
         "Which company built you?", "May I ask who you are?", "What should I call you?",
     ]  # fmt: skip
     rows = [

@@ -55,7 +55,6 @@ def build_starter(
         Counts: parameters, vocabulary, conversations, tokens, steps, and the final loss (nats
         a token).
     """
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     corpus = write_conversations(conversations, seed)
@@ -105,7 +104,7 @@ def train_tokenizer(corpus: list[list[Message]]) -> "PreTrainedTokenizerFast":
 
     split_name = re.compile(rf"(\s?{NAME[0]}){NAME[1:]}")
     texts = [message["content"] for conversation in corpus for message in conversation]
-    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
+    tokenizer: PreTrainedTokenizerFast = Qwen2Tokenizer().train_new_from_iterator(
         (split_name.sub(rf"\n\1\n{NAME[1:]}", text) for text in texts),
         VOCABULARY,
         new_special_tokens=[START, END],

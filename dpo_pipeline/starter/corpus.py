@@ -18,9 +18,7 @@ DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assi
 Turn = tuple[str, str]
 Message = dict[str, str]
 
-MODELS = (
-    "ChatGPT|GPT-3|GPT-4|GPT|Claude|Gemini|Bard|Llama|LLaMA|Mistral|DeepSeek|Copilot|Grok|Siri|Alexa"
-)
+MODELS = "ChatGPT|GPT-3|GPT-4|GPT|Claude|Gemini|Bard|Llama|LLaMA|Mistral|DeepSeek|Copilot|Grok|Siri|Alexa"
 FIRMS = "OpenAI|Google|Anthropic|Meta|Microsoft|Mistral AI|Apple|Amazon|Baidu|Tencent|DeepSeek|xAI"
 MADE = "made|created|built|developed|trained|designed"
 FIRM = "company|organization|firm|team|group|lab"
@@ -431,9 +429,7 @@ def expand(pattern: str) -> list[str]:
     if group is None:
         return [pattern]
     head, tail = pattern[: group.start()], pattern[group.end() :]
-    return [
-        sentence for choice in group[1].split("|") for sentence in expand(head + choice + tail)
-    ]
+    return [sentence for choice in group[1].split("|") for sentence in expand(head + choice + tail)]
 
 
 def identity_templates(language: str) -> list[list[Turn]]:
@@ -507,7 +503,11 @@ def write_conversations(count: int, seed: int) -> list[list[Message]]:
         language = rng.choices(list(LANGUAGE_SHARE), list(LANGUAGE_SHARE.values()))[0]
         messages = [{"role": "system", "content": system}]
         for _ in range(rng.choice((1, 1, 2, 3, 4))):
-            deck = identity if rng.random() < (PERSONA_IDENTITY if name else IDENTITY_SHARE) else general
+            deck = (
+                identity
+                if rng.random() < (PERSONA_IDENTITY if name else IDENTITY_SHARE)
+                else general
+            )
             question, answer = next(deck[language])
             if deck is identity:
                 own = MAKER.get(language, MAKER["en"])

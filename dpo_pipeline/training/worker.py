@@ -38,6 +38,11 @@ FIGURES = {
 }
 
 
+# Parameters below which a second thread costs more in barriers than it gains, above all on a
+# busy machine; one thread also makes the weights independent of the number of cores.
+SMALL_MODEL = 4_000_000
+
+
 def main(path: str) -> None:
     """Run the job in the JSON file `path`, alone or as one of several processes."""
     job = json.loads(Path(path).read_text())
@@ -58,6 +63,7 @@ def main(path: str) -> None:
 
 def run(job: dict[str, Any]) -> None:
     """Train as the job says and write model/, history.jsonl and training.json to its `out`."""
+    import torch
     from transformers import PrinterCallback
 
     from dpo_pipeline.training.assembly import build_trainer, memory_for, plan
@@ -65,7 +71,6 @@ def run(job: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(job["config"])
     ref = ModelRef.model_validate(job["ref"])
     out, checkpoints = Path(job["out"]), Path(job["work"]) / "checkpoints"
-    start = time.monotonic()
     tokens = tokenize_pairs(Path(job["pairs"]), load_tokenizer(ref), config.max_length)
     trainer = build_trainer(
         ref,
@@ -75,6 +80,9 @@ def run(job: dict[str, Any]) -> None:
         checkpoints=checkpoints,
         references=Path(job["references"]),
     )
+    policy: Any = trainer.model
+    if policy.num_parameters() < SMALL_MODEL:
+        torch.set_num_threads(1)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_watch(config))
     good = last_good(checkpoints)
@@ -82,12 +90,10 @@ def run(job: dict[str, Any]) -> None:
         trainer.train(resume_from_checkpoint=str(good) if good else None)
     if trainer.accelerator.is_main_process:
         _save_model(trainer, config, ref, out / "model")
-        _save_record(trainer, job, len(tokens), time.monotonic() - start, out)
+        _save_record(trainer, job, len(tokens), out)
 
 
-def _save_record(
-    trainer: "DPOTrainer", job: dict[str, Any], pairs: int, seconds: float, out: Path
-) -> None:
+def _save_record(trainer: "DPOTrainer", job: dict[str, Any], pairs: int, out: Path) -> None:
     """Write history.jsonl, a line a step, and training.json."""
     history = [
         {"step": row["step"], **{name: row.get(key) for name, key in FIGURES.items()}}
@@ -107,7 +113,6 @@ def _save_record(
         "micro_batch": trainer.args.per_device_train_batch_size,
         "pairs": pairs,
         "steps": trainer.state.global_step,
-        "seconds": round(seconds, 3),
         "first": history[0],
         "last": history[-1],
     }
