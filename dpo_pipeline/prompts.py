@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["SourceRef", "prepare_prompts", "resolve_source"]
 
+# Reason code of the quarantine -> what it means.
+REASONS = {
+    "broken_row": "the row cannot be parsed",
+    "wrong_type": "a field is missing or of another type",
+    "no_human_turn": "nobody asks anything",
+    "empty_prompt": "a turn is blank",
+    "invalid_text": "the text is not valid Unicode",
+    "control_token": "the text holds a token that forges a role or an end",
+    "placeholder": "a placeholder cannot be filled",
+    "duplicate": "the same questions came before",
+    "near_duplicate_of_held_out": "worded like a prompt that is held out",
+}
+
 # Shape -> the columns that tell it, all of them; in the order in which they are tried.
 SHAPES = {
     "preference": ("chosen", "rejected"),

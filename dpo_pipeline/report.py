@@ -102,7 +102,8 @@ def write_report(
     Returns:
         `out`.
     """
-    from dpo_pipeline.pairs import REASONS
+    from dpo_pipeline import pairs as made
+    from dpo_pipeline import prompts as read
 
     rows = _rows(scorecard)
     longest = max([s["seconds"] for s in stages], default=0) or 1
@@ -119,7 +120,7 @@ def write_report(
         curves=_curves(history),
         pairs=_pick_pairs(pairs),
         quarantine=sorted(quarantine.items(), key=lambda item: -item[1]),
-        reasons=REASONS,
+        reasons={**read.REASONS, **made.REASONS},
         lineage=list(_flatten(lineage)),
         stages=[{**s, "share": s["seconds"] / longest} for s in stages],
         seconds=sum(s["seconds"] for s in stages),
