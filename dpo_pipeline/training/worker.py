@@ -38,9 +38,9 @@ FIGURES = {
 }
 
 
-# Parameters below which a second thread costs more in barriers than it gains, above all on a
-# busy machine; one thread also makes the weights independent of the number of cores.
-SMALL_MODEL = 4_000_000
+# Weights (bytes) below which a second thread costs more in barriers than it gains, above all
+# on a busy machine; one thread also makes the result independent of the number of cores.
+SMALL_MODEL = 1 << 24
 
 
 def main(path: str) -> None:
@@ -71,6 +71,8 @@ def run(job: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(job["config"])
     ref = ModelRef.model_validate(job["ref"])
     out, checkpoints = Path(job["out"]), Path(job["work"]) / "checkpoints"
+    if sum(file.stat().st_size for file in ref.path.glob("*.safetensors")) < SMALL_MODEL:
+        torch.set_num_threads(1)
     tokens = tokenize_pairs(Path(job["pairs"]), load_tokenizer(ref), config.max_length)
     trainer = build_trainer(
         ref,
@@ -80,9 +82,6 @@ def run(job: dict[str, Any]) -> None:
         checkpoints=checkpoints,
         references=Path(job["references"]),
     )
-    policy: Any = trainer.model
-    if policy.num_parameters() < SMALL_MODEL:
-        torch.set_num_threads(1)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_watch(config))
     good = last_good(checkpoints)
