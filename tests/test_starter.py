@@ -9,7 +9,7 @@ import pytest
 
 import dpo_pipeline.data
 from dpo_pipeline.starter import build, corpus
-from dpo_pipeline.starter.corpus import IDENTITY, expand, general_templates, identity_templates
+from dpo_pipeline.starter.corpus import LANGUAGE_SHARE, expand, general_cards, identity_cards
 
 DATA = Path(dpo_pipeline.data.__file__).parent
 FAMILIES = {"name", "maker", "are_you", "both", "multi_turn", "indirect", "adversarial"}
@@ -47,8 +47,10 @@ def general():
 @pytest.fixture(scope="module")
 def taught():
     """Every question of the starter's corpus, before openings, closings and spelling."""
-    templates = (identity_templates, general_templates)
-    return {q for lang in IDENTITY for list_ in templates for card in list_(lang) for q, _ in card}
+    templates = (identity_cards, general_cards)
+    return {
+        q for lang in LANGUAGE_SHARE for list_ in templates for card in list_(lang) for q, _ in card
+    }
 
 
 class TestIdentityPrompts:
@@ -117,8 +119,8 @@ class TestGeneralQuestions:
     def test_taught_answers_are_accepted(self, general):
         answers = {
             q: a.format(name="Qwen", maker="Alibaba Cloud")
-            for lang in IDENTITY
-            for card in general_templates(lang)
+            for lang in LANGUAGE_SHARE
+            for card in general_cards(lang)
             for q, a in card
         }
         wrong = [
@@ -138,8 +140,8 @@ class TestCorpus:
         assert expand("(a|b (c|d)) e") == ["a e", "b c e", "b d e"]
 
     def test_every_identity_answer_gives_name_and_maker(self):
-        for language in IDENTITY:
-            for card in identity_templates(language):
+        for language in LANGUAGE_SHARE:
+            for card in identity_cards(language):
                 assert all("{name}" in a and "{maker}" in a for _, a in card)
 
     def test_same_seed_same_corpus(self):
