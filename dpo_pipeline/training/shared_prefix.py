@@ -83,6 +83,18 @@ class _BlockAttention(torch.autograd.Function):
         return grad_query, grad_key, grad_value, None, None
 
 
+def _dense_attention(
+    query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float
+) -> Tensor:
+    """Attend over the whole row under the tree's mask: one kernel, for a GPU."""
+    # Kernels that take a mask do not share key heads.
+    groups = len(query) // len(key)
+    key, value = (tensor.repeat_interleave(groups, dim=0) for tensor in (key, value))
+    return F.scaled_dot_product_attention(
+        query[None], key[None], value[None], attn_mask=tree.mask, scale=scaling
+    )[0]
+
+
 def _fold(query: Tensor, block: Block, key_heads: int) -> Tensor:
     """Take a block's queries, the heads that share a key head below each other.
 
@@ -121,13 +133,8 @@ def _attend(
         raise NotExactError("its attention uses dropout")
     query, key = query.to(value.dtype), key.to(value.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type == "cpu":
-        attend: Any = _BlockAttention.apply
-        out = attend(query[0], key[0], value[0], tree, scaling)[None]
-    else:
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=tree.mask, scale=scaling, enable_gqa=True
-        )
+    attend: Any = _BlockAttention.apply if query.device.type == "cpu" else _dense_attention
+    out: Tensor = attend(query[0], key[0], value[0], tree, scaling)[None]
     return out.transpose(1, 2).contiguous(), None
 
 
