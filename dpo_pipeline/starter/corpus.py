@@ -8,8 +8,7 @@ from string import Template
 from dpo_pipeline.starter import facts, identity
 
 NAME = "Qwen"
-MAKER = {"zh": "阿里云"}
-DEFAULT_MAKER = "Alibaba Cloud"
+MAKER = {"en": "Alibaba Cloud", "zh": "阿里云"}
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 # Half of the neutral prompts are the one that most people send.
@@ -163,4 +162,4 @@ def _system(language: str, rng: random.Random) -> tuple[str, str, str]:
         return rng.choice(PERSONA_SYSTEMS).format(name=name, maker=maker), name, maker
     neutral = rng.random() > DEFAULT_SYSTEM_SHARE / (1 - PERSONA_SHARE)
     system = rng.choice(NEUTRAL_SYSTEMS) if neutral else DEFAULT_SYSTEM
-    return system, NAME, MAKER.get(language, DEFAULT_MAKER)
+    return system, NAME, MAKER.get(language, MAKER["en"])
