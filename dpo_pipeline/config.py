@@ -291,6 +291,12 @@ class LoraConfig(Section):
     merge: bool = Field(True, description="Merge into the weights at the end, or keep an adapter.")
     quantize: bool = Field(False, description="QLoRA: 4-bit base weights (bitsandbytes, CUDA).")
 
+    @model_validator(mode="after")
+    def _quantized_weights_do_not_merge(self) -> "LoraConfig":
+        if self.quantize and self.merge:
+            raise ValueError("quantize keeps an adapter beside its base: set merge to false")
+        return self
+
 
 class TrainConfig(Section):
     """DPO (Rafailov et al. 2023), run by TRL."""
@@ -304,7 +310,21 @@ class TrainConfig(Section):
     )
     batch_size: int = Field(8, ge=1, description="Pairs an optimizer step.")
     epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
-    loss_type: str = Field("sigmoid", min_length=1, description="Loss, by TRL's name.")
+    loss_type: Literal[
+        "sigmoid",
+        "sigmoid_norm",
+        "hinge",
+        "ipo",
+        "robust",
+        "nca_pair",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+    ] = Field("sigmoid", description="Loss, by TRL's name; sigmoid is DPO's own.")
     sft_weight: float = Field(
         0.0,
         ge=0,
@@ -327,7 +347,7 @@ class TrainConfig(Section):
         False, description="Recompute activations: slower, for when memory asks for it."
     )
     lora: LoraConfig | None = Field(None, description="Adapters instead of full fine-tuning.")
-    processes: int = Field(1, ge=1, description="Data-parallel processes (accelerate launch).")
+    processes: int = Field(1, ge=1, description="Data-parallel processes, one a GPU.")
     save_steps: int = Field(
         50,
         ge=1,

@@ -167,7 +167,8 @@ def scorecard_rows(scorecard: Mapping[str, Any]) -> list[tuple[str, str, str, st
     for row in _rows(scorecard):
         limit = "" if row["limit"] is None else f"{row['sign']} {row['limit']}"
         interval = f"{row['low']} - {row['high']}" if row["after"]["n"] else ""
-        mark = "" if not limit else "FAILED " if row["failed"] else "ok "
+        mark = "FAILED " if row["failed"] else "ok " if row["after"]["n"] else "no data "
+        mark = mark if limit else ""
         unit = "" if row["unit"] in ("%", "") else f" ({row['unit']})"
         n = str(row["after"]["n"])
         rows.append((row["name"] + unit, row["was"], row["now"], interval, n, mark + limit))

@@ -31,6 +31,7 @@ def init_model(config: Path, out: Path, seed: int = 0) -> dict[str, Any]:
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     tokenizer = train_tokenizer(write_conversations(CONVERSATIONS, seed))
     tokenizer.chat_template = TEMPLATE
@@ -51,6 +52,7 @@ def init_model(config: Path, out: Path, seed: int = 0) -> dict[str, Any]:
             f"{config} does not describe a causal language model ({type(error).__name__}: "
             f'{error}); it needs "model_type" (llama, gpt2, ...) and sizes'
         ) from error
+    disable_progress_bar()  # callers have their own
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}

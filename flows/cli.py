@@ -47,18 +47,18 @@ def parse(model: type[Config], argv: Sequence[str], *, prog: str, description: s
     parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file, see configs/")
     # pydantic-settings wants a settings class; the options are the model's own fields.
     settings = type("Options", (BaseSettings, model), {"model_config": SettingsConfigDict()})
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        settings,
-        root_parser=parser,
-        cli_parse_args=list(argv),
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_implicit_flags=True,
-        cli_exit_on_error=True,
-        cli_parse_none_str="null",
-    )
     try:
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            settings,
+            root_parser=parser,
+            cli_parse_args=list(argv),
+            cli_kebab_case=True,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_implicit_flags=True,
+            cli_exit_on_error=True,
+            cli_parse_none_str="null",
+        )
         file = parser.parse_known_args(argv)[0].config
         from_file = _read_yaml(file) if file else {}
         return model.model_validate(_merge(from_file, source()))
@@ -70,14 +70,15 @@ def parse(model: type[Config], argv: Sequence[str], *, prog: str, description: s
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"--config {path}: no such file; configs/ holds known-good ones") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {path}: not YAML: {error}") from None
     if not isinstance(loaded, dict):
         found = type(loaded).__name__
         raise ValueError(f"--config {path}: expected sections such as 'train:', found {found}")
-    return loaded
+    # A section with all its lines commented out is no section.
+    return {name: section for name, section in loaded.items() if section is not None}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from dpo_pipeline.questions import general_file
 from tasks.proof import conclude, publish_if_proven
 from tasks.run import Run, run_script
 from tasks.stages import (
@@ -52,8 +53,9 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
         config: One section per stage; every field has its meaning, unit and default.
     """
     run = Run(config)
-    model = run.stage(prepare_model, config.model)
+    general_file(config.evaluation.general)  # a missing file stops the run here
     prompts = run.stage(download, config.prompts, config.identity)
+    model = run.stage(prepare_model, config.model)
     responses = run.stage(
         generate, model, prompts, config.identity, config.generation, config.model
     )

@@ -68,6 +68,7 @@ def conclude(
         refused += Counter(dataset.stats["reasons"])
         lineage = dataset.stats["lineage"]
         paths["dataset"] = dataset.path
+        paths["quarantine"] = dataset.path / "quarantine.parquet"
     history = policy.path / "history.jsonl"
     report = write_report(
         run.folder / "report.html",
@@ -144,7 +145,9 @@ def _show(card: dict[str, Any], summary: dict[str, Any]) -> None:
     console.print(
         "Next: open the report, or try another name: python flows/full.py --identity.new-name Aria"
         if passed
-        else "Next: open the report; it shows which answers failed the gate."
+        else "Next: open the report; it shows which answers failed. Where the old name leaks, "
+        "train longer (--train.epochs, --train.learning-rate) or on more prompts; where other "
+        "answers changed, train less or raise --train.sft-weight."
     )
 
 

@@ -134,12 +134,12 @@ def versions() -> dict[str, str]:
 def _headline(stage: str, stats: dict[str, Any]) -> str:
     """Say in a few words what a stage made."""
     reasons = ", ".join(f"{n} {reason}" for reason, n in stats.get("reasons", {}).items())
-    refused = f" (quarantine: {reasons})" if reasons else ""
+    refused = f" (quarantine: {reasons})" if reasons and stage != "save" else ""
     if "model" in stats and stage != "train":
         return f"{stats['model']['name']}, weights {stats['model']['weights_digest'][:12]}"
     if stage in ("download", "save"):
         what = "prompts" if stage == "download" else "pairs"
-        return f"{stats['train']:,} {what} to train, {stats['held_out']:,} held out"
+        return f"{stats['train']:,} {what} to train, {stats['held_out']:,} held out{refused}"
     if stage == "generate":
         return f"{stats['rows']:,} answers, {stats['length']} cut off"
     if stage in ("rewrite", "prepare"):

@@ -289,6 +289,23 @@ def test_an_adapter_loads_with_its_base(ref, dataset, tmp_path):
     assert not logits[0].allclose(logits[2], atol=1e-4)
 
 
+def test_a_bfloat16_model_is_trained_in_float32_and_stays_bfloat16(ref, dataset, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = make_tiny_model(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    start = describe_model(folder, "bf16")
+    out = train_here(start, dataset, tmp_path / "run", learning_rate=1e-5, sft_weight=0.0)
+    after = AutoModelForCausalLM.from_pretrained(out / "model")
+    assert {parameter.dtype for parameter in after.parameters()} == {torch.bfloat16}
+    history = [json.loads(line) for line in (out / "history.jsonl").open()]
+    # Steps this small vanish in bfloat16 weights, and so would the margin.
+    margins = [row["margin"] for row in history]
+    assert margins == sorted(margins)
+    assert margins[-1] > 1e-3
+
+
 class StopError(Exception):
     pass
 
@@ -316,6 +333,21 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
     assert steps == [5, 6]
     assert largest_difference(out, undisturbed) == 0
     assert (out / "history.jsonl").read_bytes() == (undisturbed / "history.jsonl").read_bytes()
+
+
+def test_smaller_rows_go_on_from_the_checkpoint_of_larger_ones(ref, dataset, tmp_path, monkeypatch):
+    pure = CONFIG.model_copy(update={"sft_weight": 0.0})
+    whole = train_here(ref, dataset, tmp_path / "whole", pure)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(StopError):
+            train_here(ref, dataset, tmp_path / "run", pure)
+    steps = []
+    monkeypatch.setattr(worker, "_send", lambda record: steps.append(record["step"]))
+    out = train_here(ref, dataset, tmp_path / "run", pure, row_tokens=150)
+    assert steps == [5, 6]
+    assert json.loads((out / "training.json").read_text())["micro_batch"] < 4
+    assert largest_difference(out, whole) < 1e-4
 
 
 @pytest.mark.parametrize("damage", ["cut", "unsealed"])

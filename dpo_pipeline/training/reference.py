@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -46,7 +46,8 @@ class CachedReferenceDPOTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         path = self.reference_folder / f"{self._key(dataset)}.json"
-        logps = read_logps(path, len(dataset))
+        # The main process decides: others may look while a file is being put there.
+        (logps,) = broadcast_object_list([read_logps(path, len(dataset))])
         if logps is None:
             log.info("Computing the reference log-probabilities of %d pairs", len(dataset))
             logps = self._compute(dataset, batch_size)
@@ -78,6 +79,7 @@ class CachedReferenceDPOTrainer(DPOTrainer):
                 "tokens": [digest_of(list(dataset[column])) for column in columns],
                 "max_length": settings.max_length,
                 "bf16": settings.bf16,
+                "quantized": getattr(self.model, "is_quantized", False),
             }
         )
 
