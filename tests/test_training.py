@@ -301,9 +301,7 @@ def test_a_bfloat16_model_is_trained_in_float32_and_stays_bfloat16(ref, dataset,
     assert {parameter.dtype for parameter in after.parameters()} == {torch.bfloat16}
     history = [json.loads(line) for line in (out / "history.jsonl").open()]
     # Steps this small vanish in bfloat16 weights, and so would the margin.
-    margins = [row["margin"] for row in history]
-    assert margins == sorted(margins)
-    assert margins[-1] > 1e-3
+    assert min(row["margin"] for row in history[1:]) > 1e-3
 
 
 class StopError(Exception):
