@@ -1,6 +1,6 @@
 """Training speed: the common recipe, TRL at its best, and shared prefixes, side by side.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py --write
+    OMP_NUM_THREADS=1 python benchmarks/training.py --write     # about 10 minutes
 
 Real architectures with random weights, pairs of realistic lengths, whole optimizer steps with
 the reference forward. The settings alternate within a round, so that a slow minute of the
@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -77,14 +77,6 @@ SETTINGS = {
 }
 
 
-@dataclass
-class Timed:
-    """Seconds a pair of one setting, one entry a round; wall clock and processor."""
-
-    wall: list[float] = field(default_factory=list)
-    processor: list[float] = field(default_factory=list)
-
-
 def make_pairs(count: int, vocabulary: int, longest: int) -> Dataset:
     """Identity pairs as tokens: one system prompt, an answer, one or two tokens put into it."""
     draw = random.Random(0)
@@ -121,35 +113,38 @@ def useful_flops(pairs: Dataset, config: transformers.PreTrainedConfig, paramete
     return total / len(pairs)
 
 
+def clock(device: str) -> Callable[[], float]:
+    """Choose the clock: one thread is timed by the processor, which other work cannot slow."""
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
 def peak_flops(device: str, dtype: torch.dtype) -> float:
     """Measure the best speed of a large matrix product (operations a second)."""
     one, other = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
-    # Processor time of one thread, so that other work on the machine does not count.
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    best = float("inf")
+    now, best = clock(device), float("inf")
     for _ in range(12):
-        start = clock()
+        start = now()
         one @ other
         if device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, clock() - start)
+        best = min(best, now() - start)
     return 2 * 2048**3 / best
 
 
 def time_setting(
     setting: Setting, make: Callable[[], torch.nn.Module], pairs: Dataset, device: str
-) -> tuple[float, float]:
-    """Train on the pairs once; return seconds a pair, by the wall clock and of the processor."""
-    spent = [0.0, 0.0]
+) -> float:
+    """Train on the pairs once; return seconds a pair."""
+    spent, now = [0.0], clock(device)
 
     def counted(work: Callable[..., object]) -> Callable[..., object]:
         def run(*args: object, **kwargs: object) -> object:
-            wall, processor = time.perf_counter(), time.process_time()
+            start = now()
             result = work(*args, **kwargs)
             if device == "cuda":
                 torch.cuda.synchronize()
-            spent[0] += time.perf_counter() - wall
-            spent[1] += time.process_time() - processor
+            spent[0] += now() - start
             return result
 
         return run
@@ -196,7 +191,7 @@ def time_setting(
             2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs
         )
         assert trainer.state.log_history[-2]["num_tokens"] == sides
-    return spent[0] / len(pairs), spent[1] / len(pairs)
+    return spent[0] / len(pairs)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -216,7 +211,9 @@ def describe_machine(device: str) -> dict[str, object]:
         name = next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown")
     return {
         "device": name,
-        "instructions": [k for k, v in torch.cpu.get_capabilities().items() if v is True],
+        "bfloat16": [
+            k for k, v in torch.cpu.get_capabilities().items() if v is True and "bf16" in k
+        ],
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -245,18 +242,16 @@ def main() -> None:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
     parameters = sum(p.numel() for p in make().parameters())
-    times = {name: Timed() for name in options.settings}
+    times: dict[str, list[float]] = {name: [] for name in options.settings}
     peaks = []
     for number in range(options.rounds):
         peaks.append(peak_flops(device, torch.bfloat16))
-        for name, timed in times.items():
-            wall, processor = time_setting(SETTINGS[name], make, pairs, device)
-            timed.wall.append(wall)
-            timed.processor.append(processor)
-            note = f"{wall:.2f} s a pair ({processor:.2f} of the processor)"
-            print(f"round {number}: {name}: {note}", flush=True)
+        for name, seconds in times.items():
+            seconds.append(time_setting(SETTINGS[name], make, pairs, device))
+            print(f"round {number}: {name}: {seconds[-1]:.2f} s a pair", flush=True)
     result = {
         "machine": describe_machine(device),
+        "clock": clock(device).__name__,
         "malloc": os.environ.get("GLIBC_TUNABLES", ""),
         "architecture": options.arch,
         "parameters": parameters,
@@ -274,37 +269,29 @@ def main() -> None:
         file.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def summarize(name: str, times: dict[str, Timed]) -> dict[str, object]:
+def summarize(name: str, times: dict[str, list[float]]) -> dict[str, object]:
     """Take medians of one setting, and of its ratios to every other within a round."""
-    own = times[name]
     ratios = {
-        other: statistics.median(b / a for a, b in zip(own.wall, timed.wall, strict=True))
-        for other, timed in times.items()
-    }
-    busy = {
-        other: statistics.median(b / a for a, b in zip(own.processor, timed.processor, strict=True))
-        for other, timed in times.items()
+        other: statistics.median(b / a for a, b in zip(times[name], seconds, strict=True))
+        for other, seconds in times.items()
     }
     return {
         "meaning": SETTINGS[name].meaning,
-        "seconds_a_pair": statistics.median(own.wall),
-        "processor_seconds_a_pair": statistics.median(own.processor),
+        "seconds_a_pair": statistics.median(times[name]),
         "times_as_fast_as": ratios,
-        "times_less_processor_than": busy,
     }
 
 
 def print_table(result: dict[str, object]) -> None:
     """Print the figures as a Markdown table."""
     first, *_ = result["settings"]
-    print(f"\n| setting | s a pair | processor s | x {first} | useful of bf16 peak |")
-    print("|---|---|---|---|---|")
+    print(f"\n| setting | s a pair | x {first} | useful of bf16 peak |")
+    print("|---|---|---|---|")
     for setting in result["settings"].values():
-        speed = result["useful_flops_a_pair"] / setting["processor_seconds_a_pair"]
+        speed = result["useful_flops_a_pair"] / setting["seconds_a_pair"]
         print(
             f"| {setting['meaning']} | {setting['seconds_a_pair']:.2f} "
-            f"| {setting['processor_seconds_a_pair']:.2f} "
-            f"| {setting['times_less_processor_than'][first]:.2f} "
+            f"| {setting['times_as_fast_as'][first]:.2f} "
             f"| {speed / result['peak_bf16_flops']:.0%} |"
         )
 
