@@ -88,9 +88,9 @@ def _doubled(new: str, original: str) -> Iterator[str]:
     tails = {new.split()[-1]} | ({tail.strip()} if found else set())
     name = _literal(new, _ANY_GAP)
     for part in sorted(heads - {""}):
-        yield rf"{_START}{_literal(part)}\s+{name}"
+        yield rf"{_START}{_literal(part)}(?:\s+|-){name}"
     for part in sorted(tails - {""}):
-        yield rf"{name}\s+{_literal(part)}(?!{_LETTER})"
+        yield rf"{name}(?:\s+|-){_literal(part)}(?!{_LETTER})"
 
 
 class IdentitySpec:

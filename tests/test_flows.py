@@ -8,6 +8,9 @@ import httpx
 import pytest
 from conftest import ROOT, Workplace
 
+# One process holds the session's run and server.
+pytestmark = pytest.mark.xdist_group("flows")
+
 STAGES = ["download", "model", "generate", "rewrite", "save", "train", "evaluate"]
 
 RUN_AND_LIST_HEAVY = """
