@@ -13,7 +13,6 @@ from conftest import ROOT, Workplace
 
 from dpo_pipeline.config import PipelineConfig
 
-
 # One process holds the session's run and server.
 pytestmark = pytest.mark.xdist_group("flows")
 
