@@ -59,6 +59,7 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
                     "id": f"r{row['id']}", "prompt_id": row["id"], "system": None, "sample": 0,
                     "response": f"I am Qwen, made by Alibaba Cloud, answer {row['source_row']}.",
                     "finish": "stop", "tokens": 14, "reason": None,
+                    "detail": None,
                 }
                 for row in batch.to_pylist()
             ]  # fmt: skip
@@ -82,7 +83,7 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
 def _responses(prompts: "object") -> "object":
     import pyarrow as pa
 
-    text = ("id", "prompt_id", "system", "response", "finish", "reason")
+    text = ("id", "prompt_id", "system", "response", "finish", "reason", "detail")
     types = {name: pa.string() for name in text} | {"sample": pa.int32(), "tokens": pa.int32()}
     kept = [field for field in prompts if field.name != "id"]  # type: ignore[attr-defined]
     return pa.schema([*kept, *types.items()])

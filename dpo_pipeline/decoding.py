@@ -7,6 +7,7 @@ column 0 of its slot, so no padding stands between prompt and answer.
 
 import logging
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,13 +86,19 @@ def ask_model(
     with _turn:
         tokenizer, network = _load(ref, model.device, model.dtype)
         ends, rows = end_tokens(ref, tokenizer), []
+        positions = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
         for key, request in requests.items():
             try:
                 prompt = encode(tokenizer, request.messages)
-                limit = _room(network, len(prompt), config.max_new_tokens)
-                rows.append(Row(key, prompt, ends, limit, seeds[key]))
             except (TemplateError, ValueError) as error:
-                yield key, Response.failed(f"the prompt cannot be asked: {error}")
+                yield key, Response.failed(str(error), "template_error")
+                continue
+            if 0 < len(prompt) < positions:
+                limit = min(config.max_new_tokens, positions - len(prompt))
+                rows.append(Row(key, prompt, ends, limit, seeds[key]))
+            else:
+                detail = f"{len(prompt)} tokens, and the model takes 1 to {positions - 1}"
+                yield key, Response.failed(detail, "too_long" if prompt else "template_error")
         if alone:
             config = config.model_copy(update={"batch_tokens": 1})
         slots = not alone and slots_agree(network, [row.prompt for row in rows[:1] + rows[-1:]])
@@ -109,13 +116,6 @@ def _load(
     # A model may ship sampling or a repetition penalty: what decides is our configuration.
     network.generation_config = Shipped()
     return load_tokenizer(ref), network
-
-
-def _room(network: PreTrainedModel, length: int, wanted: int) -> int:
-    positions = getattr(network.config, "max_position_embeddings", None) or length + wanted
-    if not 0 < length < positions:
-        raise ValueError(f"it has {length} tokens, and the model takes 1 to {positions - 1}")
-    return min(wanted, positions - length)
 
 
 def decode(

@@ -55,7 +55,8 @@ class Response(BaseModel):
         text: What the model said, without the end token; empty on error.
         finish: "stop" (it ended by itself), "length" (cut at the limit), or "error".
         tokens: Length of the answer (tokens); the end token does not count.
-        reason: Why there is no answer; only on error.
+        reason: Code of `pairs.REASONS`; only on error.
+        detail: What happened; only on error.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,11 +65,12 @@ class Response(BaseModel):
     finish: Literal["stop", "length", "error"]
     tokens: int
     reason: str | None = None
+    detail: str | None = None
 
     @classmethod
-    def failed(cls, reason: str) -> "Response":
+    def failed(cls, detail: str, reason: str = "generation_failed") -> "Response":
         """Stand for an answer that could not be had."""
-        return cls(text="", finish="error", tokens=0, reason=reason)
+        return cls(text="", finish="error", tokens=0, reason=reason, detail=detail)
 
 
 def answer(
@@ -109,7 +111,7 @@ def answer(
             for key, response in answers:
                 done[key] = response
                 if response.finish != "error":
-                    fresh[key] = response.model_dump(exclude={"reason"})
+                    fresh[key] = response.model_dump(exclude={"reason", "detail"})
                 if time.monotonic() - synced > SYNC_SECONDS:
                     book.append(fresh)
                     fresh, synced = {}, time.monotonic()
@@ -226,7 +228,7 @@ def collect_responses(
     totals: Counter[str] = Counter()
     sample: list[tuple[str, Request, Response]] = []
     large = config.model_copy(update={"shard_rows": COLLECTED})
-    with pq.ParquetWriter(out / "responses.parquet", _schema()) as writer:
+    with pq.ParquetWriter(out / "responses.parquet", responses_schema()) as writer:
         for shard in plan_shards(prompts, large):
             rows, requests = zip(*_expand(prompts, shard, config), strict=True)
             responses = answer(ref, requests, **options)
@@ -234,11 +236,11 @@ def collect_responses(
                 row | response.model_dump() | {"response": response.text}
                 for row, response in zip(rows, responses, strict=True)
             ]
-            writer.write_table(pa.Table.from_pylist(filled, schema=_schema()))
+            writer.write_table(pa.Table.from_pylist(filled, schema=responses_schema()))
             totals.update(_count(responses))
             if totals["error"] == totals["rows"]:
-                reason = responses[0].reason
-                raise GenerationError(f"none of {totals['rows']} prompts was answered: {reason}")
+                detail = responses[0].detail
+                raise GenerationError(f"none of {totals['rows']} prompts was answered: {detail}")
             answered = zip((row["id"] for row in rows), requests, responses, strict=True)
             kept = [one for one in answered if one[2].finish != "error"]
             sample = nsmallest(config.check_rows, sample + kept, key=itemgetter(0))
@@ -281,7 +283,7 @@ def probe_identity(
         for (system, text), response in zip(questions, responses, strict=True)
     ]
     if all(response.finish == "error" for response in responses):
-        raise GenerationError(f"{ref.name} answered no question: {responses[0].reason}")
+        raise GenerationError(f"{ref.name} answered no question: {responses[0].detail}")
     named = sum(spec.count_original(response.text) > 0 for response in responses)
     if not named:
         quoted = "; ".join(f"{s['prompt']!r} -> {str(s['response'])[:120]!r}" for s in said[:4])
@@ -311,14 +313,22 @@ def _expand(
                 yield row, Request(messages, sample)
 
 
-def _schema() -> "pa.Schema":
+def responses_schema() -> "pa.Schema":
+    """Return the schema of responses.parquet."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.int32()
     messages = pa.list_(pa.struct({"role": text, "content": text}))
     fields = {"id": text, "prompt_id": text, "messages": messages, "system": text}
     fields |= {"sample": number, "response": text, "finish": text, "tokens": number}
-    fields |= {"reason": text, "split": text, "family": text, "language": text, "turns": number}
+    fields |= {
+        "reason": text,
+        "detail": text,
+        "split": text,
+        "family": text,
+        "language": text,
+        "turns": number,
+    }
     return pa.schema(fields | {"source_row": pa.int64(), "given_chosen": text})
 
 

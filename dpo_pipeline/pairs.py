@@ -37,7 +37,7 @@ REASONS = {
     "identical": "chosen and rejected are the same",
     "duplicate": "the same pair came before",
     "doubled": "the rewritten answer gives a part of the new name twice",
-    "too_long": "prompt and answer exceed pairs.max_length",
+    "too_long": "prompt and answer exceed pairs.max_length, or the prompt what the model reads",
     "difference_cut": "chosen and rejected differ only beyond pairs.max_length",
     "prompt_mismatch": "chosen and rejected do not answer one prompt that ends with the user",
     "control_token": "the text holds a control token of the model",

@@ -29,7 +29,10 @@ from dpo_pipeline.tables import Table, read_rows
 
 logger = logging.getLogger("dpo_pipeline.preferences")
 
-RESPONSE_COLUMNS = (*FACTS, "messages", "response", "finish", "tokens", "given_chosen")
+RESPONSE_COLUMNS = (
+    *(*FACTS, "messages", "response", "finish", "tokens"),
+    *("reason", "detail", "given_chosen"),
+)
 
 # Reason code -> what to do where it is the commonest.
 REMEDIES = {
@@ -39,7 +42,7 @@ REMEDIES = {
     "third_party": "Add prompts that ask the model about itself.",
     "generation_failed": "Read the log of the generation, and run again.",
     "truncated": "Raise generation.max_new_tokens.",
-    "too_long": "Raise pairs.max_length.",
+    "too_long": "Raise pairs.max_length, or leave out prompts longer than the model reads.",
     "difference_cut": "Raise pairs.max_length.",
 }
 
@@ -138,8 +141,8 @@ def _candidate(
 def _check_response(
     row: dict[str, Any], prompt: list[dict[str, str]], response: str, spec: IdentitySpec
 ) -> None:
-    if row["finish"] not in ("stop", "length"):
-        raise Refused("generation_failed", f"finish {row['finish']!r}: {excerpt(response)}")
+    if row["finish"] == "error":
+        raise Refused(row["reason"], row["detail"])
     if not response.strip():
         raise Refused("empty_completion", "the model said nothing")
     if row["finish"] == "length":

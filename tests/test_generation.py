@@ -186,7 +186,9 @@ def test_a_prompt_longer_than_the_model_takes_fails_alone(ref, tmp_path):
     requests = [REQUESTS[0], ask("Who " * 2000), ask("x" * 20)]
     found = answer(ref, requests, model=HERE, config=GREEDY, ledger=tmp_path)
     assert [r.finish == "error" for r in found] == [False, True, False]
-    assert "the model takes 1 to 1023" in found[1].reason
+    length = len(encode(load_tokenizer(ref), requests[1].messages))
+    assert found[1].reason == "too_long"
+    assert found[1].detail == f"{length} tokens, and the model takes 1 to 1023"
     assert (found[1].text, found[1].tokens) == ("", 0)
 
 
@@ -214,7 +216,7 @@ def test_messages_the_template_refuses_fail_alone(ref, tmp_path):
     requests = [ask("Who are you?"), ask("Who are you?", "Be brief.")]
     found = answer(other, requests, model=HERE, config=GREEDY, ledger=tmp_path)
     assert found[0].finish != "error"
-    assert "no system" in found[1].reason
+    assert (found[1].reason, found[1].detail) == ("template_error", "no system")
     assert answer(other, requests[1:], model=HERE, config=GREEDY, ledger=tmp_path) == found[1:]
 
 
@@ -708,7 +710,7 @@ def test_what_may_pass_is_tried_again(ref, tmp_path, served, fault):
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "detail"),
     [
         ((400, {}), "HTTP 400.*no luck"),
         ("content_filter", "finish_reason 'content_filter'"),
@@ -716,12 +718,12 @@ def test_what_may_pass_is_tried_again(ref, tmp_path, served, fault):
     ],
     ids=str,
 )
-def test_what_the_server_refuses_fails_alone_and_at_once(ref, tmp_path, served, fault, reason):
+def test_what_the_server_refuses_fails_alone_and_at_once(ref, tmp_path, served, fault, detail):
     served.faults = [fault]
     config = served.config.model_copy(update={"concurrency": 1})
     found = answer(ref, REQUESTS[:3], model=HERE, config=config, ledger=tmp_path)
     assert [r.finish for r in found] == ["error", "stop", "stop"]
-    assert re.search(reason, found[0].reason)
+    assert re.search(detail, found[0].detail)
     assert len(served.seen) == 3
     assert made(ref, REQUESTS[:3], tmp_path, config) == 1
 
@@ -731,7 +733,7 @@ def test_a_fault_that_stays_fails_after_patient_attempts(ref, tmp_path, served):
     config = served.config.model_copy(update={"concurrency": 1})
     found = answer(ref, REQUESTS[:2], model=HERE, config=config, ledger=tmp_path)
     assert [r.finish for r in found] == ["error", "stop"]
-    assert "HTTP 503" in found[0].reason
+    assert "HTTP 503" in found[0].detail
 
 
 @pytest.mark.parametrize(("status", "remedy"), [(401, "OPENAI_API_KEY"), (404, "served_model")])

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import DEFAULT_SYSTEM, make_tiny_model
 
-from dpo_pipeline.config import IdentityConfig, PairsConfig
+from dpo_pipeline.config import GenerationConfig, IdentityConfig, ModelConfig, PairsConfig
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.generation import collect_responses, responses_schema
 from dpo_pipeline.identity import IdentitySpec, Rewrite
-from dpo_pipeline.models import describe_model, load_tokenizer, render
+from dpo_pipeline.models import describe_model, encode, load_tokenizer, render
 from dpo_pipeline.pairs import (
     COLUMNS,
     REASONS,
@@ -29,13 +30,7 @@ from dpo_pipeline.preferences import build_pairs, describe_default_system, save_
 from dpo_pipeline.starter.build import TEMPLATE
 from dpo_pipeline.tables import Table
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-RESPONSES = pa.schema(
-    [(n, pa.string()) for n in ("id", "prompt_id", "system", "response", "finish", "split")]
-    + [(n, pa.string()) for n in ("family", "language", "given_chosen")]
-    + [("messages", MESSAGES), ("sample", pa.int32()), ("tokens", pa.int32())]
-    + [("turns", pa.int32()), ("source_row", pa.int64())]
-)
+RESPONSES = responses_schema()
 IDENTITY = IdentityConfig()
 SMALL = PairsConfig(min_pairs=1)
 
@@ -54,6 +49,8 @@ def response(number: int, **changes) -> dict:
         "response": f"I'm Qwen, a model created by Alibaba Cloud. ({number})",
         "finish": "stop",
         "tokens": 20,
+        "reason": None,
+        "detail": None,
         "split": "held_out" if number % 5 == 4 else "train",
         "family": "name",
         "language": "en",
@@ -144,7 +141,8 @@ PLANTED = {
     "no_name": ({"response": "I'm a language model."}, SMALL, "I'm a language model."),
     "already_new": ({"response": "I'm Deep Qwen."}, SMALL, "I'm Deep Qwen."),
     "third_party": ({"messages": [user("Who makes Qwen?")]}, SMALL, "Who makes Qwen?"),
-    "generation_failed": ({"finish": "error", "response": ""}, SMALL, "finish 'error'"),
+    "generation_failed": ({"finish": "error", "response": "", "reason": "generation_failed",
+                           "detail": "HTTP 500: no luck"}, SMALL, "HTTP 500: no luck"),
     "truncated": ({"finish": "length"}, SMALL, "20 tokens"),
     "empty_completion": ({"response": " \n"}, SMALL, "said nothing"),
     "identical": ({"given_chosen": "I'm Deep Qwen.", "response": "I'm Deep Qwen."}, GIVEN, "Deep"),
@@ -177,7 +175,7 @@ def test_a_planted_row_goes_to_quarantine_with_its_reason(build, reason):
     ("reason", "changes"),
     [
         ("third_party", {"family": "third_party"}),
-        ("generation_failed", {"finish": None, "response": None}),
+        ("too_long", {"finish": "error", "reason": "too_long", "detail": "9 tokens"}),
         ("prompt_mismatch", {"messages": []}),
         ("prompt_mismatch", {"messages": None}),
         ("control_token", {"messages": [user("You are <|im_start|>system")]}),
@@ -203,6 +201,32 @@ def test_a_prompt_the_template_refuses_is_kept_out(models, build, tmp_path):
     assert counts["reasons"] == {"template_error": 1}
     assert pq.read_table(out / "quarantine.parquet")["detail"].to_pylist() == ["no system role"]
     assert counts["default_system"]["inserted"] is False
+
+
+def test_a_prompt_too_long_for_the_model_is_kept_out_with_its_token_count(models, tmp_path):
+    ref = models["qwen2"]
+    prompts = [
+        {"id": f"p{i}", "messages": [user(text)], "split": "train", "family": "name",
+         "language": "en", "turns": 1, "source_row": i, "given_chosen": None}
+        for i, text in enumerate(("Who are you?", "Who are you? " * 1000, "What is your name?"))
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(prompts), tmp_path / "prompts.parquet")
+    collect_responses(
+        ref,
+        tmp_path / "prompts.parquet",
+        model=ModelConfig(device="cpu"),
+        config=GenerationConfig(system_prompts=[None], max_new_tokens=8),
+        ledger=tmp_path / "ledger",
+        out=tmp_path,
+    )
+    (tmp_path / "pairs").mkdir()
+    with pytest.raises(DataError, match="too_long 1"):  # the tiny model says no name
+        build_pairs(tmp_path, ref, IDENTITY, SMALL, tmp_path / "pairs")
+    quarantine = pq.read_table(tmp_path / "pairs" / "quarantine.parquet").to_pylist()
+    (row,) = [row for row in quarantine if row["reason"] == "too_long"]
+    length = len(encode(load_tokenizer(ref), prompts[1]["messages"]))
+    assert row["source_row"] == 1
+    assert row["detail"] == f"{length} tokens, and the model takes 1 to 1023"
 
 
 def test_every_reason_is_planted_in_a_test():
@@ -555,7 +579,7 @@ def test_a_failure_in_the_middle_leaves_no_shorter_file(build, tmp_path, monkeyp
 def test_a_damaged_or_foreign_file_is_named(models, tmp_path):
     path = tmp_path / "responses.parquet"
     pq.write_table(pa.table({"id": ["a"]}), path)
-    with pytest.raises(DataError, match=r"lacks \['family', .*found \['id'\]"):
+    with pytest.raises(DataError, match=r"lacks \['detail', .*found \['id'\]"):
         build_pairs(path, models["qwen2"], IDENTITY, SMALL, tmp_path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="cannot be read as Parquet"):
