@@ -4,14 +4,23 @@ import json
 from collections import Counter
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from rich.markup import escape
 from rich.table import Table
 
 from dpo_pipeline.config import PublishConfig
-from dpo_pipeline.report import scorecard_markdown, scorecard_rows, write_report
+from dpo_pipeline.report import (
+    scorecard_image,
+    scorecard_markdown,
+    scorecard_rows,
+    write_report,
+)
 from dpo_pipeline.store import Artifact
 from tasks.caching import model_of
 from tasks.console import console
@@ -88,6 +97,7 @@ def conclude(
         published=published,
     )
     create_markdown_artifact(scorecard_markdown(card), key="scorecard")
+    create_image_artifact(scorecard_image(card), key="plot", description="Rates, 95% intervals.")
     create_table_artifact(card["examples"], key="answers", description="Before and after.")
     _show(card, summary)
     if card["verdict"]["passed"]:

@@ -39,11 +39,11 @@ class Page:
                 assert "error" not in message, message
                 return message["result"]
 
-    def open(self, path: Path) -> None:
-        """Open a file and wait until it is loaded, with all it asks for."""
+    def open(self, address: str) -> None:
+        """Open an address and wait until it is loaded, with all it asks for."""
         self.requests.clear()
         self.complaints.clear()
-        self.send("Page.navigate", url=path.as_uri())
+        self.send("Page.navigate", url=address)
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
@@ -52,6 +52,14 @@ class Page:
         answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, expression: str) -> Any:
+        """Evaluate an expression until it is true, and return what it gave."""
+        deadline = time.monotonic() + START_LIMIT
+        while not (value := self.ask(expression)):
+            assert time.monotonic() < deadline, self.ask("document.body.innerText")
+            time.sleep(0.1)
+        return value
 
     def show(self, width: int, scheme: str = "light", media: str = "screen") -> None:
         """Set the width (CSS pixels), the colour scheme and the medium."""

@@ -88,6 +88,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         env={
             **os.environ,
             "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_UI_API_URL": api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         },

@@ -4,11 +4,15 @@ import base64
 import json
 import re
 from pathlib import Path
+from uuid import UUID
 from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect import flow
+from prefect.artifacts import create_image_artifact
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dpo_pipeline import measures, report
 from dpo_pipeline.config import GateConfig, IdentityConfig
@@ -247,7 +251,7 @@ class TestBrowser:
     @pytest.mark.parametrize("cases", [GOOD, PLANTED], ids=["good", "planted"])
     def test_opens_quietly_and_shows_the_verdict(self, page, write, cases):
         path = write(cases, HOSTILE)
-        page.open(path)
+        page.open(path.as_uri())
         assert page.complaints == []
         assert page.requests == [path.as_uri()]
         verdict = page.ask("document.querySelector('#verdict strong').innerText")
@@ -257,7 +261,7 @@ class TestBrowser:
         assert page.ask("getComputedStyle(document.querySelector('.tile')).borderRadius") == "12px"
 
     def test_planted_markup_does_nothing(self, page, write):
-        page.open(write(PLANTED, HOSTILE))
+        page.open(write(PLANTED, HOSTILE).as_uri())
         page.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
         assert page.ask("document.querySelectorAll('img, script, a, iframe, object').length") == 0
         assert "owned" not in page.ask("document.title")
@@ -270,7 +274,7 @@ class TestBrowser:
     )
     def test_fits_every_screen(self, page, write, width, cases, scheme):
         page.show(width, scheme)
-        page.open(write(cases, HOSTILE))
+        page.open(write(cases, HOSTILE).as_uri())
         page.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
         assert page.ask("document.documentElement.scrollWidth") <= width
         light = page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(250, 249, 246)"
@@ -284,7 +288,7 @@ class TestBrowser:
         ]
         path = report.write_comparison(tmp_path / "compare.html", runs)
         page.show(360)
-        page.open(path)
+        page.open(path.as_uri())
         assert page.complaints == []
         assert page.requests == [path.as_uri()]
         assert page.ask("document.documentElement.scrollWidth") <= 360
@@ -292,6 +296,18 @@ class TestBrowser:
 
     def test_prints_dark_ink_on_white(self, page, write):
         page.show(800, "dark", media="print")
-        page.open(write(GOOD))
+        page.open(write(GOOD).as_uri())
         assert page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert page.ask("getComputedStyle(document.body).color") == "rgb(35, 39, 43)"
+
+    def test_the_prefect_ui_draws_the_plot(self, page, server):
+        @flow
+        def draw() -> UUID:
+            return create_image_artifact(report.scorecard_image(make_card(GOOD)[0]), key="plot")
+
+        with temporary_settings({PREFECT_API_URL: server}):
+            made = draw()
+        page.show(1400)
+        page.open(f"{server.removesuffix('/api')}/artifacts/artifact/{made}")
+        drawn = "document.querySelector('img[src^=\"data:image/svg\"]')?.naturalWidth"
+        assert page.wait_for(drawn) == 900
