@@ -4,6 +4,7 @@
 `python flows/full.py`, and the form of the Prefect deployment.
 """
 
+from itertools import product
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,6 +14,9 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -28,7 +32,9 @@ NO_EFFECT: dict[str, JsonValue] = {"affects_result": False}
 class Section(BaseModel):
     """Base of every section: immutable, and a misspelt field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelConfig(Section):
@@ -175,13 +181,17 @@ class PromptsConfig(Section):
     limit: int | None = Field(
         None, ge=1, description="At most this many prompts, sampled with the seed; null: all."
     )
-    held_out: Share = Field(
+    held_out: float = Field(
         0.15,
+        ge=0,
+        lt=1,
         description="Share of prompts (whole near-duplicate groups) never trained on; a row that "
         "carries its own split keeps it.",
     )
-    near_duplicate: Share = Field(
+    near_duplicate: float = Field(
         0.8,
+        gt=0,
+        le=1,
         description="Jaccard similarity of words and word pairs from which two last questions "
         "count as one wording.",
     )
@@ -298,6 +308,24 @@ class LoraConfig(Section):
         return self
 
 
+class StopConfig(Section):
+    """Stop training as soon as held-out prompts show that the identity has changed."""
+
+    identity_rate: Share = Field(
+        1.0, description="Stop when this share of the answers gives the new name."
+    )
+    max_kl: float = Field(
+        0.1,
+        gt=0,
+        description="Stop when general answers have moved this far from the reference's (KL, nats "
+        "per token).",
+    )
+    every: int = Field(10, ge=1, description="Optimizer steps between two looks.")
+    prompts: int = Field(
+        32, ge=1, description="Held-out prompts set aside for this; the scorecard omits them."
+    )
+
+
 class TrainConfig(Section):
     """DPO (Rafailov et al. 2023), run by TRL."""
 
@@ -347,6 +375,9 @@ class TrainConfig(Section):
         False, description="Recompute activations: slower, for when memory asks for it."
     )
     lora: LoraConfig | None = Field(None, description="Adapters instead of full fine-tuning.")
+    stop: StopConfig | None = Field(
+        None, description="Stop at an identity rate or KL budget; null: all epochs."
+    )
     processes: int = Field(1, ge=1, description="Data-parallel processes, one a GPU.")
     save_steps: int = Field(
         50,
@@ -360,6 +391,15 @@ class TrainConfig(Section):
         json_schema_extra=NO_EFFECT,
     )
     seed: int = Field(0, ge=0, description="Seed of data order and dropout.")
+
+    @model_validator(mode="after")
+    def _processes_share_a_batch(self) -> "TrainConfig":
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split over {self.processes} processes: "
+                "make it a multiple"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -390,7 +430,7 @@ class EvaluationConfig(Section):
     sampled: int = Field(
         0, ge=0, description="Extra sampled answers a prompt at each temperature; 0: greedy only."
     )
-    temperatures: tuple[float, ...] = Field(
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.7, 1.0), description="Temperatures of the sampled answers (JSON list)."
     )
 
@@ -458,13 +498,33 @@ class PublishConfig(Section):
     )
 
 
+def _check_split(prompts: PromptsConfig) -> None:
+    if prompts.held_out == 0:
+        raise ValueError(
+            "prompts.held_out is 0, and nothing would be left to measure on: leave it at "
+            f"{PromptsConfig().held_out}; rows that carry a split of their own keep it"
+        )
+
+
+def _check_training(model: ModelConfig, pairs: PairsConfig, train: TrainConfig) -> None:
+    if pairs.max_length > train.max_length:
+        raise ValueError(
+            f"pairs.max_length is {pairs.max_length}, and train.max_length = {train.max_length} "
+            "would cut such pairs: give both the same value"
+        )
+    if train.lora and train.lora.quantize and model.device == "cpu":
+        raise ValueError(
+            "train.lora.quantize needs a GPU, and model.device is cpu: set quantize to false"
+        )
+
+
 # The starter is small enough to want large steps; the SFT term keeps its sentences whole.
 # Settings that are good for real models leave it as it was.
 STARTER_TRAINING = {"learning_rate": 3e-4, "sft_weight": 0.2}
 
 
-class PipelineConfig(Section):
-    """One run of the pipeline.
+class ExperimentConfig(Section):
+    """From prompts to a scorecard.
 
     Where the model is the starter, training settings that are not given are the starter's own.
     """
@@ -485,9 +545,6 @@ class PipelineConfig(Section):
         default_factory=EvaluationConfig, description="What is measured."
     )
     gate: GateConfig = Field(default_factory=GateConfig, description="What must hold.")
-    publish: PublishConfig = Field(
-        default_factory=PublishConfig, description="What goes to the Hub."
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -499,6 +556,52 @@ class PipelineConfig(Section):
         if name == "starter" and isinstance(train, dict):
             return {**data, "train": {**STARTER_TRAINING, **train}}
         return data
+
+
+class PipelineConfig(ExperimentConfig):
+    """One run of the pipeline."""
+
+    publish: PublishConfig = Field(
+        default_factory=PublishConfig, description="What goes to the Hub."
+    )
+
+
+class GridConfig(Section):
+    """Values to try of training settings, each with each; an empty list keeps train's own."""
+
+    beta: tuple[PositiveFloat, ...] = Field((0.1, 0.2, 0.5), description="Values of train.beta.")
+    learning_rate: tuple[PositiveFloat, ...] = Field(
+        (1e-4, 3e-4, 1e-3), description="Values of train.learning_rate."
+    )
+    sft_weight: tuple[NonNegativeFloat, ...] = Field((), description="Values of train.sft_weight.")
+    epochs: tuple[PositiveFloat, ...] = Field((), description="Values of train.epochs.")
+    seed: tuple[NonNegativeInt, ...] = Field((), description="Values of train.seed.")
+
+    def settings(self) -> list[dict[str, float]]:
+        """List every combination: setting -> value, of the settings that have values."""
+        tried = {name: values for name, values in self if values}
+        return [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+
+
+class SweepConfig(ExperimentConfig):
+    """Several trainings on one cached dataset, compared."""
+
+    grid: GridConfig = Field(default_factory=GridConfig, description="What is tried.")
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "PipelineConfig":
+        _check_split(self.prompts)
+        _check_training(self.model, self.pairs, self.train)
+        if self.pairs.strategy == "template" and not (
+            self.identity.new_developer or self.identity.developer
+        ):
+            for language, answers in self.pairs.templates.items():
+                if all("{developer}" in answer for answer in answers):
+                    raise ValueError(
+                        f"pairs.templates {language!r} has only answers with {{developer}}, and "
+                        "identity.developer is null: set it, or add an answer without"
+                    )
+        return self
 
 
 class EvaluateConfig(Section):
@@ -526,6 +629,11 @@ class EvaluateConfig(Section):
     )
     gate: GateConfig = Field(default_factory=GateConfig, description="What must hold.")
 
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> "EvaluateConfig":
+        _check_split(self.prompts)
+        return self
+
 
 class PreferenceConfig(Section):
     """One run on a preference dataset that already exists."""
@@ -537,3 +645,19 @@ class PreferenceConfig(Section):
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="How many held-out pairs are measured."
     )
+
+    @model_validator(mode="after")
+    def _can_be_trained_on(self) -> "PreferenceConfig":
+        if self.prompts.source == "shipped":
+            raise ValueError(
+                "prompts.source 'shipped' holds questions and no preferences: name a file or a "
+                "Hub dataset with chosen and rejected answers"
+            )
+        _check_training(self.model, self.pairs, self.train)
+        return self
+
+    @model_validator(mode="after")
+    def _no_name_to_look_for(self) -> "PreferenceConfig":
+        if self.train.stop:
+            raise ValueError("train.stop looks for a new name, and preferences have none")
+        return self

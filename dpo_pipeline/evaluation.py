@@ -28,7 +28,7 @@ from dpo_pipeline.likelihood import measure_likelihoods
 from dpo_pipeline.measures import Case, Measure, Scored
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.preferences import describe_default_system
-from dpo_pipeline.questions import plan_cases
+from dpo_pipeline.questions import plan_cases, probe_pairs
 
 logger = logging.getLogger("dpo_pipeline.evaluation")
 
@@ -63,7 +63,7 @@ def evaluate(
         identity: The identity before and after.
         generation: As in the generate stage; decoding is greedy and in process here.
         model: Device and precision.
-        train: Its beta scales the rewards.
+        train: Its beta scales the rewards; prompts that it stopped by are left out.
         config: How much is measured.
         gate: Thresholds of the verdict.
         ledger: Answers made so far; new ones are added.
@@ -81,14 +81,18 @@ def evaluate(
     spec = IdentitySpec(identity)
     how = generation.model_copy(update={"engine": "transformers", "temperature": 0.0, "samples": 1})
     ask = partial(answer, model=model, config=how, ledger=ledger)
-    plan = plan_cases(prompts, identity, generation.system_prompts, config)
+    aside = set[str]()
+    if train.stop and dataset:
+        chosen = probe_pairs(dataset / "held_out.parquet", train.stop.prompts)
+        aside = {str(pair["prompt_id"]) for pair in chosen}
+    plan = plan_cases(prompts, identity, generation.system_prompts, config, aside)
     now = _answered(plan, before, after, ask, on_progress)
     was = {group: [_unchanged(case) for case in cases] for group, cases in now.items()}
     scored, scored_before = (
         {group: measures.score(cases, spec) for group, cases in side.items()} for side in (now, was)
     )
     figures = _text_measures(scored) | measure_likelihoods(
-        before, after, dataset, now["general"], model=model, train=train, config=config
+        before, after, dataset, now["general"], aside, model=model, train=train, config=config
     )
     noise = machine_noise(before, now, spec, ask, how, config.noise_prompts, out)
     card = {

@@ -1,7 +1,7 @@
 """How likely both models find given answers: rewards of pairs, and divergence on other text."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -41,6 +41,7 @@ def measure_likelihoods(
     after: ModelRef,
     dataset: Path | None,
     general: Sequence[Case],
+    aside: Collection[str] = (),
     *,
     model: ModelConfig,
     train: TrainConfig,
@@ -49,6 +50,7 @@ def measure_likelihoods(
     """Measure rewards on held-out pairs, and KL on the reference's own general answers.
 
     Models with different tokens cannot be compared this way: then all measures are null.
+    Pairs of prompts with an id in `aside` are left out.
 
     Returns:
         preference_accuracy: share of pairs with a positive reward margin.
@@ -67,6 +69,7 @@ def measure_likelihoods(
     pairs: list[dict[str, Any]] = []
     if dataset is not None:
         pairs = sorted(read_rows(dataset / "held_out.parquet"), key=lambda row: str(row["id"]))
+        pairs = [row for row in pairs if row["prompt_id"] not in aside]
     texts = [(c, [{"role": "assistant", "content": c.before}]) for c in general if c.before]
     rows = pair_rows(tokenizer, pairs[: config.max_pairs])
     paired = len(rows)

@@ -1,7 +1,7 @@
 """What both models are asked: held-out and trained prompts, general questions, system prompts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,19 @@ def plan_cases(
     identity: IdentityConfig,
     systems: Sequence[str | None],
     config: EvaluationConfig,
+    aside: Collection[str] = (),
 ) -> dict[str, list[Case]]:
     """Lay out every prompt to ask: group -> cases without answers.
 
     Held-out prompts are asked under every system prompt of generation, all others under the
     first. Samples follow the order of prompt ids, which are digests: random, and the same
-    every time.
+    every time. Prompts with an id in `aside` are left out.
 
     Raises:
         EvaluationError: When no prompt is held out.
     """
     rows = sorted(read_rows(prompts), key=lambda row: str(row["id"]))
-    rows = [r for r in rows if r["family"] != "third_party"]
+    rows = [r for r in rows if r["family"] != "third_party" and r["id"] not in aside]
     held_out = [r for r in rows if r["split"] == "held_out"][: config.max_prompts]
     trained = [r for r in rows if r["split"] == "train"][: config.trained_prompts]
     if not held_out:
@@ -67,6 +68,22 @@ def plan_cases(
             case(r, system, "identity") for r in held_out[: config.matrix_prompts]
         ]
     return plan
+
+
+def probe_pairs(held_out: Path, count: int) -> list[dict[str, Any]]:
+    """Pick the held-out pairs that training may look at, of `count` prompts at most.
+
+    Raises:
+        EvaluationError: When that leaves no prompt for the evaluation.
+    """
+    pairs = sorted(read_rows(held_out), key=lambda row: str(row["id"]))
+    prompts = {str(row["prompt_id"]): row for row in reversed(pairs)}
+    if len(prompts) <= count:
+        raise EvaluationError(
+            f"train.stop.prompts = {count} leaves none of {len(prompts)} held-out prompts for the "
+            "evaluation: lower it, or raise prompts.held_out"
+        )
+    return [prompts[name] for name in sorted(prompts)[:count]]
 
 
 def general_file(path: str | None) -> Path:

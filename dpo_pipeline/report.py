@@ -69,6 +69,7 @@ CURVES = (
     ("Loss", (("loss", "loss"),)),
     ("Reward margin", (("margin", "margin"),)),
     ("Preference accuracy", (("accuracy", "accuracy"),)),
+    ("Held-out prompts", (("identity_rate", "identity rate"), ("edit_exactness", "exactness"))),
     ("Log-probability (nats)", (("chosen_logp", "chosen"), ("rejected_logp", "rejected"))),
 )
 SHOWN = 8  # answers or pairs of a kind

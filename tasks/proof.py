@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.artifacts import (
@@ -19,6 +20,7 @@ from dpo_pipeline.report import (
     scorecard_image,
     scorecard_markdown,
     scorecard_rows,
+    write_comparison,
     write_report,
 )
 from dpo_pipeline.store import Artifact
@@ -41,7 +43,7 @@ def publish_if_proven(
     """
     if not (config.model_repo or config.dataset_repo):
         return None
-    if not (_read_card(score)["verdict"]["passed"] or config.force):
+    if not (read_card(score)["verdict"]["passed"] or config.force):
         run.say("publish   nothing: the gate failed")
         return None
     out = run.folder / "publish"
@@ -69,7 +71,7 @@ def conclude(
     Returns:
         Completed where the gate passed, else Failed with every line that failed.
     """
-    card = _read_card(score)
+    card = read_card(score)
     refused = Counter(prompts.stats["reasons"])
     lineage = run.lineage(policy, prompts)
     paths = {"report": run.folder / "report.html", "policy": model_of(policy).path}
@@ -131,7 +133,68 @@ def conclude_preferences(
     return Completed(message=f"Trained on {dataset.stats['train']} pairs in {run.seconds} s")
 
 
-def _read_card(score: Artifact) -> dict[str, Any]:
+def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
+    """Write the comparison and the summary of a sweep, best settings first.
+
+    Args:
+        run: The run so far.
+        tried: name, settings, policy and score of every training.
+
+    Returns:
+        Completed where a training passed the gate, else Failed.
+    """
+    runs = [
+        {
+            "name": one["name"],
+            "settings": one["settings"],
+            "scorecard": read_card(one["score"]),
+            "seconds": run.stages[f"train {one['name']}"]["seconds"],
+            "policy": str(model_of(one["policy"]).path),
+        }
+        for one in tried
+    ]
+    runs.sort(key=_merit, reverse=True)
+    report = write_comparison(run.folder / "compare.html", runs)
+    rows = [_figures(one) for one in runs]
+    summary = run.write_summary({"report": report}, tried=rows)
+    create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
+    table = Table(*rows[0], title="Trainings, the best first", title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    console.print(table)
+    _show_paths(summary["paths"])
+    best = runs[0]
+    if not best["scorecard"]["verdict"]["passed"]:
+        return Failed(message=f"Gate failed: none of {len(runs)} trainings passed; {report}")
+    options = " ".join(
+        f"--train.{name.replace('_', '-')} {value:g}" for name, value in best["settings"].items()
+    )
+    console.print(f"Next: python flows/full.py {options}", soft_wrap=True)
+    return Completed(message=f"{best['name']} is the best of {len(runs)} trainings; {report}")
+
+
+def _merit(one: Mapping[str, Any]) -> tuple[bool, float, float]:
+    """Rank a training: it passes the gate, keeps most sentences, moves least elsewhere."""
+    after = one["scorecard"]["after"]
+    exact, kl = after["edit_exactness"]["value"], after["kl"]["value"]
+    return one["scorecard"]["verdict"]["passed"], exact or 0.0, -(kl or 0.0)
+
+
+def _figures(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay out what a sweep is judged by: settings, verdict, some measures, seconds of training."""
+    after = one["scorecard"]["after"]
+    shown = ("identity_rate", "leak_rate", "edit_exactness", "general_kept", "tail_gap", "kl")
+    passed = one["scorecard"]["verdict"]["passed"]
+    return {
+        **one["settings"],
+        "gate": "passed" if passed else "failed",
+        **{name: after[name]["value"] for name in shown},
+        "seconds": one["seconds"],
+    }
+
+
+def read_card(score: Artifact) -> dict[str, Any]:
+    """Read the scorecard of an evaluation."""
     card: dict[str, Any] = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
     return card
 

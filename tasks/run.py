@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig
+from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.keys import settings_of
 from dpo_pipeline.store import Artifact
@@ -39,7 +39,7 @@ class Run:
         stages: Stage -> status ("built" or "cached"), seconds, rows, key and path.
     """
 
-    def __init__(self, config: PipelineConfig | PreferenceConfig | EvaluateConfig) -> None:
+    def __init__(self, config: ExperimentConfig | PreferenceConfig | EvaluateConfig) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
@@ -63,13 +63,19 @@ class Run:
         console.print(escape(line), style=style)
         get_run_logger().info(line)
 
-    def stage(self, task: Callable[..., Any], *args: Any) -> Artifact:
+    def stage(self, task: Callable[..., Any], *args: Any, variant: str = "") -> Artifact:
         """Run a stage's task and tell in one line what came of it.
+
+        Args:
+            task: The stage.
+            args: Its arguments.
+            variant: What tells it from the same stage with other settings.
 
         Raises:
             DPOPipelineError: The stage's own error; the line names the stage.
         """
-        started, name = time.monotonic(), task.name  # type: ignore[attr-defined]
+        started, kind = time.monotonic(), task.name  # type: ignore[attr-defined]
+        name = f"{kind} {variant}".strip()
         state: State[Artifact] = task(*args, return_state=True)
         seconds = round(time.monotonic() - started, 2)
         if not state.is_completed():
@@ -84,7 +90,7 @@ class Run:
             "path": str(artifact.path),
         }
         self.say(
-            f"{name:<9} {status:<6} {seconds:6.1f} s  {_headline(name, artifact.stats)}",
+            f"{name:<9} {status:<6} {seconds:6.1f} s  {_headline(kind, artifact.stats)}",
             style="dim" if status == "cached" else "",
         )
         return artifact
@@ -146,8 +152,9 @@ def _headline(stage: str, stats: dict[str, Any]) -> str:
         return f"{stats['pairs']:,} pairs of {stats['rows']:,} rows{refused}"
     if stage == "train":
         first, last = stats["first"], stats["last"]
+        early = f" of {stats['planned_steps']}" if stats["stopped"] else ""
         return (
-            f"{stats['steps']} steps ({stats['engine']}), loss {first['loss']:.3f} -> "
+            f"{stats['steps']}{early} steps ({stats['engine']}), loss {first['loss']:.3f} -> "
             f"{last['loss']:.3f}, reward margin {last['margin']:.1f}"
         )
     if stage == "parity":

@@ -248,6 +248,7 @@ def train(
 ) -> Stage:
     """Train the policy with DPO, in a child process that ends with this task."""
     ref = model_of(model)
+    looked_for = identity if config.stop else None
     patched = identity if identity and identity.patch_template else None
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -261,6 +262,7 @@ def train(
                 dataset.path,
                 model=run_on,
                 config=config,
+                identity=identity,
                 out=out,
                 work=work,
                 references=store().root / "references",
@@ -281,6 +283,7 @@ def train(
             "dataset": dataset,
             "train": config,
             "run_on": run_on,
+            "stop_at": looked_for,
             "patch_template": patched,
         },
     )
@@ -345,6 +348,7 @@ def evaluate(
             "identity": identity,
             "generation": generation,
             "beta": training.beta,
+            "set_aside": training.stop.prompts if training.stop else 0,
             "evaluation": evaluation,
             "gate": gate,
             "run_on": run_on,

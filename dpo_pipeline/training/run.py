@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from dpo_pipeline import errors
-from dpo_pipeline.config import ModelConfig, TrainConfig
+from dpo_pipeline.config import IdentityConfig, ModelConfig, TrainConfig
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.keys import digest_of, settings_of
 from dpo_pipeline.models import ModelRef
+from dpo_pipeline.questions import probe_pairs
 from dpo_pipeline.training.tokens import check_pairs
 
 log = logging.getLogger("dpo_pipeline.training")
@@ -61,6 +62,7 @@ def train(
     *,
     model: ModelConfig,
     config: TrainConfig,
+    identity: IdentityConfig | None = None,
     out: Path,
     work: Path,
     references: Path | None = None,
@@ -70,9 +72,11 @@ def train(
 
     Args:
         ref: The reference model; the policy starts from it.
-        dataset: Folder with train.parquet (columns prompt, chosen, rejected; others ignored).
+        dataset: Folder with train.parquet (columns prompt, chosen, rejected; others ignored),
+            and held_out.parquet where config.stop asks for it.
         model: Device to train on.
         config: How to train.
+        identity: What config.stop looks for; null: it is null too.
         out: Existing empty folder; receives model/, history.jsonl and training.json.
         work: Folder that survives a crash, for checkpoints.
         references: Folder of reference log-probs, to be kept for other settings; None: in work.
@@ -89,6 +93,8 @@ def train(
     """
     pairs = dataset / "train.parquet"
     check_pairs(pairs)
+    if config.stop:
+        probe_pairs(dataset / "held_out.parquet", config.stop.prompts)
     work.mkdir(parents=True, exist_ok=True)
     job = {
         "ref": ref.model_dump(mode="json"),
@@ -97,6 +103,8 @@ def train(
         "device": model.device,
         "parent": os.getpid(),
         "config": config.model_dump(mode="json"),
+        "identity": identity.model_dump(mode="json") if identity and config.stop else None,
+        "held_out": str(dataset / "held_out.parquet"),
         "out": str(out),
         "work": str(work),
         "references": str(references or work / "references"),
@@ -123,6 +131,7 @@ def _keep_only_own_checkpoints(job: dict[str, Any], config: TrainConfig, work: P
             "template": job["ref"]["template_digest"],
             "pairs": job["pairs_digest"],
             "config": settings_of(config),
+            "identity": job["identity"],
         }
     )
     mark = work / "job.digest"
@@ -184,6 +193,9 @@ def _follow(
     if "failure" in record:
         failure.update(record["failure"])
         return
+    if "probe" in record:
+        log.info("%s", _describe_probe(record))
+        return
     note = (
         f"loss {record['loss']:.4f}, margin {record['margin']:.3f}, accuracy "
         f"{record['accuracy']:.2f}, {record['speed']:.1f} pairs/s, {record['left']:.0f} s left"
@@ -191,6 +203,15 @@ def _follow(
     log.info("step %d of %d: %s", record["step"], record["total"], note)
     if on_progress is not None:
         on_progress(record["step"], record["total"], note)
+
+
+def _describe_probe(record: dict[str, Any]) -> str:
+    line = (
+        f"held-out prompts after step {record['probe']}: identity rate "
+        f"{record['identity_rate']:.0%}, edit exactness {record['edit_exactness']:.0%}, KL "
+        f"{record['kl']:.3f} nats per token"
+    )
+    return f"{line}; stopped: {record['outcome']}" if record["outcome"] else line
 
 
 def _raise_failure(code: int, failure: dict[str, Any], tail: deque[str]) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_pipeline.config import TrainConfig
+from dpo_pipeline.config import IdentityConfig, TrainConfig
 from dpo_pipeline.errors import DPOPipelineError, TrainingError
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.training.checkpoints import last_good, seal
@@ -36,7 +36,7 @@ FIGURES = {
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
 }
-
+PROBED = ("identity_rate", "edit_exactness", "tail_gap", "kl")  # where config.stop asks
 
 # Weights (bytes) below which a second thread costs more in barriers than it gains, above all
 # on a busy machine; one thread also makes the result independent of the number of cores.
@@ -84,6 +84,12 @@ def run(job: dict[str, Any]) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_watch(config))
+    if config.stop:
+        from dpo_pipeline.training.target import Probe, StopAtTarget
+
+        identity = IdentityConfig.model_validate(job["identity"])
+        probe = Probe(ref, identity, config.stop, Path(job["held_out"]))
+        trainer.add_callback(StopAtTarget(probe, config.stop, _send))
     good = last_good(checkpoints)
     with memory_for(plan(type(trainer), tokens, config)):
         trainer.train(resume_from_checkpoint=str(good) if good else None)
@@ -94,9 +100,15 @@ def run(job: dict[str, Any]) -> None:
 
 def _save_record(trainer: "DPOTrainer", job: dict[str, Any], pairs: int, out: Path) -> None:
     """Write history.jsonl, a line a step, and training.json."""
+    logged = trainer.state.log_history
+    probes = {row["step"]: row for row in logged if "outcome" in row}
     history = [
-        {"step": row["step"], **{name: row.get(key) for name, key in FIGURES.items()}}
-        for row in trainer.state.log_history
+        {
+            "step": row["step"],
+            **{name: row.get(key) for name, key in FIGURES.items()},
+            **{name: probes[row["step"]][name] for name in PROBED if row["step"] in probes},
+        }
+        for row in logged
         if "loss" in row
     ]
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
@@ -112,6 +124,8 @@ def _save_record(trainer: "DPOTrainer", job: dict[str, Any], pairs: int, out: Pa
         "micro_batch": trainer.args.per_device_train_batch_size,
         "pairs": pairs,
         "steps": trainer.state.global_step,
+        "planned_steps": trainer.state.max_steps,
+        "stopped": next((row["outcome"] for row in probes.values() if row["outcome"]), None),
         "first": history[0],
         "last": history[-1],
     }
