@@ -15,8 +15,14 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import make_tiny_model
 
-from dpo_pipeline.config import LoraConfig, ModelConfig, TrainConfig
-from dpo_pipeline.errors import DataError, ModelError, TrainingError
+from dpo_pipeline.config import (
+    IdentityConfig,
+    LoraConfig,
+    ModelConfig,
+    StopConfig,
+    TrainConfig,
+)
+from dpo_pipeline.errors import DataError, EvaluationError, ModelError, TrainingError
 from dpo_pipeline.models import ModelRef, describe_model, load_model, load_tokenizer
 from dpo_pipeline.training import run, train, worker
 from dpo_pipeline.training.reference import read_logps, write_logps
@@ -64,6 +70,8 @@ def make_job(ref: ModelRef, dataset: Path, folder: Path, config: TrainConfig) ->
         "out": str(out),
         "work": str(folder / "work"),
         "references": str(folder / "references"),
+        "identity": IdentityConfig().model_dump(mode="json"),
+        "held_out": str(dataset / "held_out.parquet"),
     }
 
 
@@ -543,3 +551,70 @@ def test_memory_that_runs_out_halves_the_rows_and_goes_on(ref, dataset, tmp_path
     record = train_child(ref, tmp_path, tmp_path / "run", config)
     assert record["micro_batch"] <= 2
     assert record["steps"] == 2
+
+
+# Stopping at the smallest change
+
+
+@pytest.fixture(scope="module")
+def probed(dataset) -> Path:
+    """The same pairs, with others held out."""
+    rows = [pair(i) | {"prompt_id": str(i % 6)} for i in range(100, 112)]
+    return write_pairs(dataset, rows, "held_out.parquet")
+
+
+@pytest.mark.parametrize(
+    ("stop", "outcome"),
+    [
+        (StopConfig(identity_rate=0.0, every=2, prompts=3), "the identity rate reached 0%"),
+        (
+            StopConfig(max_kl=1e-9, every=2, prompts=3),
+            "the KL budget of 1e-09 nats per token is spent",
+        ),
+    ],
+)
+def test_training_stops_at_the_first_look_that_says_so(ref, probed, tmp_path, stop, outcome):
+    out = train_here(ref, probed, tmp_path, stop=stop)
+    record = json.loads((out / "training.json").read_text())
+    assert (record["steps"], record["planned_steps"], record["stopped"]) == (2, 6, outcome)
+    first, second = map(json.loads, (out / "history.jsonl").open())
+    assert "kl" not in first
+    assert second["kl"] > 1e-9
+    assert second["identity_rate"] == 0.0
+    assert (out / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
+def test_looking_changes_nothing(ref, probed, tmp_path, lora):
+    stop = StopConfig(max_kl=1e9, every=2, prompts=3)
+    looked = train_here(ref, probed, tmp_path / "looked", stop=stop, lora=lora)
+    alone = train_here(ref, probed, tmp_path / "alone", lora=lora)
+    assert largest_difference(looked, alone) == 0
+    rows = [json.loads(line) for line in (looked / "history.jsonl").open()]
+    assert [row["step"] for row in rows if "kl" in row] == [2, 4, 6]
+    assert json.loads((looked / "training.json").read_text())["stopped"] is None
+
+
+def test_an_interrupted_run_remembers_what_it_saw(ref, probed, tmp_path, monkeypatch):
+    stop = StopConfig(max_kl=1e9, every=2, prompts=3)
+    whole = train_here(ref, probed, tmp_path / "whole", stop=stop)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(StopError):
+            train_here(ref, probed, tmp_path / "run", stop=stop)
+    out = train_here(ref, probed, tmp_path / "run", stop=stop)
+    assert (out / "history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
+
+
+def test_a_probe_that_leaves_nothing_to_judge_by_is_refused(ref, probed, tmp_path):
+    config = CONFIG.model_copy(update={"stop": StopConfig(prompts=6)})
+    with pytest.raises(EvaluationError, match="leaves none of 6 held-out prompts"):
+        train(
+            ref,
+            probed,
+            model=ModelConfig(device="cpu"),
+            config=config,
+            identity=IdentityConfig(),
+            out=tmp_path,
+            work=tmp_path / "work",
+        )
