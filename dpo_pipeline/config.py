@@ -557,6 +557,21 @@ class ExperimentConfig(Section):
             return {**data, "train": {**STARTER_TRAINING, **train}}
         return data
 
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "ExperimentConfig":
+        _check_split(self.prompts)
+        _check_training(self.model, self.pairs, self.train)
+        if self.pairs.strategy == "template" and not (
+            self.identity.new_developer or self.identity.developer
+        ):
+            for language, answers in self.pairs.templates.items():
+                if all("{developer}" in answer for answer in answers):
+                    raise ValueError(
+                        f"pairs.templates {language!r} has only answers with {{developer}}, and "
+                        "identity.developer is null: set it, or add an answer without"
+                    )
+        return self
+
 
 class PipelineConfig(ExperimentConfig):
     """One run of the pipeline."""
@@ -587,21 +602,6 @@ class SweepConfig(ExperimentConfig):
     """Several trainings on one cached dataset, compared."""
 
     grid: GridConfig = Field(default_factory=GridConfig, description="What is tried.")
-
-    @model_validator(mode="after")
-    def _stages_fit(self) -> "PipelineConfig":
-        _check_split(self.prompts)
-        _check_training(self.model, self.pairs, self.train)
-        if self.pairs.strategy == "template" and not (
-            self.identity.new_developer or self.identity.developer
-        ):
-            for language, answers in self.pairs.templates.items():
-                if all("{developer}" in answer for answer in answers):
-                    raise ValueError(
-                        f"pairs.templates {language!r} has only answers with {{developer}}, and "
-                        "identity.developer is null: set it, or add an answer without"
-                    )
-        return self
 
 
 class EvaluateConfig(Section):

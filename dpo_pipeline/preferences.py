@@ -187,11 +187,6 @@ def _written_answers(config: PairsConfig, identity: IdentityConfig) -> dict[str,
     answers: dict[str, list[str]] = {}
     for language, templates in config.templates.items():
         usable = [t for t in templates if developer or "{developer}" not in t]
-        if config.strategy == "template" and not usable:
-            raise DataError(
-                f"pairs.templates {language!r} has only answers with {{developer}}, and "
-                "identity.developer is null: set it, or add an answer without"
-            )
         answers[language] = [
             t.replace("{name}", identity.new_name).replace("{developer}", developer or "")
             for t in usable

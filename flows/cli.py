@@ -4,7 +4,10 @@ Every option, its help text and its default come from the pydantic model of the 
 """
 
 import argparse
+import ast
 import difflib
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +18,23 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 Config = TypeVar("Config", bound=BaseModel)
 
+# Settings that may name a local file or folder, and what can be nothing else.
+_PATHS = (
+    *(("model", "name"), ("reference", "name"), ("policy", "name"), ("export", "name")),
+    *(("prompts", "source"), ("evaluation", "general")),
+)
+_FILE = re.compile(r"[./~]|.*\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)$", re.IGNORECASE)
+
+
+_DEFAULT = re.compile(r"(?<= \(default: )(True|False|[\[({].*)(?=\)$)")
+
+
+def _as_typed(default: re.Match[str]) -> str:
+    value = ast.literal_eval(default[0])
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return json.dumps(value, ensure_ascii=False)
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -24,10 +44,22 @@ class _Parser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
             message = f"{name}: no such option" + (f"; near: {', '.join(near)}" if near else "")
+            if not name.startswith("-"):
+                message += "; a switch takes no value: --section.switch or --no-section.switch"
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists every option\n")
 
+    def format_help(self) -> str:
+        """Show lists, maps and switches the way they are typed."""
+        for action in self._actions:
+            if "[" in str(action.metavar):  # tuple[str,...]
+                action.metavar = "JSON"
+            action.help = _DEFAULT.sub(_as_typed, action.help or "").replace("ifdef: ", "")
+        return super().format_help()
 
-def parse(model: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
+
+def parse(
+    model: type[Config], argv: Sequence[str], *, prog: str, description: str, example: str
+) -> Config:
     """Build a flow's configuration from `--config FILE` and dotted overrides.
 
     Args:
@@ -35,6 +67,7 @@ def parse(model: type[Config], argv: Sequence[str], *, prog: str, description: s
         argv: Arguments, without the program's name.
         prog: Program name for messages.
         description: First line of `--help`.
+        example: Options of a run that works.
 
     A wrong option, value or file ends the process with status 2 and says what was expected.
     """
@@ -42,6 +75,7 @@ def parse(model: type[Config], argv: Sequence[str], *, prog: str, description: s
         prog=prog,
         usage=f"{prog} [--config FILE] [--section.option VALUE ...]",
         description=description,
+        epilog=f"example: python {prog} {example}",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file, see configs/")
@@ -64,7 +98,8 @@ def parse(model: type[Config], argv: Sequence[str], *, prog: str, description: s
         return model.model_validate(_merge(from_file, source()))
     except (OSError, ValueError) as error:
         text = _describe(error) if isinstance(error, ValidationError) else str(error)
-        parser.exit(2, f"{prog}: {text}\n{prog} --help lists every option with its default\n")
+        hint = f"{prog} --help lists every option; for example: python {prog} {example}"
+        parser.exit(2, f"{prog}: {text}\n{hint}\n")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -78,7 +113,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         found = type(loaded).__name__
         raise ValueError(f"--config {path}: expected sections such as 'train:', found {found}")
     # A section with all its lines commented out is no section.
-    return {name: section for name, section in loaded.items() if section is not None}
+    sections = {name: section for name, section in loaded.items() if section is not None}
+    for section, name in _PATHS:
+        if isinstance(values := sections.get(section), dict) and isinstance(values.get(name), str):
+            values[name] = _find(f"{section}.{name}", values[name], path.parent)
+    return sections
+
+
+def _find(setting: str, value: str, folder: Path) -> str:
+    """Look a file up beside the YAML file that names it, then in the working directory."""
+    beside = (folder / value).resolve()
+    if value not in ("starter", "shipped") and beside.exists():
+        return str(beside)
+    if _FILE.match(value) and not Path(value).expanduser().exists():
+        raise ValueError(f"{setting} {value!r} is neither {beside} nor {Path(value).absolute()}")
+    return value
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +146,11 @@ def _describe(error: ValidationError) -> str:
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(f"{where}: no such setting")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: nothing given, and there is no default")
         else:
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+            said = item["msg"].removeprefix("Value error, ")
+            # What a whole section fails on names its values itself.
+            value = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            lines.append(": ".join(filter(None, (where, said + value))))
     return "\n  ".join(["wrong configuration", *lines])

@@ -18,6 +18,7 @@ if __name__ == "__main__":
         sys.argv[1:],
         prog="flows/evaluate.py",
         description="Score a renamed model against its reference, without training.",
+        example="--policy.name ./renamed --reference.name Qwen/Qwen2.5-0.5B-Instruct",
     )
     prepare_environment(script=True)
 else:

@@ -18,6 +18,7 @@ if __name__ == "__main__":
         prog="flows/full.py",
         description="Give a chat model a new identity with DPO, and prove that nothing else "
         "changed.",
+        example="--identity.new-name Aria",
     )
     prepare_environment(script=True)
 else:

@@ -16,6 +16,7 @@ if __name__ == "__main__":
         sys.argv[1:],
         prog="flows/preference.py",
         description="Train with DPO on chosen and rejected answers that already exist.",
+        example="--config configs/llama-scratch.yaml",
     )
     prepare_environment(script=True)
 else:

@@ -16,6 +16,7 @@ if __name__ == "__main__":
         sys.argv[1:],
         prog="flows/sweep.py",
         description="Try training settings on one dataset and compare their scorecards.",
+        example="--grid.beta 0.1,0.2 --train.epochs 2",
     )
     prepare_environment(script=True)
 else:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from tiny import make_tiny_model
 
-from dpo_pipeline.config import PairsConfig, PipelineConfig, PromptsConfig
+from dpo_pipeline.config import PairsConfig, PreferenceConfig, PromptsConfig
 from dpo_pipeline.errors import DataError, ModelError
 from dpo_pipeline.models import describe_model, encode, load_model, load_tokenizer, render
 from dpo_pipeline.pairs import Refused
@@ -17,6 +16,7 @@ from dpo_pipeline.preference_sources import parse_row, prepare_preferences
 from dpo_pipeline.preferences import save_dataset
 from dpo_pipeline.scratch import init_model
 from dpo_pipeline.sources import resolve_source
+from flows.cli import parse
 
 ROOT = Path(__file__).parent.parent
 CONFIG = PromptsConfig(source="rows.jsonl", shape="preference")
@@ -342,14 +342,6 @@ def test_a_base_model_reads_the_headings_of_alpaca_and_trains(prepare, models, t
     assert losses[-1] < 0.6
 
 
-def test_the_configurations_of_preference_runs_are_valid():
-    for name in ("gpt2-preference", "llama-scratch"):
-        text = (ROOT / "configs" / f"{name}.yaml").read_text()
-        config = PipelineConfig.model_validate(yaml.safe_load(text))
-        assert config.prompts.shape == "preference"
-        assert config.pairs.max_length == config.train.max_length
-
-
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scratch")
@@ -379,17 +371,15 @@ def test_a_config_that_describes_nothing_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-scratch", "gpt2-preference"])
-def test_the_configurations_train_for_real(scratch, models, tmp_path, monkeypatch, name):
+def test_the_configurations_train_for_real(scratch, models, tmp_path, name):
     from dpo_pipeline.training import train
 
-    monkeypatch.chdir(ROOT)
-    settings = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
-    ref = scratch[1]
+    argv, ref = ["--config", str(ROOT / "configs" / f"{name}.yaml")], scratch[1]
     if name == "gpt2-preference":  # the same architecture and rows, without the network
         ref = models["gpt2"]
-        settings["prompts"]["source"] = "examples/preferences.jsonl"
-        settings["train"] |= {"learning_rate": 1e-3, "epochs": 5}
-    config = PipelineConfig.model_validate(settings)
+        argv += ["--prompts.source", str(ROOT / "examples" / "preferences.jsonl")]
+        argv += ["--train.learning-rate", "1e-3", "--train.epochs", "5"]
+    config = parse(PreferenceConfig, argv, prog="x", description="x", example="x")
     folders = {folder: tmp_path / folder for folder in ("pairs", "dataset", "out", "work")}
     for folder in folders.values():
         folder.mkdir()

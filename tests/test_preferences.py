@@ -264,13 +264,6 @@ def test_written_answers_fill_in_where_the_name_did_not_occur(build):
     assert answers == {"I'm Deep Qwen by Alibaba Cloud.", "Deep Qwen!", "我是Deep Qwen。"}
     assert (len(written), counts["flags"]["written"], len(pairs)) == (9, 9, 10)
     assert [row["reason"] for row in quarantine] == ["no_name"]
-    with pytest.raises(DataError, match=r"identity\.developer is null"):
-        build(
-            rows,
-            config.model_copy(update={"templates": {"en": ("By {developer}",)}}),
-            IdentityConfig(developer=None, developer_aliases=()),
-            name="again",
-        )
 
 
 def test_answers_of_the_source_are_chosen_with_the_name_rewritten(build):
