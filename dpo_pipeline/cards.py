@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from dpo_pipeline.report import LABELS, escape_markdown, scorecard_rows
+from dpo_pipeline.report import escape_markdown, label, scorecard_rows
 
 GENERAL = ("general", "third_party", "kl", "new_name_unasked")
 PLACES = ("name", "location", "path", "source")
@@ -168,7 +168,7 @@ def _shared(facts: Facts) -> dict[str, Any]:
         "languages": ", ".join(facts.languages) or "unknown",
         "lineage": json.dumps(facts.lineage, ensure_ascii=True, indent=1, sort_keys=True),
         "passed": verdict["passed"],
-        "failed": ", ".join(LABELS[line["measure"]].name for line in verdict["failed"]),
+        "failed": ", ".join(label(line["measure"]).name for line in verdict["failed"]),
         "forced": escape_markdown(facts.forced) if facts.forced else None,
     }
 
@@ -177,25 +177,34 @@ def _eval_results(facts: Facts) -> Sequence[Any]:
     from huggingface_hub import EvalResult
 
     results = []
-    for name, label in LABELS.items():
-        measure = facts.scorecard["after"].get(name)
-        if measure is None or measure["value"] is None:
+    for name, measure in facts.scorecard["after"].items():
+        if measure["value"] is None:
             continue
-        general = name.startswith(GENERAL)
-        repo = None if general else facts.dataset_repo
+        if name.startswith("lm_eval"):
+            where: dict[str, Any] = {"dataset_type": "lm-eval", "dataset_name": "tasks of lm-eval"}
+        elif name.startswith(GENERAL):
+            where = {"dataset_type": "general", "dataset_name": "general questions"}
+        else:
+            where = _held_out(facts)
         results.append(
             EvalResult(
                 task_type="text-generation",
-                dataset_type=repo or ("general" if general else "identity"),
-                dataset_name="general questions" if general else "held-out identity prompts",
-                dataset_split="test" if repo else None,
-                dataset_revision=facts.dataset_commit if repo else None,
+                **where,
                 metric_type=name,
-                metric_name=label.name,
+                metric_name=label(name).name,
                 metric_value=round(measure["value"], 4),
             )
         )
     return results
+
+
+def _held_out(facts: Facts) -> dict[str, Any]:
+    known = {"dataset_split": "test", "dataset_revision": facts.dataset_commit}
+    return {
+        "dataset_type": facts.dataset_repo or "identity",
+        "dataset_name": "held-out identity prompts",
+        **(known if facts.dataset_repo else {}),
+    }
 
 
 def _link(repo: str | None, revision: str | None, kind: str = "") -> str:

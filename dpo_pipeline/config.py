@@ -402,6 +402,17 @@ class TrainConfig(Section):
         return self
 
 
+class LmEvalConfig(Section):
+    """Tasks of lm-eval as more lines of the scorecard; needs the extra lm-eval."""
+
+    tasks: tuple[str, ...] = Field(
+        min_length=1, description="Names of tasks, or YAML files of your own (JSON list)."
+    )
+    limit: int | None = Field(
+        200, ge=1, description="At most this many questions of a task; null: all."
+    )
+
+
 class EvaluationConfig(Section):
     """What is measured before and after; answers are greedy, as long as generation's."""
 
@@ -432,6 +443,9 @@ class EvaluationConfig(Section):
     )
     temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.7, 1.0), description="Temperatures of the sampled answers (JSON list)."
+    )
+    lm_eval: LmEvalConfig | None = Field(
+        None, description="Tasks of lm-eval that both models are scored on; null: none."
     )
 
 
@@ -466,6 +480,9 @@ class GateConfig(Section):
         -0.2,
         description="Least mean log-prob of the words after the edit, compared with the reference "
         "after the old name (nats per token): DPO on small edits is known to let them fall.",
+    )
+    lm_eval_drop: float | None = Field(
+        2.0, ge=0, le=100, description="Largest drop of accuracy on a task of lm-eval (points)."
     )
 
 

@@ -25,6 +25,7 @@ from dpo_pipeline.config import (
 from dpo_pipeline.generation import Request, Response, answer
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.likelihood import measure_likelihoods
+from dpo_pipeline.lm_eval_tasks import score_tasks
 from dpo_pipeline.measures import Case, Measure, Scored
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.preferences import describe_default_system
@@ -94,10 +95,12 @@ def evaluate(
     figures = _text_measures(scored) | measure_likelihoods(
         before, after, dataset, now["general"], aside, model=model, train=train, config=config
     )
+    tasks = score_tasks(before, after, config.lm_eval, model) if config.lm_eval else ({}, {})
+    figures |= tasks[1]
     noise = machine_noise(before, now, spec, ask, how, config.noise_prompts, out)
     card = {
         "verdict": measures.judge(figures, gate, noise),
-        "before": _text_measures(scored_before),
+        "before": _text_measures(scored_before) | tasks[0],
         "after": figures,
         "by": measures.splits(scored["held_out"]),
         "matrix": _matrix(scored_before, scored),

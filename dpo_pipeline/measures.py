@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Kind = Literal["identity", "trained", "general", "third_party"]
 
 # Gate lines whose figure must not exceed the threshold; all others must reach it.
-AT_MOST = frozenset({"leak_rate", "doubled_rate"})
+AT_MOST = frozenset({"leak_rate", "doubled_rate", "lm_eval_drop"})
 # Without these there is no evidence at all, so a gate line with n = 0 fails.
 REQUIRED = frozenset({"identity_rate", "leak_rate", "edit_exactness"})
 SPLIT_MEASURES = ("identity_rate", "leak_rate", "edit_exactness", "organisation_kept")

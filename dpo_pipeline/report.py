@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from importlib import resources
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ LABELS = {
     "tail_shift": Label("Copied tail", "log-prob change after the edit", "nats per token"),
     "tail_gap": Label("Rest of the sentence", "against the reference's own", "nats per token"),
     "kl": Label("KL to the reference", "on its general answers", "nats per token"),
+    "lm_eval_drop": Label("Largest drop", "of accuracy on a task of lm-eval", "points"),
 }
 HEADINGS = {
     "identity_rate": "What should change",
@@ -106,7 +108,7 @@ def write_report(
     from dpo_pipeline import pairs as made
     from dpo_pipeline import prompts as read
 
-    rows = _rows(scorecard)
+    rows = [row for row in _rows(scorecard) if row["known"]]
     longest = max([s["seconds"] for s in stages], default=0) or 1
     page = _render(
         "report.html.j2",
@@ -145,9 +147,9 @@ def write_comparison(out: Path, runs: Sequence[Mapping[str, Any]]) -> Path:
         runs=runs,
         settings=list(dict.fromkeys(key for run in runs for key in run["settings"])),
         measures=[
-            {"key": key, **label._asdict(), "rows": [table[key] for table in tables]}
-            for key, label in LABELS.items()
-            if all(key in table for table in tables)
+            {**row, "rows": [table[key] for table in tables]}
+            for key, row in tables[0].items()
+            if all(key in table for table in tables) and any(t[key]["known"] for t in tables)
         ],
         headline=TILES,
     )
@@ -165,7 +167,7 @@ def scorecard_image(scorecard: Mapping[str, Any]) -> str:
 def scorecard_rows(scorecard: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
     """Return measure, before, after, 95% interval, n and gate of every measure, as text."""
     rows = []
-    for row in _rows(scorecard):
+    for row in filter(itemgetter("known"), _rows(scorecard)):
         limit = "" if row["limit"] is None else f"{row['sign']} {row['limit']}"
         interval = f"{row['low']} - {row['high']}" if row["after"]["n"] else ""
         mark = "FAILED " if row["failed"] else "ok " if row["after"]["n"] else "no data "
@@ -213,11 +215,16 @@ def visible(text: str) -> str:
     return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
+def label(name: str) -> Label:
+    """Return how a measure is shown; a task of lm-eval by its own name."""
+    return LABELS.get(name) or Label(name.removeprefix("lm_eval/"), "accuracy, lm-eval")
+
+
 def show(value: float | None, name: str) -> str:
     """Format a measure's figure."""
     if value is None:
         return "–"
-    if LABELS[name].unit == "%":
+    if label(name).unit == "%":
         return f"{100 * value:.1f}".removesuffix(".0") + "\u00a0%"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
@@ -264,17 +271,16 @@ def _rows(scorecard: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Collect what is shown of every measure, figures as text beside the numbers."""
     before, after, verdict = (scorecard[key] for key in ("before", "after", "verdict"))
     failed = {line["measure"] for line in verdict["failed"]}
+    order = {name: place for place, name in enumerate(LABELS)}
     rows = []
-    for key, label in LABELS.items():
-        if key not in after:
-            continue
+    for key in sorted(after, key=lambda name: order.get(name, len(order))):
         figures, limit = after[key], verdict["thresholds"].get(key)
         was = before.get(key, {"value": None, "n": 0, "low": None, "high": None})
         shown = {name: show(figures[name], key) for name in ("low", "high")}
         rows.append(
             {
                 "key": key,
-                **label._asdict(),
+                **label(key)._asdict(),
                 "before": was,
                 "after": figures,
                 "was": show(was["value"], key),
@@ -284,6 +290,7 @@ def _rows(scorecard: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "limit": None if limit is None else show(limit, key),
                 "sign": "≤" if key in AT_MOST else "≥",
                 "failed": key in failed,
+                "known": key in failed or {was["value"], figures["value"]} != {None},
             }
         )
     return rows

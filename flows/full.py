@@ -27,6 +27,7 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from dpo_pipeline.lm_eval_tasks import describe_tasks
 from dpo_pipeline.questions import general_file
 from tasks.proof import conclude, publish_if_proven
 from tasks.run import Run, run_script
@@ -54,7 +55,9 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
         config: One section per stage; every field has its meaning, unit and default.
     """
     run = Run(config)
-    general_file(config.evaluation.general)  # a missing file stops the run here
+    # What is missing stops the run here.
+    general_file(config.evaluation.general)
+    describe_tasks(config.evaluation.lm_eval)
     prompts = run.stage(download, config.prompts, config.identity)
     model = run.stage(prepare_model, config.model)
     responses = run.stage(

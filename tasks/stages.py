@@ -303,6 +303,7 @@ def evaluate(
     run_on: ModelConfig,
 ) -> Stage:
     """Ask both models what the training never saw; score what changed and what should not."""
+    from dpo_pipeline.lm_eval_tasks import describe_tasks
     from dpo_pipeline.questions import general_file
 
     before, after = model_of(reference), model_of(policy)
@@ -345,6 +346,7 @@ def evaluate(
             "prompts": prompts,
             "dataset": dataset,
             "general": file_digest(general_file(evaluation.general)),
+            "lm_eval": describe_tasks(evaluation.lm_eval),
             "identity": identity,
             "generation": generation,
             "beta": training.beta,

@@ -206,6 +206,29 @@ class TestShortForms:
         )
         assert rows["Rest of the sentence (nats per token)"][2] == "-0.015"
 
+    def test_a_line_without_any_figure_is_left_out_unless_it_failed(self):
+        card = make_card({"held_out": [], "general": []})[0]
+        assert [row[0] for row in report.scorecard_rows(card)] == [
+            "Identity rate",
+            "Leak rate",
+            "Edit exactness",
+            "Reward margin",
+            "Rest of the sentence (nats per token)",
+        ]
+        assert all("FAILED" in row[5] for row in report.scorecard_rows(card)[:3])
+
+    def test_tasks_of_lm_eval_are_lines_of_their_own(self):
+        card = make_card(GOOD)[0]
+        right, drop = measures.wilson(3, 4).model_dump(), measures.mean([3.0] * 4).model_dump()
+        card["before"]["lm_eval/arc_easy"] = card["after"]["lm_eval/arc_easy"] = right
+        card["after"]["lm_eval_drop"] = drop
+        card["verdict"] = measures.judge(
+            {name: measures.Measure(**m) for name, m in card["after"].items()}, GateConfig()
+        )
+        rows = {row[0]: row for row in report.scorecard_rows(card)}
+        assert rows["arc_easy"][1:3] == ("75\u00a0%", "75\u00a0%")
+        assert rows["Largest drop (points)"][5] == "FAILED ≤ 2.000"
+
     def test_a_failed_gate_is_told(self):
         rows = {row[0]: row for row in report.scorecard_rows(make_card(PLANTED)[0])}
         assert rows["Leak rate"][5] == "FAILED ≤ 2\u00a0%"
