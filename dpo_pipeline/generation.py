@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from heapq import nsmallest
+from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -302,15 +303,27 @@ def _expand(
     prompts: Path, shard: tuple[int, int], config: GenerationConfig
 ) -> Iterator[tuple[dict[str, Any], Request]]:
     """Yield each row of responses.parquet, still without its answer, and its request."""
-    import pyarrow.parquet as pq
-
-    for prompt in pq.read_table(prompts).slice(shard[0], shard[1] - shard[0]).to_pylist():
+    for prompt in _read_range(prompts, *shard):
         for system in config.system_prompts:
             messages = _prompt(system, prompt["messages"])
             for sample in range(config.samples):
                 new = {"prompt_id": prompt["id"], "system": system, "sample": sample}
                 row = prompt | new | {"id": digest_of(new)[:32], "messages": list(messages)}
                 yield row, Request(messages, sample)
+
+
+def _read_range(path: Path, start: int, stop: int) -> list[dict[str, Any]]:
+    """Read the rows from `start` to `stop` of a Parquet file, and only their row groups."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        groups = range(file.num_row_groups)
+        first = list(accumulate((file.metadata.row_group(g).num_rows for g in groups), initial=0))
+        read = [g for g in groups if first[g] < stop and first[g + 1] > start]
+        rows: list[dict[str, Any]] = (
+            file.read_row_groups(read).slice(start - first[read[0]], stop - start).to_pylist()
+        )
+    return rows
 
 
 def responses_schema() -> "pa.Schema":

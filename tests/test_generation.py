@@ -503,6 +503,15 @@ def test_shards_cover_every_prompt_once(tmp_path):
     assert max(stop - start for start, stop in shards) == 5
 
 
+@pytest.mark.parametrize("group", [1, 4, 7, 100])
+def test_a_shard_reads_its_own_prompts_from_row_groups_of_any_size(tmp_path, group):
+    prompts = write_prompts(tmp_path / "prompts.parquet", 23)
+    pq.write_table(pq.read_table(prompts), prompts, row_group_size=group)
+    for start, stop in ((0, 23), (0, 1), (3, 4), (4, 8), (6, 21), (22, 23)):
+        found = generation._read_range(prompts, start, stop)
+        assert [row["id"] for row in found] == [f"p{i}" for i in range(start, stop)]
+
+
 def test_responses_hold_every_prompt_under_every_system_prompt(ref, tmp_path):
     prompts = write_prompts(tmp_path / "prompts.parquet", 12)
     config = SAMPLED.model_copy(
