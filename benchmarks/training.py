@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -265,7 +266,8 @@ def main() -> None:
     if options.write:
         folder = Path(__file__).parent / "results"
         folder.mkdir(exist_ok=True)
-        file = folder / f"training-{options.arch}-{device}.json"
+        machine = re.sub(r"\W+", "-", str(result["machine"]["device"]).lower()).strip("-")
+        file = folder / f"training-{options.arch}-{machine}.json"
         file.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -16,10 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpo_pipeline.config import PublishConfig
+from dpo_pipeline.pairs import excerpt
 from dpo_pipeline.report import (
     scorecard_image,
     scorecard_markdown,
     scorecard_rows,
+    visible,
     write_comparison,
     write_report,
 )
@@ -158,7 +160,9 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
     rows = [_figures(one) for one in runs]
     summary = run.write_summary({"report": report}, tried=rows)
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
-    table = Table(*rows[0], title="Trainings, the best first", title_justify="left")
+    table = Table(title="Trainings, the best first", title_justify="left")
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     console.print(table)
@@ -202,7 +206,8 @@ def read_card(score: Artifact) -> dict[str, Any]:
 def _show(card: dict[str, Any], summary: dict[str, Any]) -> None:
     answers = Table("prompt", "before", "after", title="Answers", title_justify="left")
     for row in card["examples"]:
-        answers.add_row(*(escape(row[column]) for column in ("prompt", "before", "after")))
+        shown = (excerpt(visible(row[column])) for column in ("prompt", "before", "after"))
+        answers.add_row(*map(escape, shown))
     scores = Table("measure", title="Scorecard, held-out prompts", title_justify="left")
     for column in ("before", "after", "95% interval", "n", "gate"):
         scores.add_column(column, justify="right")

@@ -1,0 +1,105 @@
+"""Time to identity: seconds of training until held-out prompts get the new name.
+
+    make run                                                # makes the starter and its pairs
+    OMP_NUM_THREADS=1 python benchmarks/identity.py         # about 5 minutes
+
+The common recipe (plain DPO, learning rate 5e-5, fp32, one pair at a time, checkpointing) and
+the pipeline's defaults train the same starter on the same pairs until 95% of held-out answers
+give the new name. Loading the model and asking it do not count; the reference's
+log-probabilities do. The sides alternate; what counts is the median of the ratios of a round.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from training import describe_machine
+from transformers import PrinterCallback
+from transformers.utils import logging as transformers_logging
+
+from dpo_pipeline.config import IdentityConfig, PipelineConfig, StopConfig, TrainConfig
+from dpo_pipeline.models import ModelRef, describe_model, load_tokenizer
+from dpo_pipeline.training.assembly import build_trainer
+from dpo_pipeline.training.target import Probe, StopAtTarget
+from dpo_pipeline.training.tokens import tokenize_pairs
+
+RECIPE = TrainConfig(
+    engine="trl",
+    beta=0.2,
+    learning_rate=5e-5,
+    epochs=8,
+    row_tokens=1,
+    gradient_checkpointing=True,
+    precision="fp32",
+)
+SIDES = {"recipe": RECIPE, "defaults": PipelineConfig().train}
+
+
+def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: StopConfig) -> dict:
+    """Train until the probe says stop; return seconds, steps, and what the probe found last."""
+    tokens = tokenize_pairs(dataset / "train.parquet", load_tokenizer(ref), config.max_length)
+    probe = Probe(ref, IdentityConfig(), stop, dataset / "held_out.parquet")
+    asked = 0.0
+
+    class TimedStop(StopAtTarget):
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            nonlocal asked
+            started = time.process_time()
+            super().on_step_end(*args, **kwargs)
+            asked += time.process_time() - started
+
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        trainer = build_trainer(
+            ref,
+            tokens,
+            config,
+            device="cpu",
+            checkpoints=Path(folder) / "checkpoints",
+            references=Path(folder) / "references",
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(TimedStop(probe, stop, lambda _: None))
+        trainer.train()
+        seconds = time.process_time() - started - asked
+    found = next(row for row in reversed(trainer.state.log_history) if "outcome" in row)
+    return {"seconds": seconds, **found}
+
+
+def main() -> None:
+    """Measure both sides in turn and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--home", type=Path, default=Path(".dpo-pipeline"), help="of a run")
+    parser.add_argument("--rate", type=float, default=0.95, help="identity rate to reach")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    transformers_logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    newest = max(options.home.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
+    summary = json.loads(newest.read_text())
+    ref = describe_model(Path(summary["stages"]["model"]["path"]) / "model", "starter")
+    dataset = Path(summary["stages"]["save"]["path"])
+    stop = StopConfig(identity_rate=options.rate, max_kl=1e9, every=5)
+    times: dict[str, list[float]] = {name: [] for name in SIDES}
+    for number in range(options.rounds):
+        for name, config in SIDES.items():
+            found = time_side(config, ref, dataset, stop)
+            times[name].append(found["seconds"])
+            print(
+                f"round {number}: {name:8} {found['seconds']:6.1f} s, {found['step']:4} steps, "
+                f"identity rate {found['identity_rate']:.2f}, edit exactness "
+                f"{found['edit_exactness']:.2f}, {found['outcome'] or 'target not reached'}",
+                flush=True,
+            )
+    ratio = statistics.median(a / b for a, b in zip(*times.values(), strict=True))
+    print(f"{describe_machine('cpu')['device']}, one thread: the defaults are {ratio:.1f}x as fast")
+
+
+if __name__ == "__main__":
+    main()
