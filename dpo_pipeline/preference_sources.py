@@ -5,7 +5,6 @@ Alpaca instruction, or not at all where both answers repeat the whole conversati
 """
 
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from dpo_pipeline.pairs import (
     write_pairs,
 )
 from dpo_pipeline.preferences import describe_pairs, explain_reasons
-from dpo_pipeline.prompts import ROLES, SPLITS
+from dpo_pipeline.prompts import ROLES, SPLITS, split_wordings
 from dpo_pipeline.sources import SourceRef, Unreadable, read_rows
-from dpo_pipeline.wording import language, normalise, same_wording
+from dpo_pipeline.wording import language, normalise
 
 _PROMPTS = ("prompt", "question", "query")
 _EXPECTED = (
@@ -87,29 +86,22 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
             asked[position] = ("", "", None)
             continue
         wording = normalise("\n".join(m["content"] for m in prompt if m["role"] == "user"))
-        asked[position] = (digest_of(prompt), wording, SPLITS.get(str(row.get("split"))))
+        asked[position] = (
+            digest_of(prompt),
+            wording,
+            SPLITS.get(str(_named(row, config).get("split"))),
+        )
     if not asked:
         raise DataError(f"{source.location} holds no rows; name another source or split")
 
-    def draw(value: Any) -> str:
-        return digest_of([config.seed, value])
-
-    kept = sorted(sorted(asked, key=draw)[: config.limit])
-    read = [position for position in kept if asked[position][0]]
-    groups = same_wording([asked[position][1] for position in read], config.near_duplicate)
-    sides: dict[int, str] = {}
-    for position, group in zip(read, groups, strict=True):
-        own = asked[position][2]
-        if own and sides.get(group) != "held_out":
-            sides[group] = own
-    sizes = Counter(group for group in groups if group not in sides)
-    room = config.held_out * sum(sizes.values())
-    for group in sorted(sizes, key=lambda group: draw(asked[read[group]][1])):
-        sides[group] = "held_out" if sizes[group] <= room else "train"
-        room -= sizes[group] * (sides[group] == "held_out")
+    drawn = sorted(asked, key=lambda position: digest_of([config.seed, position]))
+    kept = sorted(drawn[: config.limit])
+    read = {position: asked[position] for position in kept if asked[position][0]}
+    wordings = [wording for _, wording, _ in read.values()]
+    sides = split_wordings(wordings, [own for _, _, own in read.values()], config)
     splits = dict.fromkeys(kept, "train")
-    splits |= {p: sides[group] for p, group in zip(read, groups, strict=True)}
-    repeated = len(read) - len({asked[position][0] for position in read})
+    splits |= {position: side for position, (_, side) in zip(read, sides, strict=True)}
+    repeated = len(read) - len({prompt for prompt, _, _ in read.values()})
     return splits, {"repeated_prompts": repeated, "left_out": len(asked) - len(kept)}
 
 

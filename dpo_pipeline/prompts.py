@@ -7,7 +7,7 @@ through a file; what stays in memory of each is its question and a digest.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -135,9 +135,6 @@ def prepare_prompts(
             table.add(record)
             asked.append(remembered)
     _check_share([row for row in asked if row.refused], len(asked), config, source.location)
-    if len({row.split for row in asked} - {None}) < 2:
-        for row in asked:  # one and the same split for all tells nothing
-            row.split = None
     _drop_duplicates(asked)
     chosen = _sample([row for row in asked if not row.refused], config)
     _split(chosen, config)
@@ -358,26 +355,49 @@ def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
     return sorted(sample, key=lambda row: row.position)
 
 
+def split_wordings(
+    questions: Sequence[str], own: Sequence[str | None], config: PromptsConfig
+) -> list[tuple[int, str]]:
+    """Put questions on the two sides of the split, all of one wording on the same.
+
+    Where rows name both sides, a wording goes where its rows say, held out before train. Of the
+    others, drawn in an order that follows the seed, whole wordings are held out as long as they
+    fit the share.
+
+    Args:
+        questions: Normalised.
+        own: The side that each row names, or null.
+        config: Share, similarity and seed.
+    Returns:
+        For each question the index of the first of its wording, and "train" or "held_out".
+    """
+    wordings = same_wording(questions, config.near_duplicate)
+    sides: dict[int, str] = {}
+    if {"train", "held_out"} <= set(own):  # one and the same side for all tells nothing
+        for wording, side in zip(wordings, own, strict=True):
+            if side and sides.get(wording) != "held_out":
+                sides[wording] = side
+    free = Counter(wording for wording in wordings if wording not in sides)
+    room = config.held_out * free.total()
+    if config.held_out and not sides and len(free) > 1:
+        room = max(room, min(free.values()))
+    for wording in sorted(free, key=lambda i: digest_of([config.seed, questions[i]])):
+        sides[wording] = "held_out" if free[wording] <= room else "train"
+        room -= free[wording] * (sides[wording] == "held_out")
+    return [(wording, sides[wording]) for wording in wordings]
+
+
 def _split(asked: list[_Asked], config: PromptsConfig) -> None:
-    """Put whole groups of one wording on one side, and refuse train rows that are on both."""
-    groups: dict[int, list[_Asked]] = {}
-    wordings = same_wording([row.question for row in asked], config.near_duplicate)
-    for group, row in zip(wordings, asked, strict=True):
-        groups.setdefault(group, []).append(row)
-    free = [rows for rows in groups.values() if not any(row.split for row in rows)]
-    room = config.held_out * sum(map(len, free))
-    if config.held_out and len(free) == len(groups) > 1:
-        room = max(room, min(map(len, free)))
-    for rows in sorted(free, key=lambda rows: digest_of([config.seed, rows[0].question])):
-        if len(rows) <= room:
-            room -= len(rows)
-            rows[0].split = "held_out"
-    for rows in groups.values():
-        held_out = next((row for row in rows if row.split == "held_out"), None)
-        for row in rows:
-            if held_out and row.split == "train":
-                row.refused = ("near_duplicate_of_held_out", f"row {held_out.position}")
-            row.split = "held_out" if held_out else "train"
+    """Choose the side of each row, and refuse train rows worded like one held out."""
+    split = split_wordings([row.question for row in asked], [row.split for row in asked], config)
+    held_out: dict[int, _Asked] = {}
+    for (wording, _), row in zip(split, asked, strict=True):
+        if row.split == "held_out":
+            held_out.setdefault(wording, row)
+    for (wording, side), row in zip(split, asked, strict=True):
+        if row.split == "train" and (like := held_out.get(wording)):
+            row.refused = ("near_duplicate_of_held_out", f"row {like.position}")
+        row.split = side
 
 
 def _schema(columns: Iterable[str]) -> "pa.Schema":

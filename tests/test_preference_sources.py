@@ -280,6 +280,15 @@ def test_near_duplicates_stay_together_and_given_splits_are_kept(prepare):
     assert sides[:10] != sides[10:20]
 
 
+def test_one_and_the_same_split_everywhere_tells_nothing(prepare):
+    counts, _, _ = prepare([alpaca(i, split="train") for i in range(20)], held_out=0.2)
+    assert (counts["train"], counts["held_out"]) == (16, 4)
+    columns = {"split": "part"}
+    rows = [alpaca(i, part="test" if i == 7 else "train") for i in range(20)]
+    _, pairs, _ = prepare(rows, columns=columns, name="mapped")
+    assert [p["source_row"] for p in pairs if p["split"] == "held_out"] == [7]
+
+
 def test_a_limit_takes_the_same_sample_every_time(prepare, tmp_path):
     rows = [alpaca(i) for i in range(30)]
     counts, pairs, _ = prepare(rows, limit=10)
