@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -221,6 +222,8 @@ def share_prefix(model: Any) -> None:
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if fused_lm_head:
+            if kwargs.get("input_ids") is None:
+                raise NotExactError("it reads embeddings that are no tokens")
             batch = (kwargs[name] for name in ("input_ids", "attention_mask", "labels"))
             return _packed_forward(self, *batch)
         return plain(*args, **kwargs)
@@ -276,7 +279,7 @@ class SharedPrefixDPOTrainer(DPOTrainer):
         if self._shared:
             return
         self._shared = True
-        if self.aux_loss_enabled or self.use_weighting:
+        if self.aux_loss_enabled or self.use_weighting or self._is_vision_dataset:
             raise NotExactError("the loss needs more than log-probabilities of tokens")
         batch = self._sample()
         exact = self._logps(batch, exact=True)
@@ -297,13 +300,15 @@ class SharedPrefixDPOTrainer(DPOTrainer):
 
     def _sample(self) -> dict[str, Tensor]:
         """Collate the longest pair and up to two others, as far as a micro-batch goes."""
-        rows: Any = self.train_dataset
-        lengths = [sum(map(len, row.values())) for row in rows.select_columns(IDS)]
+        size = self.args.per_device_train_batch_size
+        dataset: Any = self.train_dataset
+        rows = dataset.select_columns(IDS)
+        if isinstance(rows, IterableDataset):  # a stream: its first micro-batch
+            rows = Dataset.from_list(list(rows.take(size)))
+        lengths = [sum(map(len, row.values())) for row in rows]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         picked = list(dict.fromkeys([longest, 0, len(lengths) - 1]))
-        batch = self.data_collator(
-            [rows[i] for i in picked[: self.args.per_device_train_batch_size]]
-        )
+        batch = self.data_collator([rows[i] for i in picked[:size]])
         prepared: dict[str, Tensor] = self._prepare_inputs(batch)
         return prepared
 
