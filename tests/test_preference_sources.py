@@ -19,6 +19,7 @@ from dpo_pipeline.sources import resolve_source
 from flows.cli import parse
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs" / "sources.md"
 CONFIG = PromptsConfig(source="rows.jsonl", shape="preference")
 SMALL = PairsConfig(min_pairs=1)
 
@@ -78,7 +79,7 @@ def alpaca(number: int, **changes) -> dict:
 
 
 SHAPES = {
-    "whole conversations": (
+    "whole conversations (TRL, implicit prompt)": (
         {"chosen": [*HI, assistant("Blue.")], "rejected": [*HI, assistant("Green.")]},
         HI,
     ),
@@ -89,11 +90,14 @@ SHAPES = {
         },
         [SYSTEM, user("Sky?")],
     ),
-    "prompt as messages": (
+    "prompt as messages (TRL, explicit prompt)": (
         {"prompt": HI, "chosen": [assistant("Blue.")], "rejected": [assistant("Green.")]},
         HI,
     ),
-    "prompt as text": ({"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green."}, [user("Sky?")]),
+    "prompt as text (TRL, explicit prompt)": (
+        {"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green."},
+        [user("Sky?")],
+    ),
     "prompt as text, whole conversations": (
         {
             "prompt": "Sky?",
@@ -102,22 +106,22 @@ SHAPES = {
         },
         [user("Sky?")],
     ),
-    "bare texts": (
+    "bare texts (TRL, implicit prompt)": (
         {"chosen": "The sky is Blue.", "rejected": "The sky is Green."},
         [user("The sky is")],
     ),
-    "dialogues": (
+    "dialogues (as in hh-rlhf)": (
         {
             "chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Sky?\n\nAssistant: Blue.",
             "rejected": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Sky?\n\nAssistant: Green.",
         },
         HI,
     ),
-    "alpaca": (
+    "Alpaca": (
         {"instruction": "Name it.", "input": "Sky", "chosen": "Blue.", "rejected": "Green."},
         [user("Name it.\n\nSky")],
     ),
-    "alpaca without input": (
+    "Alpaca without input": (
         {"instruction": "Sky?", "input": "", "chosen": "Blue.", "rejected": "Green."},
         [user("Sky?")],
     ),
@@ -147,6 +151,23 @@ def test_a_shape_is_read(prepare, shape):
     assert pair["turns"] == sum(m["role"] == "user" for m in prompt)
     assert pair["spans"] == [{"start": 0, "end": 5, "new_start": 0, "new_end": 4}]
     assert pair["prompt_tokens"] > 8
+
+
+def table_of_shapes() -> str:
+    lines = [
+        "| what a row holds | a row | its prompt | chosen | rejected |",
+        "|---|---|---|---|---|",
+    ]
+    for shape, (row, _) in SHAPES.items():
+        prompt, chosen, rejected = parse_row(row, CONFIG)
+        turns = "<br>".join(f"{m['role']}: {m['content']}".replace("\n", "<br>") for m in prompt)
+        lines.append(f"| {shape} | `{json.dumps(row)}` | {turns} | {chosen} | {rejected} |")
+    return "\n".join(lines)
+
+
+def test_the_page_on_sources_shows_a_row_of_each_shape():
+    """Write the table by `python tests/test_preference_sources.py`."""
+    assert table_of_shapes() in DOCS.read_text(encoding="utf-8")
 
 
 def test_columns_are_mapped_and_context_is_cut():
@@ -406,3 +427,9 @@ def test_the_configurations_train_for_real(scratch, models, tmp_path, name):
 def test_refusals_name_what_stands_there():
     with pytest.raises(Refused, match="expected columns, found list"):
         parse_row([], CONFIG)
+
+
+if __name__ == "__main__":
+    before, _, rest = DOCS.read_text(encoding="utf-8").partition("| what a row holds |")
+    _, _, after = rest.partition("\n\n")
+    DOCS.write_text(f"{before}{table_of_shapes()}\n\n{after}", encoding="utf-8")
