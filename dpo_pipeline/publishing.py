@@ -7,16 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpo_pipeline.cards import Facts, dataset_card, model_card, public
 from dpo_pipeline.config import PublishConfig
 from dpo_pipeline.errors import ModelError, PublishError
 from dpo_pipeline.hub import explain, patiently, set_timeouts
 from dpo_pipeline.keys import digest_of
-from dpo_pipeline.upload import ALLOWED, Upload, rehearse, send
+from dpo_pipeline.upload import ALLOWED, Upload, prepare, rehearse, send
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from huggingface_hub import HfApi
 
 log = logging.getLogger("dpo_pipeline.publishing")
@@ -77,20 +78,25 @@ def publish(
             model_tag=f"weights-{evidence['weights_digest'][:12]}" if policy else None,
             dataset_repo=_full_name(config.dataset_repo, user) if pairs else None,
         )
-        # Both are looked through before either goes.
+        # Before markdown escapes it; all that a card tells is in here.
+        _refuse_secrets(facts.model_dump_json(), "what the cards tell", token)
         uploads = [_dataset_upload(facts, pairs, tag, token)] if pairs else []
         uploads += [_model_upload(facts, policy, tag, token, out)] if policy else []
         result: dict[str, Any] = {"dry_run": config.dry_run, "forced": forced}
+        # Both pass every check before either goes.
         for upload in uploads:
-            _write_card(facts, upload, token, out)
+            _write_card(facts, upload, out)
             if config.dry_run:
-                done = rehearse(api, upload, private=config.private, out=out / upload.kind)
+                place = out / upload.kind
+                done = rehearse(api, upload, private=config.private, out=place)
+                result[upload.kind], commit = done, done["commit"]
             else:
-                done = send(api, upload, private=config.private)
-            result[upload.kind] = done
-            if upload.kind == "dataset":
-                # The model's card names the commit of the dataset it was trained on.
-                facts = facts.model_copy(update={"dataset_commit": done["commit"]})
+                commit = prepare(api, upload, private=config.private)
+            facts = _naming(facts, upload, commit)
+        for upload in uploads if not config.dry_run else ():
+            _write_card(facts, upload, out)
+            result[upload.kind] = done = send(api, upload, private=config.private)
+            facts = _naming(facts, upload, done["commit"])
         (out / "publish.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
@@ -239,6 +245,9 @@ def _dataset_upload(facts: Facts, folder: Path, tag: str, token: str | None) -> 
         # load_dataset cannot tell the columns of a split without rows.
         if pq.read_metadata(found[name]).num_rows:
             files[f"data/{split}-00000-of-00001.parquet"] = found.pop(name)
+    for name, path in files.items():
+        if path.suffix == ".parquet":
+            _refuse_secrets_in_rows(path, name, token)
     return Upload("dataset", str(facts.dataset_repo), files, {tag: True}, [*found, *left_out])
 
 
@@ -281,10 +290,40 @@ def _listed(
 
 def _refuse_secrets(text: str, name: str, token: str | None) -> None:
     if masked(text, token) != text:
-        raise PublishError(f"{name} holds what looks like a Hub token: take it out")
+        _refuse(name)
 
 
-def _write_card(facts: Facts, upload: Upload, token: str | None, out: Path) -> None:
+def _refuse(name: str) -> NoReturn:
+    raise PublishError(f"{name} holds what looks like a Hub token: take it out")
+
+
+def _refuse_secrets_in_rows(path: Path, name: str, token: str | None) -> None:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    pattern = f"{TOKEN.pattern}|{re.escape(token)}" if token else TOKEN.pattern
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                for texts in _texts(values):
+                    if pc.any(pc.match_substring_regex(texts, pattern)).as_py():
+                        _refuse(f"{name}, column {column},")
+
+
+def _texts(values: "pa.Array") -> Iterator["pa.Array"]:
+    """Yield the strings of a column, however deep in lists and structs."""
+    import pyarrow as pa
+
+    if pa.types.is_list(values.type):
+        yield from _texts(values.flatten())
+    elif pa.types.is_struct(values.type):
+        for part in values.flatten():
+            yield from _texts(part)
+    elif pa.types.is_string(values.type):
+        yield values
+
+
+def _write_card(facts: Facts, upload: Upload, out: Path) -> None:
     import pyarrow.parquet as pq
 
     if upload.kind == "model":
@@ -292,8 +331,12 @@ def _write_card(facts: Facts, upload: Upload, token: str | None, out: Path) -> N
     else:
         rows = {p: pq.read_metadata(f).num_rows for p, f in upload.files.items() if "/" in p}
         card = dataset_card(facts, rows)
-    _refuse_secrets(card, "the card", token)
     upload.files["README.md"] = _write(out / upload.kind / "README.md", card)
+
+
+def _naming(facts: Facts, upload: Upload, commit: str | None) -> Facts:
+    """Let the model's card name the commit of the dataset it was trained on."""
+    return facts.model_copy(update={"dataset_commit": commit} if upload.kind == "dataset" else {})
 
 
 @contextmanager

@@ -67,8 +67,32 @@ class Upload:
         }
 
 
+def prepare(api: "HfApi", upload: Upload, *, private: bool) -> str | None:
+    """Create the repository if need be, and check what would fail only after the upload.
+
+    Returns:
+        The commit that holds the upload already; None where one is to be made.
+    Raises:
+        PublishError: The repository is public and `private` is true, or has a tag of this run
+            elsewhere.
+        ValueError: The Hub refuses the metadata of the card.
+    """
+    from huggingface_hub import RepoCard
+
+    patiently(lambda: api.create_repo(**upload.at, private=private, exist_ok=True))
+    info = patiently(lambda: api.repo_info(**upload.at))
+    check_private(upload, wanted=private, found=bool(info.private))
+    head = str(info.sha)
+    differ = upload.differences(patiently(lambda: _remote(api, upload, head)))
+    commit = None if any(differ.values()) else head
+    _check_tags(upload, patiently(lambda: _tags(api, upload)), commit)
+    card = RepoCard(upload.files["README.md"].read_text(encoding="utf-8"))
+    patiently(lambda: card.validate(repo_type=upload.kind))
+    return commit
+
+
 def send(api: "HfApi", upload: Upload, *, private: bool) -> dict[str, Any]:
-    """Create the repository if need be, commit what differs, verify, and tag.
+    """Commit what differs from the repository that `prepare` left, verify, and tag.
 
     Returns:
         What `told` returns, and private, commit, committed.
@@ -76,7 +100,6 @@ def send(api: "HfApi", upload: Upload, *, private: bool) -> dict[str, Any]:
         PublishError: The repository is public and `private` is true, holds something else than
             what was sent, or has a tag of this run elsewhere.
     """
-    patiently(lambda: api.create_repo(**upload.at, private=private, exist_ok=True))
     first: dict[str, list[str]] = {}
 
     def bring_up() -> tuple[str, bool]:
@@ -98,13 +121,7 @@ def send(api: "HfApi", upload: Upload, *, private: bool) -> dict[str, Any]:
             f"{upload.repo} at {commit[:12]} does not hold what was sent ({', '.join(names)}): "
             "publish again"
         )
-    for tag, must_be_here in upload.tags.items():
-        target = patiently(lambda tag=tag: _tag(api, upload, tag, commit))  # type: ignore[misc]
-        if target is None or (must_be_here and target != commit):
-            raise PublishError(
-                f"tag {tag} of {upload.repo} marks {target}, not {commit}: a tag does not move; "
-                "delete it on the Hub, or publish from a new run"
-            )
+    _check_tags(upload, patiently(lambda: _tag(api, upload, commit)), commit)
     committed = any(first.values())
     state = {"private": is_private, "commit": commit, "committed": committed}
     return told(api, upload, first) | state
@@ -122,11 +139,11 @@ def rehearse(api: "HfApi", upload: Upload, *, private: bool, out: Path) -> dict[
         if path != out / name:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / name)
-    head, is_private, remote, note = None, private, {}, ""
+    head, is_private, remote, tags, note = None, private, {}, {}, ""
     try:
         info = api.repo_info(**upload.at)
         head, is_private = info.sha, bool(info.private)
-        remote = _remote(api, upload, str(head))
+        remote, tags = _remote(api, upload, str(head)), _tags(api, upload)
     except RepositoryNotFoundError:
         note = "not there yet, or not visible to this token"
     except Exception as error:
@@ -134,6 +151,7 @@ def rehearse(api: "HfApi", upload: Upload, *, private: bool, out: Path) -> dict[
     check_private(upload, wanted=private, found=is_private)
     differ = upload.differences(remote)
     commit = None if any(differ.values()) else head
+    _check_tags(upload, tags, commit)
     state = {"private": is_private, "commit": commit, "committed": False, "note": note}
     return told(api, upload, differ) | state
 
@@ -173,15 +191,25 @@ def _commit(api: "HfApi", upload: Upload, differ: Mapping[str, list[str]], head:
     return str(made.oid)
 
 
-def _tag(api: "HfApi", upload: Upload, tag: str, commit: str) -> str | None:
-    def read() -> dict[str, str]:
-        return {t.name: t.target_commit for t in api.list_repo_refs(**upload.at).tags}
-
-    found = read()
-    if tag not in found:
+def _tag(api: "HfApi", upload: Upload, commit: str) -> dict[str, str]:
+    """Make the tags that are missing; return all."""
+    for tag in upload.tags.keys() - _tags(api, upload):
         api.create_tag(**upload.at, tag=tag, revision=commit, exist_ok=True)
-        found = read()
-    return found.get(tag)
+    return _tags(api, upload)
+
+
+def _tags(api: "HfApi", upload: Upload) -> dict[str, str]:
+    return {t.name: t.target_commit for t in api.list_repo_refs(**upload.at).tags}
+
+
+def _check_tags(upload: Upload, found: Mapping[str, str], commit: str | None) -> None:
+    """Refuse a tag of this run that marks another commit; None is one still to be made."""
+    for tag in (tag for tag, must_be_here in upload.tags.items() if must_be_here):
+        if found.get(tag, commit) != commit:
+            raise PublishError(
+                f"tag {tag} of {upload.repo} marks {found[tag]}, not {commit or 'what would go'}: "
+                "a tag does not move; delete it on the Hub, or publish from a new run"
+            )
 
 
 def _remote(api: "HfApi", upload: Upload, revision: str) -> dict[str, str]:

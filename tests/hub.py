@@ -6,13 +6,18 @@
         hub.run("from huggingface_hub import model_info; ...", token=hub.WRITE)
 
 Every repository is a line of commits; contents lie by their sha256 in blobs/. Large files go by
-a second port, as they go by a storage host in the world. A fault strikes the next `times` calls
-of a kind; it is an HTTP status, or
+a second port, as they go by a storage host in the world; one larger than `part_size` (bytes)
+goes in parts. A fault strikes the next `times` calls of a kind; it is an HTTP status, or
 "cut-before"  the connection closes before the body of the request is read,
 "cut-in"      in the middle of that body, or of the answer's where the request has none,
 "cut-after"   after the request was carried out, without an answer,
 "slow"        the same, but the answer comes only when the client has hung up,
 "flip"        one byte of the answer is another one; of the content, where it is an upload.
+
+It offers no Xet. A client that has hf_xet uploads by Xet without asking whether the server can:
+it gets 404 from .../xet-write-token/main and raises the built-in ConnectionError. So
+HF_HUB_DISABLE_XET is set here, which leaves LFS. Downloads need nothing: they take Xet only
+where the answer bears X-Xet-Hash.
 """
 
 import base64
@@ -53,11 +58,12 @@ ROUTES = [  # the first that fits; a call's name is also the name of its faults
     ("info", "GET", f"{API}(?:/revision/{REV})?"),
     ("batch", "POST", rf"{FILES}\.git/info/lfs/objects/batch"),
     ("put", "PUT", f"/storage/{SHA}"),
+    ("complete", "POST", f"/complete/{SHA}"),
     ("storage", "GET|HEAD", f"/storage/{SHA}"),
     ("verify", "POST", f"/verify/{SHA}"),
     ("resolve", "GET|HEAD", f"{FILES}/resolve/{REV}/(?P<path>.+)"),
 ]
-UPLOAD_CALLS = ("validate", "preupload", "batch", "put", "verify", "commit", "tag")
+UPLOAD_CALLS = ("validate", "preupload", "batch", "put", "complete", "verify", "commit", "tag")
 LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "gpl-3.0", "other")
 
 
@@ -147,6 +153,7 @@ class Hub:
         self.root, self.faults = root, Faults()
         self.calls: list[tuple[str, str, int]] = []  # call, path, status (0: cut)
         self.renamed: dict[str, str] = {}
+        self.part_size = 1_000_000_000
         self.lock, self._homes = threading.RLock(), itertools.count()
         (root / "blobs").mkdir(parents=True, exist_ok=True)
         found = [Repo(**json.loads(p.read_text())) for p in root.glob("repos/**/repo.json")]
@@ -463,17 +470,44 @@ class Handler(BaseHTTPRequestHandler):
         repo, answer = self.repo(write=True), []
         known = {e["sha"] for c in repo.commits for e in c["files"].values()}
         for asked in json.loads(self.content)["objects"]:
-            upload = {"href": f"{self.hub.storage}/storage/{asked['oid']}"}
+            upload = self.way(asked["oid"], asked["size"])
             verify = {"href": f"{self.hub.url}/verify/{asked['oid']}"}
             todo = {"actions": {"upload": upload, "verify": verify}}
             answer.append({**asked, **({} if asked["oid"] in known else todo)})
         return {"transfer": "basic", "objects": answer}
 
+    def way(self, sha: str, size: int) -> dict[str, Any]:
+        """Say where to put a large file: whole, or in parts that are then joined."""
+        address = f"{self.hub.storage}/storage/{sha}"
+        if size <= self.hub.part_size:
+            return {"href": address}
+        numbers = range(1, -(-size // self.hub.part_size) + 1)
+        parts = {f"{n:05}": f"{address}?part={n}" for n in numbers}
+        header = {"chunk_size": str(self.hub.part_size), **parts}
+        return {"href": f"{self.hub.url}/complete/{sha}", "header": header}
+
     def on_put(self) -> Any:
+        if number := self.query.get("part"):
+            part = self.hub.root / "parts" / self.args["sha"] / number[0]
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(self.content)
+            self.out["ETag"] = etag(self.content)
+            return b""
         if hashlib.sha256(self.content).hexdigest() != self.args["sha"]:
             raise RefusedError(400, "the content does not have the hash it was announced with")
         self.hub.store(self.content)
         return b""
+
+    def on_complete(self) -> Any:
+        folder = self.hub.root / "parts" / self.args["sha"]
+        asked = sorted(json.loads(self.content)["parts"], key=lambda part: part["partNumber"])
+        parts = [(folder / str(part["partNumber"])).read_bytes() for part in asked]
+        if [etag(part) for part in parts] != [part["etag"] for part in asked]:
+            raise RefusedError(400, "InvalidPart")
+        if hashlib.sha256(b"".join(parts)).hexdigest() != self.args["sha"]:
+            raise RefusedError(400, "the content does not have the hash it was announced with")
+        self.hub.store(b"".join(parts))
+        return {}
 
     def on_verify(self) -> Any:
         blob, asked = self.hub.root / "blobs" / self.args["sha"], json.loads(self.content)
@@ -560,6 +594,10 @@ def card_data(readme: str) -> dict[str, Any]:
 
 def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def etag(content: bytes) -> str:
+    return f'"{hashlib.md5(content).hexdigest()}"'
 
 
 def is_large(path: str, sample: bytes, size: int) -> bool:

@@ -24,6 +24,11 @@ from dpo_pipeline.publishing import dataset_digest, find_token, publish
 from dpo_pipeline.store import Store
 
 REPOS = {"model_repo": "tester/deep", "dataset_repo": "tester/pairs"}
+LINEAGE = {
+    "model": {"name": "starter", "revision": None},
+    "prompts": {"kind": "shipped"},
+    "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},
+}
 FIGURE = {"value": 1.0, "n": 40, "low": 0.91234, "high": 1.0}
 
 
@@ -90,12 +95,7 @@ def send(hub, policy, pairs, tmp_path):
         out = tmp_path / f"out{next(outs)}"
         out.mkdir()
         given = {"model": policy, "dataset": pairs, "scorecard": scorecard()}
-        given["lineage"] = {
-            "model": {"name": "starter", "revision": None},
-            "prompts": {"kind": "shipped"},
-            "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},
-        }
-        given |= changed
+        given |= {"lineage": LINEAGE} | changed
         given.setdefault("evidence", evidence(given["model"], given["dataset"]))
         config = PublishConfig(**{**REPOS, "dry_run": False, **(config or {})})
         return publish(config, run_id=run_id, token=token, out=out, **given) | {"out": out}
@@ -344,7 +344,7 @@ def test_dry_run_tells_the_difference_to_what_is_there(send, hub, policy, tmp_pa
     commits = len(hub.model("tester/deep").commits)
     other = copy_of(policy, tmp_path / "other", **{"generation_config.json": b'{"top_k": 5}'})
     (other / "tokenizer_config.json").unlink()
-    told = send(config={"dry_run": True}, model=other)
+    told = send("r2", config={"dry_run": True}, model=other)
     assert told["dataset"]["unchanged"] == 4
     assert told["dataset"]["commit"] == hub.dataset("tester/pairs").head
     assert told["model"]["changed"] == ["generation_config.json"]
@@ -456,6 +456,54 @@ def test_secrets_stop_everything(send, hub, policy, tmp_path, name, says):
     assert not hub.repos
 
 
+def test_a_secret_in_an_answer_stops_both_repositories(send, hub):
+    card = scorecard()
+    card["examples"][0]["after"] = "I'm Deep Qwen, hf_abcdefgh12345678."
+    with pytest.raises(PublishError, match="the cards tell holds what looks like a Hub token"):
+        send(scorecard=card)
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("column", ["prompt", "language", "tags"])
+def test_a_secret_in_a_row_stops_everything(send, hub, pairs, tmp_path, column):
+    bad = copy_of(pairs, tmp_path / "bad")
+    rows = [row | {"tags": ["a"]} for row in pq.read_table(bad / "held_out.parquet").to_pylist()]
+    secret = "is hf_abcdefgh12345678"
+    rows[1][column] = {"prompt": said("user", secret), "language": secret, "tags": [secret]}[column]
+    pq.write_table(pa.Table.from_pylist(rows), bad / "held_out.parquet")
+    with pytest.raises(PublishError, match=rf"data/test.*, column {column}, holds what looks like"):
+        send(dataset=bad)
+    assert not hub.repos
+
+
+def test_what_a_later_call_would_refuse_is_found_before_the_first_commit(
+    send, hub, policy, tmp_path
+):
+    """The model repository has this run's tag elsewhere, is public, or has a card with bad data."""
+
+    def refused(says, **how):
+        with pytest.raises(PublishError, match=says):
+            send(**how)
+        assert len(hub.dataset("tester/pairs").commits) == 1, "the repository is there, and empty"
+
+    hub.add_model("tester/deep", policy, private=True)
+    model = hub.model("tester/deep")
+    model.tags["run-r1"] = model.head
+    refused("tag run-r1 of tester/deep marks .*, not what would go")
+    model.tags.clear()
+    model.private = False
+    refused("is public, and publish.private is true")
+    model.private = True
+    readme = {"README.md": b"---\nlicense: my-own\n---\n"}
+    base = hub.add_model("Qwen/Tiny", copy_of(policy, tmp_path / "base", **readme))
+    hub_rows = {"kind": "hub", "name": "somebody/raw", "revision": "0" * 40}
+    odd = LINEAGE | {"model": {"name": "Qwen/Tiny", "revision": base}, "prompts": hub_rows}
+    refused("'my-own' is unknown", lineage=odd)
+    send()
+    with pytest.raises(PublishError, match="run-r1 of tester/pairs marks"):
+        send(config={"dry_run": True}, lineage=LINEAGE | {"seed": 1})
+
+
 def test_links_stop_everything(send, hub, policy, tmp_path):
     bad = copy_of(policy, tmp_path / "bad")
     (bad / "vocab.txt").symlink_to("/etc/hostname")
@@ -543,6 +591,19 @@ def one_fault(send, hub, name, call, what, times):
 
 def test_a_fault_leaves_one_commit_or_none_and_a_second_run_completes_it(send, hub, impatient):
     for number, (call, what) in enumerate(FAST):
+        one_fault(send, hub, f"r{number}", call, what, times=1)
+
+
+def test_large_files_go_in_parts_under_faults_as_well(send, hub, impatient, policy):
+    hub.part_size = 30_000
+    send()
+    parts = [path for call, path, _ in hub.calls if call == "put" and "part=" in path]
+    assert len(parts) == -(-(policy / "model.safetensors").stat().st_size // hub.part_size) > 2
+    weights = contents(hub, hub.model("tester/deep"))["model.safetensors"]
+    assert weights == (policy / "model.safetensors").read_bytes()
+    faults = [("put", what) for what in (503, "cut-in", "cut-after", "flip")]
+    faults += [("complete", what) for what in (403, 503, "cut-before", "cut-after", "flip")]
+    for number, (call, what) in enumerate(faults):
         one_fault(send, hub, f"r{number}", call, what, times=1)
 
 
