@@ -166,6 +166,7 @@ def train_child(ref, dataset, folder: Path, config=CONFIG) -> dict:
         dataset,
         model=ModelConfig(device="cpu"),
         config=config,
+        identity=IdentityConfig(),
         out=folder / "out",
         work=folder / "work",
     )
@@ -523,11 +524,13 @@ def test_an_interrupt_of_the_caller_ends_the_child(ref, dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_reach_the_weights_of_one(ref, dataset, tmp_path):
-    pure = CONFIG.model_copy(update={"sft_weight": 0.0, "max_grad_norm": 1e9})
-    one = train_here(ref, dataset, tmp_path / "one", pure)
-    train_child(ref, dataset, tmp_path / "two", pure.model_copy(update={"processes": 2}))
+def test_two_processes_reach_the_weights_of_one(ref, probed, tmp_path):
+    stop = StopConfig(max_kl=1e9, every=3, prompts=3)
+    pure = CONFIG.model_copy(update={"sft_weight": 0.0, "max_grad_norm": 1e9, "stop": stop})
+    one = train_here(ref, probed, tmp_path / "one", pure)
+    train_child(ref, probed, tmp_path / "two", pure.model_copy(update={"processes": 2}))
     history = [json.loads(line) for line in (tmp_path / "two" / "out" / "history.jsonl").open()]
+    assert [row["step"] for row in history if "kl" in row] == [3, 6]
     assert len(history) == 6
     assert largest_difference(one, tmp_path / "two" / "out") < 1e-3
 
