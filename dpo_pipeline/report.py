@@ -229,6 +229,10 @@ def show(value: float | None, name: str) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def _limit(threshold: float, name: str) -> str:
+    return show(threshold, name) if label(name).unit == "%" else f"{threshold:g}"
+
+
 def diff(before: str, after: str) -> dict[str, list[tuple[bool, str]]]:
     """Cut two texts into runs of (changed, text), word by word."""
     a, b = _WORD.findall(before), _WORD.findall(after)
@@ -287,7 +291,7 @@ def _rows(scorecard: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "now": show(figures["value"], key),
                 **shown,
                 "threshold": limit,
-                "limit": None if limit is None else show(limit, key),
+                "limit": None if limit is None else _limit(limit, key),
                 "sign": "≤" if key in AT_MOST else "≥",
                 "failed": key in failed,
                 "known": key in failed or {was["value"], figures["value"]} != {None},

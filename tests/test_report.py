@@ -227,7 +227,7 @@ class TestShortForms:
         )
         rows = {row[0]: row for row in report.scorecard_rows(card)}
         assert rows["arc_easy"][1:3] == ("75\u00a0%", "75\u00a0%")
-        assert rows["Largest drop (points)"][5] == "FAILED ≤ 2.000"
+        assert rows["Largest drop (points)"][5] == "FAILED ≤ 2"
 
     def test_a_failed_gate_is_told(self):
         rows = {row[0]: row for row in report.scorecard_rows(make_card(PLANTED)[0])}
