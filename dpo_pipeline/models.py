@@ -237,7 +237,9 @@ def encode(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     """Return the token ids of `render`."""
     # A chat template writes its own special tokens; the plain format leaves them to the tokenizer.
     plain = not tokenizer.chat_template
-    ids: list[int] = tokenizer(render(tokenizer, messages), add_special_tokens=plain)["input_ids"]
+    text = render(tokenizer, messages)
+    # Not verbose: callers hold lengths against the model's, and say what comes of it.
+    ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False)["input_ids"]
     return ids
 
 

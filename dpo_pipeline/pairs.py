@@ -217,7 +217,9 @@ def _measure(
     rendered = [_render(candidate, tokenizer) for candidate in candidates]
     texts = [text for item in rendered if isinstance(item, list) for text in item]
     plain = not tokenizer.chat_template
-    ids = iter(tokenizer(texts, add_special_tokens=plain)["input_ids"] if texts else [])
+    # Not verbose: what is too long goes to the quarantine.
+    tokens = tokenizer(texts, add_special_tokens=plain, verbose=False) if texts else {}
+    ids = iter(tokens.get("input_ids", []))
     for candidate, item in zip(candidates, rendered, strict=True):
         if isinstance(item, Refused):
             yield item

@@ -1,6 +1,7 @@
 """From responses to pairs: what teaches gets in, the rest is kept aside with its reason."""
 
 import json
+import logging
 import subprocess
 import sys
 import textwrap
@@ -29,6 +30,7 @@ from dpo_pipeline.pairs import (
 from dpo_pipeline.preferences import build_pairs, describe_default_system, save_dataset
 from dpo_pipeline.starter.build import TEMPLATE
 from dpo_pipeline.tables import Table
+from dpo_pipeline.training.tokens import tokenize_pairs
 
 RESPONSES = responses_schema()
 IDENTITY = IdentityConfig()
@@ -227,6 +229,23 @@ def test_a_prompt_too_long_for_the_model_is_kept_out_with_its_token_count(models
     length = len(encode(load_tokenizer(ref), prompts[1]["messages"]))
     assert row["source_row"] == 1
     assert row["detail"] == f"{length} tokens, and the model takes 1 to 1023"
+
+
+def test_measuring_lengths_warns_of_none(models, build, tmp_path, caplog, monkeypatch):
+    folder = make_tiny_model(tmp_path / "short", "qwen2")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = 16
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ref = describe_model(folder, "short")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    load_tokenizer(ref)("Who are you? " * 9)
+    assert "sequence length is longer" in caplog.text
+    caplog.clear()
+    monkeypatch.setitem(models, "qwen2", ref)
+    build([response(i) for i in range(9)])
+    encode(load_tokenizer(ref), [user("Who are you? " * 9)])
+    tokenize_pairs(tmp_path / "pairs" / "pairs.parquet", load_tokenizer(ref), 1024)
+    assert "sequence length" not in caplog.text
 
 
 def test_every_reason_is_planted_in_a_test():

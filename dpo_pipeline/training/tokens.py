@@ -92,7 +92,7 @@ def tokenize_pair(
         ends = (row[side][0]["content"] + tokenizer.eos_token for side in ("chosen", "rejected"))
         texts = [prompt + end for end in ends]
     plain = not tokenizer.chat_template
-    ids = tokenizer([prompt, *texts], add_special_tokens=plain)["input_ids"]
+    ids = tokenizer([prompt, *texts], add_special_tokens=plain, verbose=False)["input_ids"]
     # The completion starts where prompt and prompt + completion diverge.
     start = min(_common(ids[0], ids[1]), _common(ids[0], ids[2]))
     return {
