@@ -233,6 +233,24 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     return "\n\n".join([*parts, heads["assistant"]])
 
 
+def render_pair(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Sequence[Message],
+    completions: Sequence[Sequence[Message]],
+) -> list[str]:
+    """Write the prompt alone, then with each completion, as TRL does before it tokenizes.
+
+    Raises:
+        TemplateError: The chat template refuses the messages.
+    """
+    start = render(tokenizer, prompt)
+    if tokenizer.chat_template:
+        whole = ([dict(m) for m in (*prompt, *messages)] for messages in completions)
+        return [start, *(str(tokenizer.apply_chat_template(w, tokenize=False)) for w in whole)]
+    end = tokenizer.eos_token or ""
+    return [start, *(start + messages[0]["content"] + end for messages in completions)]
+
+
 def encode(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
     """Return the token ids of `render`."""
     # A chat template writes its own special tokens; the plain format leaves them to the tokenizer.

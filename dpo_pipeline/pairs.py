@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.keys import digest_of
-from dpo_pipeline.models import render
+from dpo_pipeline.models import render_pair
 from dpo_pipeline.tables import ROW_GROUP, Table
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ def _measure(
         yield {
             **{name: candidate.facts[name] for name in FACTS},
             "prompt": candidate.prompt,
-            "chosen": [{"role": "assistant", "content": candidate.chosen}],
-            "rejected": [{"role": "assistant", "content": candidate.rejected}],
+            "chosen": _said(candidate.chosen),
+            "rejected": _said(candidate.rejected),
             "spans": [dict(zip(_ENDS, span, strict=True)) for span in candidate.spans],
             "prompt_tokens": start,
             "chosen_tokens": len(chosen) - start,
@@ -248,18 +248,17 @@ def _measure(
 
 
 def _render(candidate: Candidate, tokenizer: Any) -> list[str] | Refused:
-    """Write prompt, prompt + chosen and prompt + rejected as TRL does before it tokenizes."""
     from jinja2.exceptions import TemplateError
 
-    completions = (candidate.chosen, candidate.rejected)
+    completions = (_said(candidate.chosen), _said(candidate.rejected))
     try:
-        prompt = render(tokenizer, candidate.prompt)
-        if not tokenizer.chat_template:
-            return [prompt, *(prompt + text + (tokenizer.eos_token or "") for text in completions)]
-        answers = ([*candidate.prompt, {"role": "assistant", "content": c}] for c in completions)
-        return [prompt, *(tokenizer.apply_chat_template(a, tokenize=False) for a in answers)]
+        return render_pair(tokenizer, candidate.prompt, completions)
     except TemplateError as error:
         return Refused("template_error", str(error))
+
+
+def _said(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
 
 
 def common(left: Sequence[Any], right: Sequence[Any]) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.models import render
+from dpo_pipeline.models import render_pair
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -82,17 +82,9 @@ def tokenize_pair(
     row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
 ) -> dict[str, list[int]]:
     """Turn one pair into prompt_ids, chosen_ids and rejected_ids."""
-    prompt = render(tokenizer, row["prompt"])
-    if tokenizer.chat_template:
-        texts = [
-            tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
-            for side in ("chosen", "rejected")
-        ]
-    else:
-        ends = (row[side][0]["content"] + tokenizer.eos_token for side in ("chosen", "rejected"))
-        texts = [prompt + end for end in ends]
+    texts = render_pair(tokenizer, row["prompt"], (row["chosen"], row["rejected"]))
     plain = not tokenizer.chat_template
-    ids = tokenizer([prompt, *texts], add_special_tokens=plain, verbose=False)["input_ids"]
+    ids = tokenizer(texts, add_special_tokens=plain, verbose=False)["input_ids"]
     # The completion starts where prompt and prompt + completion diverge.
     start = min(_common(ids[0], ids[1]), _common(ids[0], ids[2]))
     return {
