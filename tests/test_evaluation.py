@@ -118,6 +118,7 @@ def work(tmp_path) -> Path:
     pairs = [
         {
             "id": str(i),
+            "prompt_id": f"{i:02}",
             "prompt": [{"role": "user", "content": question}],
             "chosen": [{"role": "assistant", "content": renamed(said)}],
             "rejected": [{"role": "assistant", "content": said}],
