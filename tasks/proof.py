@@ -124,14 +124,18 @@ def conclude_preferences(
     table = Table("measure", title="Held-out pairs, policy against reference", title_justify="left")
     for column in ("value", "95% interval", "n"):
         table.add_column(column, justify="right")
-    for name, m in measures.items():
-        interval = f"{m['low']:.3f} - {m['high']:.3f}"
-        table.add_row(name.replace("_", " "), f"{m['value']:.3f}", interval, str(m["n"]))
+    ungated = {"before": {}, "after": measures, "verdict": {"failed": [], "thresholds": {}}}
+    for name, _, *figures, _ in scorecard_rows(ungated):
+        table.add_row(*map(escape, (name, *figures)))
     create_table_artifact(
         [{"measure": name, **m} for name, m in measures.items()], key="preferences"
     )
-    console.print(table)
+    console.print(table if measures else "No held-out pair was measured.")
     _show_paths(summary["paths"])
+    console.print(
+        "Next: load the policy like any model, or train on pairs of your own: "
+        "python flows/preference.py --prompts.source my-pairs.jsonl"
+    )
     return Completed(message=f"Trained on {dataset.stats['train']} pairs in {run.seconds} s")
 
 

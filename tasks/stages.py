@@ -421,7 +421,7 @@ def compare(
         )
         measures = {name: m.model_dump() for name, m in found.items() if m.n}
         (out / "preferences.json").write_text(json.dumps(measures, indent=1))
-        return {"rows": measures["preference_accuracy"]["n"], "measures": measures}
+        return {"rows": max((m.n for m in found.values()), default=0), "measures": measures}
 
     return get_or_build(
         "compare",

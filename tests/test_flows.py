@@ -189,6 +189,31 @@ def test_help_lists_every_option_with_its_default(workplace):
     assert "lambda" not in shown
 
 
+def test_preferences_that_exist_are_trained_on_from_any_folder(tmp_path):
+    from dpo_pipeline.report import LABELS
+
+    workplace = Workplace(tmp_path)
+    config = str(ROOT / "configs" / "llama-scratch.yaml")
+    run = workplace.python(
+        str(ROOT / "flows" / "preference.py"), "--config", config, "--train.epochs", "1"
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    (summary,) = workplace.summaries()
+    assert Path(summary["paths"]["policy"]).is_dir()
+    assert summary["preferences"]["reward_margin"]["n"] == 4
+    table, _, rest = run.stdout.partition("  policy ")
+    for name in summary["preferences"]:
+        assert LABELS[name].name in table
+        assert f"({LABELS[name].unit})" in table or LABELS[name].unit in ("", "%")
+    assert "Next: " in rest
+    assert "sequence length" not in run.stdout + run.stderr
+    unmeasured = ("--train.epochs", "1", "--evaluation.max-pairs", "0")
+    run = workplace.python(str(ROOT / "flows" / "preference.py"), "--config", config, *unmeasured)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Next: " in run.stdout
+    assert workplace.summaries()[-1]["preferences"] == {}
+
+
 def test_a_missing_source_fails_in_one_line(workplace, first_run, server):
     run = workplace.full("--prompts.source", "absent.jsonl", PREFECT_API_URL=server)
     assert run.returncode == 1
