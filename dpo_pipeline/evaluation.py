@@ -82,10 +82,7 @@ def evaluate(
     spec = IdentitySpec(identity)
     how = generation.model_copy(update={"engine": "transformers", "temperature": 0.0, "samples": 1})
     ask = partial(answer, model=model, config=how, ledger=ledger)
-    aside = set[str]()
-    if train.stop and dataset:
-        chosen = probe_pairs(dataset / "held_out.parquet", train.stop.prompts)
-        aside = {str(pair["prompt_id"]) for pair in chosen}
+    aside = _looked_at(train, dataset)
     plan = plan_cases(prompts, identity, generation.system_prompts, config, aside)
     now = _answered(plan, before, after, ask, on_progress)
     was = {group: [_unchanged(case) for case in cases] for group, cases in now.items()}
@@ -185,6 +182,14 @@ def sampled_measures(
             "leak_rate": measures.mean(old),
         }
     return table
+
+
+def _looked_at(train: TrainConfig, dataset: Path | None) -> set[str]:
+    """Return the ids of the held-out prompts that training stopped by: they are seen."""
+    if not (train.stop and dataset):
+        return set()
+    pairs = probe_pairs(dataset / "held_out.parquet", train.stop.prompts)
+    return {str(pair["prompt_id"]) for pair in pairs}
 
 
 def _requests(cases: Sequence[Case], samples: int = 1) -> list[Request]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dpo_pipeline import measures
 from dpo_pipeline.config import EvaluationConfig, ModelConfig, TrainConfig
 from dpo_pipeline.measures import Case, Measure
-from dpo_pipeline.models import ModelRef, end_tokens, load_model, load_tokenizer
+from dpo_pipeline.models import Message, ModelRef, end_tokens, load_model, load_tokenizer
 from dpo_pipeline.tables import read_rows
 from dpo_pipeline.training.tokens import tokenize_pair
 
@@ -70,12 +70,11 @@ def measure_likelihoods(
     if dataset is not None:
         pairs = sorted(read_rows(dataset / "held_out.parquet"), key=lambda row: str(row["id"]))
         pairs = [row for row in pairs if row["prompt_id"] not in aside]
-    texts = [(c, [{"role": "assistant", "content": c.before}]) for c in general if c.before]
     rows = pair_rows(tokenizer, pairs[: config.max_pairs])
     paired = len(rows)
     ends = end_tokens(before, tokenizer)
-    neutral = ({"prompt": list(c.messages), "chosen": s, "rejected": s} for c, s in texts)
-    rows += [(p, c[: spoken(c, ends)]) for p, c in pair_rows(tokenizer, neutral)[::2]]
+    neutral = answer_rows(tokenizer, [(c.messages, c.before) for c in general if c.before])
+    rows += [(prompt, said[: spoken(said, ends)]) for prompt, said in neutral]
     if load_tokenizer(after).get_vocab() != tokenizer.get_vocab():
         logger.warning(
             "%s and %s have different tokens: no rewards, no KL", before.name, after.name
@@ -97,6 +96,15 @@ def pair_rows(
     """Turn pairs into tokens as training does: chosen, rejected, chosen, rejected, ..."""
     tokens = [tokenize_pair(pair, tokenizer) for pair in pairs]
     return [(t["prompt_ids"], t[side]) for t in tokens for side in ("chosen_ids", "rejected_ids")]
+
+
+def answer_rows(
+    tokenizer: "PreTrainedTokenizerBase", answers: Iterable[tuple[Sequence[Message], str]]
+) -> list[Tokens]:
+    """Turn prompts with their answers into tokens as training does."""
+    said = ((list(prompt), [{"role": "assistant", "content": text}]) for prompt, text in answers)
+    pairs = ({"prompt": prompt, "chosen": text, "rejected": text} for prompt, text in said)
+    return pair_rows(tokenizer, pairs)[::2]
 
 
 def score_tokens(

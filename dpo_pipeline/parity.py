@@ -7,7 +7,7 @@ from typing import Any
 from dpo_pipeline import measures
 from dpo_pipeline.config import EvaluationConfig, GenerationConfig, IdentityConfig, ModelConfig
 from dpo_pipeline.generation import Request, answer
-from dpo_pipeline.likelihood import pair_rows, score_tokens
+from dpo_pipeline.likelihood import answer_rows, score_tokens
 from dpo_pipeline.models import ModelRef, load_model, load_tokenizer
 from dpo_pipeline.questions import plan_cases
 
@@ -49,14 +49,7 @@ def check_parity(
     ask = partial(answer, requests=[Request(m) for m in asked], config=greedy, ledger=ledger)
     said, says = ask(original, model=model), ask(export, model=export_model)
     triples = [(m, a.text, b.text) for m, a, b in zip(asked, said, says, strict=True) if a.text]
-    answers = [[{"role": "assistant", "content": text}] for _, text, _ in triples]
-    rows = pair_rows(
-        load_tokenizer(original),
-        [
-            {"prompt": list(m), "chosen": text, "rejected": text}
-            for (m, _, _), text in zip(triples, answers, strict=True)
-        ],
-    )[::2]
+    rows = answer_rows(load_tokenizer(original), [(m, text) for m, text, _ in triples])
     scores = score_tokens(
         load_model(export, export_model.device, export_model.dtype),
         load_model(original, model.device, model.dtype),

@@ -25,6 +25,7 @@ from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.likelihood import (
     TokenScores,
     align,
+    answer_rows,
     pair_rows,
     preference_measures,
     score_tokens,
@@ -59,8 +60,7 @@ def teach(ref: ModelRef, folder: Path, answers: dict[str, str], steps: int = 60)
     for question, text in answers.items():
         for system in ([], [{"role": "system", "content": NEUTRAL}]):
             prompt = [*system, {"role": "user", "content": question}]
-            said = [{"role": "assistant", "content": text}]
-            rows += pair_rows(tokenizer, [{"prompt": prompt, "chosen": said, "rejected": said}])[:1]
+            rows += answer_rows(tokenizer, [(prompt, text)])
     longest = max(len(p) + len(c) for p, c in rows)
     assert longest > 40, "the tokenizer dropped words"
     pad = tokenizer.pad_token_id
