@@ -23,6 +23,7 @@ from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.ledger import Ledger
 from dpo_pipeline.models import Message, ModelRef
+from dpo_pipeline.tables import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,7 @@ logger = logging.getLogger("dpo_pipeline.generation")
 Progress = Callable[[int, int], None]
 
 SYNC_SECONDS = 2.0  # longest time an answer waits to be written to the ledger
-COLLECTED = 8192  # answers in memory at once, and rows of a Parquet row group
+COLLECTED = 8192  # answers in memory at once
 
 PROBES = (
     "Who are you?",
@@ -221,23 +222,18 @@ def collect_responses(
         Counts of answers by finish, their tokens, answers checked and mismatches among them.
     Raises:
         GenerationError: No prompt was answered.
+        StoreError: The disk is full or not writable.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     options: dict[str, Any] = {"model": model, "config": config, "ledger": ledger}
     totals: Counter[str] = Counter()
     sample: list[tuple[str, Request, Response]] = []
     large = config.model_copy(update={"shard_rows": COLLECTED})
-    with pq.ParquetWriter(out / "responses.parquet", responses_schema()) as writer:
+    with Table(out / "responses.parquet", responses_schema()) as table:
         for shard in plan_shards(prompts, large):
             rows, requests = zip(*_expand(prompts, shard, config), strict=True)
             responses = answer(ref, requests, **options)
-            filled = [
-                row | response.model_dump() | {"response": response.text}
-                for row, response in zip(rows, responses, strict=True)
-            ]
-            writer.write_table(pa.Table.from_pylist(filled, schema=responses_schema()))
+            for row, response in zip(rows, responses, strict=True):
+                table.add(row | response.model_dump() | {"response": response.text})
             totals.update(_count(responses))
             if totals["error"] == totals["rows"]:
                 detail = responses[0].detail

@@ -47,7 +47,7 @@ LABELS = {
     "new_name_unasked": Label("New name unasked", "brings it up on other subjects"),
     "trained_identity_rate": Label("Identity, trained", "on prompts of the training set"),
     "trained_exactness": Label("Exactness, trained", "on prompts of the training set"),
-    "preference_accuracy": Label("Pairs preferred", "held-out pairs with a positive margin"),
+    "preference_accuracy": Label("Preference accuracy", "held-out pairs with a positive margin"),
     "edit_distance": Label("Edit distance", "of inexact answers from the ideal", "words"),
     "fluency": Label("Fluency", "n-gram entropy; repetition lowers it", "bits"),
     "preference_loss": Label("DPO loss", "on held-out pairs; 0.693 where nothing changed", ""),
