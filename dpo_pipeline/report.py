@@ -145,7 +145,7 @@ def write_comparison(out: Path, runs: Sequence[Mapping[str, Any]]) -> Path:
     page = _render(
         "compare.html.j2",
         runs=runs,
-        settings=list(dict.fromkeys(key for run in runs for key in run["settings"])),
+        settings=_untold_settings(runs),
         measures=[
             {**row, "rows": [table[key] for table in tables]}
             for key, row in tables[0].items()
@@ -155,6 +155,12 @@ def write_comparison(out: Path, runs: Sequence[Mapping[str, Any]]) -> Path:
     )
     out.write_text(page, encoding="utf-8", errors="replace")
     return out
+
+
+def _untold_settings(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the settings that the names of the runs do not tell already."""
+    names = dict.fromkeys(key for run in runs for key in run["settings"])
+    return [name for name in names if not all(name in run["name"] for run in runs)]
 
 
 def scorecard_image(scorecard: Mapping[str, Any]) -> str:

@@ -188,9 +188,19 @@ class TestPage:
             {"name": "calm-owl", "settings": {"beta": 0.2}, "scorecard": good, "seconds": 4},
         ]
         page = report.write_comparison(tmp_path / "c.html", runs).read_text("utf-8")
+        assert "<th>beta</th>" in page
         assert "1 of 2 passed the gate" in page
         assert "calm-owl" in page
         assert "<img" not in page
+
+    def test_what_a_run_is_named_after_has_no_column_of_its_own(self, tmp_path):
+        card = make_card(GOOD)[0]
+        runs = [
+            {"name": f"beta {b}", "settings": {"beta": b}, "scorecard": card, "seconds": 1}
+            for b in (0.1, 0.2)
+        ]
+        page = report.write_comparison(tmp_path / "c.html", runs).read_text("utf-8")
+        assert "<th>beta</th>" not in page
 
 
 class TestShortForms:
