@@ -1,10 +1,12 @@
 """Training speed: the common recipe, TRL at its best, and shared prefixes, side by side.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py --write     # about 10 minutes
+    OMP_NUM_THREADS=1 python benchmarks/training.py --write              # about 10 minutes
+    OMP_NUM_THREADS=1 python benchmarks/training.py --growth --write     # about 15 minutes
 
 Real architectures with random weights, pairs of realistic lengths, whole optimizer steps with
 the reference forward. The settings alternate within a round, so that a slow minute of the
-machine hits all of them; what counts is the median of the ratios of a round.
+machine hits all of them; what counts is the median of the ratios of a round. --growth takes a
+model of the starter's size, and more pairs, longer answers, or more pairs at once.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,12 +29,25 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl.trainer.dpo_config import DPOConfig
 
+from dpo_pipeline.config import TrainConfig
 from dpo_pipeline.training.assembly import PackedDPOTrainer, use_fast_exact_matmul
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.run import MALLOC
+from dpo_pipeline.training.tokens import micro_batch
 from dpo_pipeline.training.tree import build_tree
 
 ARCHITECTURES = {
+    "starter": {
+        "model_type": "qwen2",
+        "vocab_size": 1536,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
     "smollm2-135m": {
         "model_type": "llama",
         "vocab_size": 49152,
@@ -57,6 +72,7 @@ ARCHITECTURES = {
     },
 }
 BATCH = 8  # pairs an optimizer step, in every setting
+ROW_TOKENS = TrainConfig().row_tokens
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,15 @@ SETTINGS = {
 }
 
 
-def make_pairs(count: int, vocabulary: int, longest: int) -> Dataset:
+# What grows: pairs, tokens of the longest answer, pairs that go through the model at once.
+GROWTH = {
+    "pairs": [(count, 110, 8) for count in (100, 1000, 10_000)],
+    "answer tokens": [(64, length, None) for length in (50, 100, 200, 400, 1000)],
+    "pairs at once": [(64, 110, rows) for rows in (1, 2, 4, 8)],
+}
+
+
+def make_pairs(count: int, vocabulary: int, longest: int, shortest: int = 30) -> Dataset:
     """Identity pairs as tokens: one system prompt, an answer, one or two tokens put into it."""
     draw = random.Random(0)
 
@@ -87,7 +111,7 @@ def make_pairs(count: int, vocabulary: int, longest: int) -> Dataset:
 
     system, rows = tokens(25), []
     for _ in range(count):
-        answer, at = tokens(draw.randint(30, longest)), draw.randint(2, 6)
+        answer, at = tokens(draw.randint(shortest, longest)), draw.randint(2, 6)
         rows.append(
             {
                 "prompt_ids": system + tokens(draw.randint(15, 35)),
@@ -173,6 +197,7 @@ def time_setting(
                 gradient_accumulation_steps=BATCH // setting.at_once,
                 precompute_ref_log_probs=setting.shared,
                 num_train_epochs=1,
+                max_length=None,
                 logging_steps=1,
                 save_strategy="no",
                 report_to="none",
@@ -230,11 +255,17 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=110, help="longest answer (tokens)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--growth", action="store_true", help="what grows with what")
     parser.add_argument("--write", action="store_true", help="keep under benchmarks/results")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.growth:
+        result = {"machine": describe_machine(device), "growth": measure_growth(device)}
+        if options.write:
+            keep("growth", result)
+        return
     config = AutoConfig.for_model(**ARCHITECTURES[options.arch])
     pairs = make_pairs(options.pairs, config.vocab_size, options.longest)
 
@@ -264,11 +295,39 @@ def main() -> None:
     }
     print_table(result)
     if options.write:
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        machine = re.sub(r"\W+", "-", str(result["machine"]["device"]).lower()).strip("-")
-        file = folder / f"training-{options.arch}-{machine}.json"
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        keep(options.arch, result)
+
+
+def keep(name: str, result: dict[str, object]) -> None:
+    """Write the figures beside this file, under the machine's name."""
+    machine = re.sub(r"\W+", "-", str(result["machine"]["device"]).lower()).strip("-")
+    file = Path(__file__).parent / "results" / f"training-{name}-{machine}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure_growth(device: str) -> list[dict[str, object]]:
+    """Measure seconds a pair of TRL's best and of shared prefixes in fp32, as one thing grows."""
+    config, rows = AutoConfig.for_model(**ARCHITECTURES["starter"]), []
+
+    def make() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+    # A model this small is faster without autocast, TRL's as well.
+    plain, shared = replace(SETTINGS["trl"], bf16=False), SETTINGS["shared-fp32"]
+    print("| grows | to | TRL, s a pair | shared prefixes, s a pair | times as fast |")
+    print("|---|---|---|---|---|")
+    for what, cases in GROWTH.items():
+        for count, length, at_once in cases:
+            shortest = length if what == "answer tokens" else 30
+            pairs = make_pairs(count, config.vocab_size, length, shortest)
+            at_once = at_once or micro_batch(pairs, BATCH, ROW_TOKENS, 2048, packed=True).pairs
+            sides = plain, replace(shared, at_once=at_once)
+            trl, ours = (time_setting(side, make, pairs, device) for side in sides)
+            to = {"pairs": count, "answer tokens": length, "pairs at once": at_once}[what]
+            rows.append({"grows": what, "to": to, "trl": trl, "shared": ours})
+            print(f"| {what} | {to} | {trl:.4f} | {ours:.4f} | {trl / ours:.1f} |", flush=True)
+    return rows
 
 
 def summarize(name: str, times: dict[str, list[float]]) -> dict[str, object]:
