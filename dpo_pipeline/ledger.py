@@ -41,10 +41,10 @@ class Ledger:
         found: dict[str, Any] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             damaged = 0
-            for record in _records(path):
+            for record in _records(path, wanted):
                 if record is None:
                     damaged += 1
-                elif record["key"] in wanted:
+                else:
                     found.setdefault(record["key"], record["value"])
             if damaged:
                 logger.warning("%s: %d damaged lines dropped, made again", path.name, damaged)
@@ -84,11 +84,15 @@ class Ledger:
         return segment
 
 
-def _records(path: Path) -> Iterator[Any]:
-    """Yield each record of a segment, None for a line that is not whole."""
+def _records(path: Path, wanted: Container[str]) -> Iterator[Any]:
+    """Yield each wanted record of a segment, None for a line that is not whole."""
     with path.open("rb") as handle:
         for line in handle:
             digest, _, body = line.rstrip(b"\n").partition(b" ")
+            start, _, rest = body.partition(b'"key":"')
+            # Every shard reads every segment: what it does not want is not worth a parse.
+            if start == b"{" and rest.partition(b'"')[0].decode(errors="replace") not in wanted:
+                continue
             whole = line.endswith(b"\n") and digest == _check(body)
             yield json.loads(body) if whole else None
 

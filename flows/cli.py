@@ -147,7 +147,7 @@ def _describe(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             lines.append(f"{where}: no such setting")
         elif item["type"] == "missing":
-            lines.append(f"{where}: nothing given, and there is no default")
+            lines.append(f"{where}: nothing given; set --{where}... or a section of --config FILE")
         else:
             said = item["msg"].removeprefix("Value error, ")
             # What a whole section fails on names its values itself.

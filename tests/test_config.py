@@ -146,7 +146,7 @@ def test_a_missing_section_is_named_with_a_command_that_works(capsys, model, mis
     with pytest.raises(SystemExit):
         run(model=model)
     shown = capsys.readouterr().err
-    assert f"{missing}: nothing given" in shown
+    assert f"{missing}: nothing given; set --{missing}..." in shown
     assert "for example: python flows/x.py --config good.yaml" in shown
 
 

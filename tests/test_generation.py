@@ -379,6 +379,14 @@ def test_a_damaged_line_is_dropped_and_made_again(ref, tmp_path, damage, caplog)
     assert answer(ref, REQUESTS, model=HERE, config=GREEDY, ledger=tmp_path) == expected
 
 
+def test_a_ledger_gives_what_is_wanted_and_nothing_else(tmp_path):
+    book = Ledger(tmp_path, {"weights": "x"})
+    book.append({"aa": {"text": '{"key":"bb"}'}, "bb": {"text": "é"}, "cc": {"text": ""}})
+    book.close()
+    assert book.read({"bb", "dd"}) == {"bb": {"text": "é"}}
+    assert book.read({"aa", "bb", "cc"}).keys() == {"aa", "bb", "cc"}
+
+
 def test_a_full_disk_says_so_and_loses_nothing_written(ref, tmp_path, monkeypatch):
     made(ref, REQUESTS[:5], tmp_path)
     with monkeypatch.context() as full:
