@@ -353,44 +353,41 @@ def _curves(path: Path | None) -> list[dict[str, Any]]:
     history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     charts = []
     for title, series in CURVES:
-        lines = [
-            (
-                name,
-                [
-                    (r["step"], r[key])
-                    for r in history
-                    if isinstance(r.get(key), int | float) and math.isfinite(r[key])
-                ],
-            )
-            for key, name in series
-        ]
-        points = [p for _, line in lines for p in line]
-        if len(points) < 2 * len(series):
-            continue
-        left, right = points[0][0], points[-1][0]
-        values = [v for _, v in points]
-        low, high = min(values), max(values)
-        across, up = (right - left) or 1, (high - low) or 1
-        charts.append(
-            {
-                "title": title,
-                "low": f"{low:.3g}",
-                "high": f"{high:.3g}",
-                "steps": right,
-                "lines": [
-                    {
-                        "name": name,
-                        "last": f"{line[-1][1]:.3g}",
-                        "points": " ".join(
-                            f"{100 * (s - left) / across:.2f},{100 - 100 * (v - low) / up:.2f}"
-                            for s, v in line
-                        ),
-                    }
-                    for name, line in lines
-                ],
-            }
-        )
+        lines = {name: _points(history, key) for key, name in series}
+        drawn = {name: points for name, points in lines.items() if len(points) > 1}
+        if drawn:
+            charts.append(_chart(title, drawn))
     return charts
+
+
+def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Pick step and value where a step has one that can be drawn."""
+    found = ((row["step"], row.get(key)) for row in history)
+    return [(s, v) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def _chart(title: str, lines: Mapping[str, list[tuple[int, float]]]) -> dict[str, Any]:
+    steps, values = zip(*(point for points in lines.values() for point in points), strict=True)
+    left, low = min(steps), min(values)
+    across, up = (max(steps) - left) or 1, (max(values) - low) or 1
+
+    def place(step: int, value: float) -> str:
+        return f"{100 * (step - left) / across:.2f},{100 - 100 * (value - low) / up:.2f}"
+
+    return {
+        "title": title,
+        "low": f"{low:.3g}",
+        "high": f"{max(values):.3g}",
+        "steps": max(steps),
+        "lines": [
+            {
+                "name": name,
+                "last": f"{points[-1][1]:.3g}",
+                "points": " ".join(place(*point) for point in points),
+            }
+            for name, points in lines.items()
+        ],
+    }
 
 
 def _flatten(tree: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str]]:

@@ -107,7 +107,8 @@ def write(tmp_path):
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / "pairs.parquet")
         history = [
             {"step": i, "loss": 0.7 / i, "margin": 0.1 * i, "accuracy": 1.0,
-             "chosen_logp": -9.0 + i, "rejected_logp": None if i == 2 else -5.0}
+             "chosen_logp": -9.0 + i, "rejected_logp": None if i == 2 else -5.0,
+             "identity_rate": 0.1 * i}
             for i in range(1, 9)
         ]  # fmt: skip
         lines = "".join(json.dumps(step) + "\n" for step in history)
@@ -145,7 +146,7 @@ class TestPage:
         ):  # fmt: skip
             assert expected in text, expected
         assert "<ins>Deep</ins>" in page
-        assert page.count("<polyline") == 5
+        assert page.count("<polyline") == 6
 
     def test_a_failed_line_is_on_top_with_its_figure(self, write):
         page = write(PLANTED).read_text("utf-8")
