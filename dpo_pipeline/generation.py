@@ -23,7 +23,7 @@ from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.ledger import Ledger
 from dpo_pipeline.models import Message, ModelRef
-from dpo_pipeline.tables import Table
+from dpo_pipeline.tables import Table, messages_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -327,8 +327,7 @@ def responses_schema() -> "pa.Schema":
     import pyarrow as pa
 
     text, number = pa.string(), pa.int32()
-    messages = pa.list_(pa.struct({"role": text, "content": text}))
-    fields = {"id": text, "prompt_id": text, "messages": messages, "system": text}
+    fields = {"id": text, "prompt_id": text, "messages": messages_type(), "system": text}
     fields |= {"sample": number, "response": text, "finish": text, "tokens": number}
     fields |= {
         "reason": text,

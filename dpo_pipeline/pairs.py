@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.models import render_pair
-from dpo_pipeline.tables import ROW_GROUP, Table
+from dpo_pipeline.tables import ROW_GROUP, Table, escaped, messages_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -272,14 +272,9 @@ def _quarantine_row(candidate: Candidate, refused: Refused) -> dict[str, Any]:
         "id": candidate.facts["id"],
         "source_row": candidate.facts["source_row"],
         "reason": refused.reason,
-        "detail": _escaped(refused.detail),
-        "row": _escaped(json.dumps(candidate.row, ensure_ascii=False, default=str)),
+        "detail": escaped(refused.detail),
+        "row": escaped(json.dumps(candidate.row, ensure_ascii=False, default=str)),
     }
-
-
-def _escaped(text: str) -> str:
-    """Escape what UTF-8 cannot hold, the way JSON does."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def excerpt(text: str, length: int = 120) -> str:
@@ -295,9 +290,8 @@ def pairs_schema(metadata: dict[str, Any]) -> "pa.Schema":
     """Return the schema of pairs, with metadata under METADATA_KEY."""
     import pyarrow as pa
 
-    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     types = {
-        **dict.fromkeys(("prompt", "chosen", "rejected"), messages),
+        **dict.fromkeys(("prompt", "chosen", "rejected"), messages_type()),
         "source_row": pa.int64(),
         "spans": pa.list_(pa.struct([(end, pa.int32()) for end in _ENDS])),
         **dict.fromkeys(("turns", "prompt_tokens", "chosen_tokens", "rejected_tokens"), pa.int32()),

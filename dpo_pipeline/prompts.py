@@ -18,7 +18,7 @@ from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.sources import SourceRef, Unreadable, read_rows, resolve_source
-from dpo_pipeline.tables import Table
+from dpo_pipeline.tables import Table, escaped, messages_type
 from dpo_pipeline.tables import read_rows as read_table
 from dpo_pipeline.wording import FAMILIES, family, language, normalise, same_wording
 
@@ -200,7 +200,7 @@ def _candidate(
         text = row.text
     else:
         text = json.dumps(row, ensure_ascii=False, default=str)
-    record["row"] = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    record["row"] = escaped(text)
     try:
         if isinstance(row, Unreadable):
             raise _BadRowError(row.reason, row.detail)
@@ -403,8 +403,7 @@ def _split(asked: list[_Asked], config: PromptsConfig) -> None:
 def _schema(columns: Iterable[str]) -> "pa.Schema":
     import pyarrow as pa
 
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    types = {"messages": pa.list_(message), "turns": pa.int32(), "source_row": pa.int64()}
+    types = {"messages": messages_type(), "turns": pa.int32(), "source_row": pa.int64()}
     return pa.schema([(name, types.get(name, pa.string())) for name in columns])
 
 
@@ -417,8 +416,8 @@ def _write(candidates: Path, asked: list[_Asked], chosen: set[int], out: Path) -
     ):
         for record, row in zip(read_table(candidates), asked, strict=True):
             if row.refused:
-                record["reason"], detail = row.refused
-                record["detail"] = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+                reason, detail = row.refused
+                record |= {"reason": reason, "detail": escaped(detail)}
                 quarantine.add({name: record[name] for name in _QUARANTINE})
             elif row.position in chosen:
                 record["split"] = row.split
