@@ -42,6 +42,7 @@ def measure(rounds: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(rounds):
             home = Path(scratch, str(number))
+            home.mkdir()
             if number:
                 shutil.copytree(Path(scratch, "0/dpo/objects/model"), home / "dpo/objects/model")
             found.append(run(home))
