@@ -374,9 +374,15 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations: slower, for when memory asks for it."
     )
-    lora: LoraConfig | None = Field(None, description="Adapters instead of full fine-tuning.")
+    lora: LoraConfig | None = Field(
+        None,
+        description="Adapters instead of full fine-tuning; null: none. Any setting switches "
+        "them on.",
+    )
     stop: StopConfig | None = Field(
-        None, description="Stop at an identity rate or KL budget; null: all epochs."
+        None,
+        description="Stop at an identity rate or KL budget; null: all epochs. Any setting of it "
+        "switches it on.",
     )
     processes: int = Field(1, ge=1, description="Data-parallel processes, one a GPU.")
     save_steps: int = Field(
