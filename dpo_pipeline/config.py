@@ -334,7 +334,7 @@ class TrainConfig(Section):
     )
     beta: float = Field(0.2, gt=0, description="Weight on staying near the reference (no unit).")
     learning_rate: float = Field(
-        5e-5, gt=0, description="Peak learning rate of AdamW (the starter: 3e-4)."
+        5e-5, gt=0, description="Peak learning rate of AdamW (the starter: 2e-4)."
     )
     batch_size: int = Field(8, ge=1, description="Pairs an optimizer step.")
     epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
@@ -357,7 +357,7 @@ class TrainConfig(Section):
         0.0,
         ge=0,
         description="Weight of an SFT term on the chosen answer; keeps the sentence whole (the "
-        "starter: 0.2).",
+        "starter: 1).",
     )
     max_length: int = Field(1024, ge=8, description="Longest prompt + response (tokens).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
@@ -543,7 +543,7 @@ def _check_training(model: ModelConfig, pairs: PairsConfig, train: TrainConfig) 
 
 # The starter is small enough to want large steps; the SFT term keeps its sentences whole.
 # Settings that are good for real models leave it as it was.
-STARTER_TRAINING = {"learning_rate": 3e-4, "sft_weight": 0.2}
+STARTER_TRAINING = {"learning_rate": 2e-4, "sft_weight": 1.0}
 
 
 class ExperimentConfig(Section):

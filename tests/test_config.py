@@ -20,8 +20,8 @@ from flows.cli import parse
 
 @pytest.mark.parametrize("model", [{"name": "starter"}, ModelConfig()], ids=["dict", "section"])
 def test_the_starter_has_training_settings_of_its_own(model):
-    assert PipelineConfig(model=model).train.learning_rate == 3e-4
-    assert PipelineConfig().train.sft_weight == 0.2
+    assert PipelineConfig(model=model).train.learning_rate == 2e-4
+    assert PipelineConfig().train.sft_weight == 1.0
 
 
 def test_another_model_has_the_common_recipe():
@@ -32,7 +32,7 @@ def test_another_model_has_the_common_recipe():
 
 def test_a_given_setting_wins_over_the_starters():
     train = PipelineConfig.model_validate({"train": {"learning_rate": 1e-3}}).train
-    assert (train.learning_rate, train.sft_weight) == (1e-3, 0.2)
+    assert (train.learning_rate, train.sft_weight) == (1e-3, 1.0)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)

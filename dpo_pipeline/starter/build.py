@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dpo_pipeline.starter")
 
-CONVERSATIONS = 14_000
+CONVERSATIONS = 20_000
 VOCABULARY = 1536
 BATCH_TOKENS = 2048
 LEARNING_RATE = 0.02
