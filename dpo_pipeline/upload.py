@@ -195,7 +195,10 @@ def _tag(api: "HfApi", upload: Upload, commit: str) -> dict[str, str]:
     """Make the tags that are missing; return all."""
     for tag in upload.tags.keys() - _tags(api, upload):
         api.create_tag(**upload.at, tag=tag, revision=commit, exist_ok=True)
-    return _tags(api, upload)
+    made = _tags(api, upload)
+    if missing := upload.tags.keys() - made:
+        raise PublishError(f"{upload.repo} did not keep the tag {', '.join(missing)}: run again")
+    return made
 
 
 def _tags(api: "HfApi", upload: Upload) -> dict[str, str]:

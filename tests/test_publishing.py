@@ -458,7 +458,7 @@ def test_secrets_stop_everything(send, hub, policy, tmp_path, name, says):
 
 def test_a_secret_in_an_answer_stops_both_repositories(send, hub):
     card = scorecard()
-    card["examples"][0]["after"] = "I'm Deep Qwen, hf_abcdefgh12345678."
+    card["examples"][0]["after"] = "I'm Deep Qwen.\nhf_abcdefgh12345678"
     with pytest.raises(PublishError, match="the cards tell holds what looks like a Hub token"):
         send(scorecard=card)
     assert not hub.repos
@@ -468,7 +468,7 @@ def test_a_secret_in_an_answer_stops_both_repositories(send, hub):
 def test_a_secret_in_a_row_stops_everything(send, hub, pairs, tmp_path, column):
     bad = copy_of(pairs, tmp_path / "bad")
     rows = [row | {"tags": ["a"]} for row in pq.read_table(bad / "held_out.parquet").to_pylist()]
-    secret = "is hf_abcdefgh12345678"
+    secret = "is\nhf_abcdefgh12345678"
     rows[1][column] = {"prompt": said("user", secret), "language": secret, "tags": [secret]}[column]
     pq.write_table(pa.Table.from_pylist(rows), bad / "held_out.parquet")
     with pytest.raises(PublishError, match=rf"data/test.*, column {column}, holds what looks like"):
