@@ -1,6 +1,9 @@
 """Packed rows give what padded rows give: the tree, its attention, and every number of TRL."""
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -453,3 +456,45 @@ def test_importing_the_package_does_not_import_torch():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False"
+
+
+SHARDED = """
+import torch
+import torch.distributed as dist
+from test_shared_prefix import make_model
+from torch.distributed.fsdp import fully_shard
+
+from dpo_pipeline.training.shared_prefix import share_prefix
+
+dist.init_process_group("gloo")
+plain, sharded = (make_model("qwen2", tie_word_embeddings=True) for _ in range(2))
+for model in (plain, sharded):
+    share_prefix(model)
+for layer in sharded.model.layers:
+    fully_shard(layer)
+fully_shard(sharded)
+ids = torch.randint(3, 300, (2, 24), generator=torch.Generator().manual_seed(dist.get_rank()))
+ids[1, :12] = ids[0, :12]
+labels = ids.clone()
+labels[:, :6] = -100
+batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+for model in (plain, sharded):
+    model(**batch, fused_lm_head=True).log_probs.sum().backward()
+for one, part in zip(plain.parameters(), sharded.parameters(), strict=True):
+    dist.all_reduce(one.grad, op=dist.ReduceOp.SUM)
+    torch.testing.assert_close(part.grad.full_tensor(), one.grad / dist.get_world_size())
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_weights_sharded_over_two_processes_get_the_same_gradients(tmp_path):
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run = subprocess.run(
+        [sys.executable, *launcher, str(tmp_path / "sharded.py")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
