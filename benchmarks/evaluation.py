@@ -54,9 +54,9 @@ def describe_machine() -> str:
     """Name the processor, its cores, the versions, and how busy the machine was."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((x.split(": ")[1] for x in lines if x.startswith("model name")), platform.machine())
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    threads = os.environ.get("OMP_NUM_THREADS", "unset")
     return (
-        f"{os.cpu_count()} cores of {cpu}, {threads} threads, Python {platform.python_version()}; "
+        f"{os.cpu_count()} cores of {cpu}, OMP_NUM_THREADS={threads}, Python {platform.python_version()}; "
         f"load average {os.getloadavg()[0]:.1f} at the end"
     )
 
