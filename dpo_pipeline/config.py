@@ -609,7 +609,7 @@ class GridConfig(Section):
 
     beta: tuple[PositiveFloat, ...] = Field((0.1, 0.2, 0.5), description="Values of train.beta.")
     learning_rate: tuple[PositiveFloat, ...] = Field(
-        (1e-4, 3e-4, 1e-3), description="Values of train.learning_rate."
+        (1e-4, 2e-4, 5e-4), description="Values of train.learning_rate."
     )
     sft_weight: tuple[NonNegativeFloat, ...] = Field((), description="Values of train.sft_weight.")
     epochs: tuple[PositiveFloat, ...] = Field((), description="Values of train.epochs.")

@@ -154,7 +154,7 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
             "name": one["name"],
             "settings": one["settings"],
             "scorecard": read_card(one["score"]),
-            "seconds": run.stages[f"train {one['name']}"]["seconds"],
+            "seconds": run.stages[f"train {one['name']}".strip()]["seconds"],
             "policy": str(model_of(one["policy"]).path),
         }
         for one in tried
