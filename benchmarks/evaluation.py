@@ -56,8 +56,8 @@ def describe_machine() -> str:
     cpu = next((x.split(": ")[1] for x in lines if x.startswith("model name")), platform.machine())
     threads = os.environ.get("OMP_NUM_THREADS", "unset")
     return (
-        f"{os.cpu_count()} cores of {cpu}, OMP_NUM_THREADS={threads}, Python {platform.python_version()}; "
-        f"load average {os.getloadavg()[0]:.1f} at the end"
+        f"{os.cpu_count()} cores of {cpu}, OMP_NUM_THREADS={threads}, "
+        f"Python {platform.python_version()}; load average {os.getloadavg()[0]:.1f} at the end"
     )
 
 
