@@ -25,6 +25,8 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from dpo_pipeline.lm_eval_tasks import describe_tasks
+from dpo_pipeline.questions import general_file
 from tasks.proof import conclude_sweep
 from tasks.run import Run, run_script
 from tasks.stages import (
@@ -51,6 +53,9 @@ def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
         config: One section per stage, and the grid of training settings.
     """
     run = Run(config)
+    # What is missing stops the run here.
+    general_file(config.evaluation.general)
+    describe_tasks(config.evaluation.lm_eval)
     prompts = run.stage(download, config.prompts, config.identity)
     model = run.stage(prepare_model, config.model)
     responses = run.stage(
