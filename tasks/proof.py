@@ -181,11 +181,10 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
     return Completed(message=f"{best['name']} is the best of {len(runs)} trainings; {report}")
 
 
-def _merit(one: Mapping[str, Any]) -> tuple[bool, float, float]:
-    """Rank a training: it passes the gate, keeps most sentences, moves least elsewhere."""
-    after = one["scorecard"]["after"]
-    exact, kl = after["edit_exactness"]["value"], after["kl"]["value"]
-    return one["scorecard"]["verdict"]["passed"], exact or 0.0, -(kl or 0.0)
+def _merit(one: Mapping[str, Any]) -> tuple[bool, float]:
+    """Rank a training: of those that pass the gate, the one that moves least elsewhere."""
+    passed, after = one["scorecard"]["verdict"]["passed"], one["scorecard"]["after"]
+    return passed, -(after["kl"]["value"] or 0.0) if passed else after["edit_exactness"]["value"]
 
 
 def _figures(one: Mapping[str, Any]) -> dict[str, Any]:
