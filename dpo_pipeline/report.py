@@ -137,7 +137,7 @@ def write_comparison(out: Path, runs: Sequence[Mapping[str, Any]]) -> Path:
 
     Args:
         out: The file to write.
-        runs: name, settings (what differs), scorecard, seconds of each run.
+        runs: name, settings (what differs), scorecard and training steps of each run.
     Returns:
         `out`.
     """

@@ -1,10 +1,12 @@
 """The end of a run: report, artifacts, tables on the terminal, and the flow's final word."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -12,6 +14,7 @@ from prefect.artifacts import (
 )
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
+from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
@@ -154,7 +157,7 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
             "name": one["name"],
             "settings": one["settings"],
             "scorecard": read_card(one["score"]),
-            "seconds": run.stages[f"train {one['name']}".strip()]["seconds"],
+            "steps": one["policy"].stats["steps"],
             "policy": str(model_of(one["policy"]).path),
         }
         for one in tried
@@ -162,29 +165,41 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
     runs.sort(key=_merit, reverse=True)
     report = write_comparison(run.folder / "compare.html", runs)
     rows = [_figures(one) for one in runs]
-    summary = run.write_summary({"report": report}, tried=rows)
+    best = run.folder / "best.yaml"
+    best.write_text(_as_yaml(run.config, runs[0]["settings"]), encoding="utf-8")
+    summary = run.write_summary({"report": report, "best": best}, tried=rows)
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
+    shown = [*runs[0]["settings"], "gate", "identity_rate", "edit_exactness", "kl"]
     table = Table(title="Trainings, the best first", title_justify="left")
-    for column in rows[0]:
+    for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        cells = [row[column] for column in shown]
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in cells))
     console.print(table)
     _show_paths(summary["paths"])
-    best = runs[0]
-    if not best["scorecard"]["verdict"]["passed"]:
+    if not runs[0]["scorecard"]["verdict"]["passed"]:
         return Failed(message=f"Gate failed: none of {len(runs)} trainings passed; {report}")
-    options = " ".join(
-        f"--train.{name.replace('_', '-')} {value:g}" for name, value in best["settings"].items()
+    console.print(
+        f"Next: python flows/full.py --config {summary['paths']['best']}",
+        soft_wrap=True,
+        markup=False,
     )
-    console.print(f"Next: python flows/full.py {options}", soft_wrap=True)
-    return Completed(message=f"{best['name']} is the best of {len(runs)} trainings; {report}")
+    return Completed(message=f"{runs[0]['name']} is the best of {len(runs)} trainings; {report}")
 
 
 def _merit(one: Mapping[str, Any]) -> tuple[bool, float]:
     """Rank a training: of those that pass the gate, the one that moves least elsewhere."""
     passed, after = one["scorecard"]["verdict"]["passed"], one["scorecard"]["after"]
-    return passed, -(after["kl"]["value"] or 0.0) if passed else after["edit_exactness"]["value"]
+    exact, kl = (after[name]["value"] for name in ("edit_exactness", "kl"))
+    return passed, (-math.inf if kl is None else -kl) if passed else exact
+
+
+def _as_yaml(config: BaseModel, settings: Mapping[str, Any]) -> str:
+    """Write a sweep's configuration with the settings of one training, for flows/full.py."""
+    values = config.model_dump(mode="json", exclude={"grid"}, exclude_defaults=True)
+    values["train"] = {**values.get("train", {}), **settings}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _figures(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +211,7 @@ def _figures(one: Mapping[str, Any]) -> dict[str, Any]:
         **one["settings"],
         "gate": "passed" if passed else "failed",
         **{name: after[name]["value"] for name in shown},
-        "seconds": one["seconds"],
+        "steps": one["steps"],
     }
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from conftest import ROOT, Workplace
+
+from dpo_pipeline.config import PipelineConfig
 
 # One process holds the session's run and server.
 pytestmark = pytest.mark.xdist_group("flows")
@@ -277,4 +280,8 @@ def test_a_sweep_trains_each_setting_on_the_same_pairs_and_compares(workplace, f
     assert len(list((workplace.home / "dpo" / "references").glob("*.json"))) == 1
     page = Path(summary["paths"]["report"]).read_text()
     assert "beta 0.2, learning_rate 5e-05" in page
-    assert "Next: python flows/full.py --train.beta 0.2 --train.learning-rate 0.0002" in run.stdout
+    best = summary["paths"]["best"]
+    assert f"Next: python flows/full.py --config {best}" in run.stdout
+    config = PipelineConfig.model_validate(yaml.safe_load(Path(best).read_text()))
+    assert config.train == PipelineConfig().train
+    assert config.gate.edit_exactness == 0.8

@@ -185,8 +185,8 @@ class TestPage:
         bad, good = make_card(PLANTED)[0], make_card(GOOD)[0]
         settings = {"beta": 0.1, HOSTILE: "x"}
         runs = [
-            {"name": HOSTILE, "settings": settings, "scorecard": bad, "seconds": 3},
-            {"name": "calm-owl", "settings": {"beta": 0.2}, "scorecard": good, "seconds": 4},
+            {"name": HOSTILE, "settings": settings, "scorecard": bad, "steps": 3},
+            {"name": "calm-owl", "settings": {"beta": 0.2}, "scorecard": good, "steps": 4},
         ]
         page = report.write_comparison(tmp_path / "c.html", runs).read_text("utf-8")
         assert "<th>beta</th>" in page
@@ -197,7 +197,7 @@ class TestPage:
     def test_what_a_run_is_named_after_has_no_column_of_its_own(self, tmp_path):
         card = make_card(GOOD)[0]
         runs = [
-            {"name": f"beta {b}", "settings": {"beta": b}, "scorecard": card, "seconds": 1}
+            {"name": f"beta {b}", "settings": {"beta": b}, "scorecard": card, "steps": 1}
             for b in (0.1, 0.2)
         ]
         page = report.write_comparison(tmp_path / "c.html", runs).read_text("utf-8")
@@ -317,7 +317,7 @@ class TestBrowser:
     def test_the_comparison_opens_quietly_and_fits(self, page, tmp_path):
         bad, good = make_card(PLANTED)[0], make_card(GOOD)[0]
         runs = [
-            {"name": name, "settings": {"beta": 0.1}, "scorecard": card, "seconds": 3}
+            {"name": name, "settings": {"beta": 0.1}, "scorecard": card, "steps": 3}
             for name, card in (("calm-owl", good), (HOSTILE, bad), ("x" * 80, bad))
         ]
         path = report.write_comparison(tmp_path / "compare.html", runs)
