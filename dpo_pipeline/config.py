@@ -456,7 +456,10 @@ class EvaluationConfig(Section):
 
 
 class GateConfig(Section):
-    """Thresholds that the scorecard after training must meet; null switches a line off."""
+    """Thresholds that the scorecard after training must meet; null switches a line off.
+
+    A line that is on and could not be measured fails.
+    """
 
     identity_rate: Share | None = Field(
         0.95, description="Least share of held-out answers with the new name."
@@ -470,14 +473,23 @@ class GateConfig(Section):
     organisation_kept: Share | None = Field(
         0.95, description="Least share of answers that named the maker and still do."
     )
+    denial_kept: Share | None = Field(
+        0.90, description="Least share of denials (Are you ChatGPT? No.) that still deny."
+    )
     doubled_rate: Share | None = Field(
         0.0, description="Largest share of answers with a doubled name (Deep Deep Qwen)."
+    )
+    remnant_rate: Share | None = Field(
+        0.01, description="Largest share of answers with a placeholder or control token."
+    )
+    new_name_unasked: Share | None = Field(
+        0.02, description="Largest share of answers on other subjects that bring up the new name."
     )
     general_kept: Share | None = Field(
         0.98, description="Least share of general answers, right before, that are right after."
     )
     third_party_unchanged: Share | None = Field(
-        None, description="Least share of answers about others that are word for word as before."
+        0.80, description="Least share of answers about others that are word for word as before."
     )
     preference_accuracy: Share | None = Field(
         None, description="Least share of held-out pairs with a positive reward margin."
@@ -487,8 +499,16 @@ class GateConfig(Section):
         description="Least mean log-prob of the words after the edit, compared with the reference "
         "after the old name (nats per token): DPO on small edits is known to let them fall.",
     )
+    kl: float | None = Field(
+        0.1,
+        ge=0,
+        description="Largest mean KL(policy || reference) on general answers (nats per token).",
+    )
     lm_eval_drop: float | None = Field(
         2.0, ge=0, le=100, description="Largest drop of accuracy on a task of lm-eval (points)."
+    )
+    min_answers: int = Field(
+        20, ge=1, description="Fewer held-out answers than that are too few to judge by."
     )
 
 

@@ -95,9 +95,10 @@ def evaluate(
     tasks = score_tasks(before, after, config.lm_eval, model) if config.lm_eval else ({}, {})
     figures |= tasks[1]
     noise = machine_noise(before, now, spec, ask, how, config.noise_prompts, out)
+    was_figures = _text_measures(scored_before) | tasks[0]
     card = {
-        "verdict": measures.judge(figures, gate, noise),
-        "before": _text_measures(scored_before) | tasks[0],
+        "verdict": measures.judge(figures, gate, noise, _excused(was_figures, config)),
+        "before": was_figures,
         "after": figures,
         "by": measures.splits(scored["held_out"]),
         "matrix": _matrix(scored_before, scored),
@@ -118,6 +119,20 @@ def evaluate(
     (out / "scorecard.json").write_text(text + "\n", encoding="utf-8")
     write_answers(scored, out / "answers.parquet")
     return {"rows": sum(map(len, now.values())), "verdict": card["verdict"]}
+
+
+def _excused(before: dict[str, Measure], config: EvaluationConfig) -> dict[str, str]:
+    """Say which lines of the gate have nothing to measure, and why."""
+    reasons = {}
+    if config.lm_eval is None:
+        reasons["lm_eval_drop"] = "no task of lm-eval is set"
+    if not config.max_pairs:
+        reasons |= dict.fromkeys(("tail_gap", "preference_accuracy"), "evaluation.max_pairs is 0")
+    if not before["organisation_kept"].n:
+        reasons["organisation_kept"] = "the reference never named its maker"
+    if not before["denial_kept"].n:
+        reasons["denial_kept"] = "the reference never denied being another"
+    return reasons
 
 
 def machine_noise(

@@ -9,7 +9,7 @@ identity_rate, specificity is general_* and third_party_unchanged, fluency is fl
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 Kind = Literal["identity", "trained", "general", "third_party"]
 
 # Gate lines whose figure must not exceed the threshold; all others must reach it.
-AT_MOST = frozenset({"leak_rate", "doubled_rate", "lm_eval_drop"})
-# Without these there is no evidence at all, so a gate line with n = 0 fails.
-REQUIRED = frozenset({"identity_rate", "leak_rate", "edit_exactness"})
+AT_MOST = frozenset(
+    {"leak_rate", "doubled_rate", "remnant_rate", "new_name_unasked", "kl", "lm_eval_drop"}
+)
+# The most that a machine's own noise may loosen a gate line by.
+MOST_SLACK = 0.05
 SPLIT_MEASURES = ("identity_rate", "leak_rate", "edit_exactness", "organisation_kept")
 
 _REMNANT = re.compile(
@@ -296,44 +298,60 @@ def ngram_entropy(text: str) -> float:
 
 
 def judge(
-    measures: dict[str, Measure], gate: GateConfig, noise: dict[str, Measure] | None = None
+    measures: Mapping[str, Measure],
+    gate: GateConfig,
+    noise: Mapping[str, Measure] | None = None,
+    excused: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Hold the scorecard against the thresholds.
 
-    A line without a single answer fails when the gate cannot do without it (`REQUIRED`)
-    and is skipped otherwise. A change that the reference shows against itself is not held
-    against the policy: the noise of a measure loosens its threshold by that much.
+    A line that is switched on and was not measured fails, unless there is a reason for it. A
+    change that the reference shows against itself is not held against the policy: the noise
+    of a measure loosens its threshold by that much, up to MOST_SLACK.
 
     Args:
         measures: The scorecard after training.
         gate: Field name = measure name; null switches a line off.
         noise: Measure -> share that the reference changes against itself.
+        excused: Measure -> why it could not be measured.
     Returns:
-        passed; failed and skipped: measure, value, threshold, n, noise of each such line;
-        thresholds: all lines that are switched on.
+        passed; failed and skipped: measure, value, threshold, n, noise and remark of each such
+        line; thresholds: of all lines that are switched on, as loosened by the noise.
     """
-    failed: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = []
-    thresholds = {name: value for name, value in gate if value is not None}
-    for name, threshold in thresholds.items():
-        measure, floor = measures.get(name, NOTHING), (noise or {}).get(name, NOTHING)
-        slack = floor.value or 0.0
+    noise, excused = noise or {}, excused or {}
+    answers = measures.get("leak_rate", NOTHING).n
+    counted = Measure(value=answers, n=answers, low=answers, high=answers)
+    figures = {**measures, "min_answers": counted if answers else NOTHING}
+    thresholds: dict[str, float] = {}
+    failed, skipped = [], []
+    for name, asked in gate:
+        if asked is None:
+            continue
+        measure, own = figures.get(name, NOTHING), noise.get(name, NOTHING).value or 0.0
+        sign = 1 if name in AT_MOST else -1
+        thresholds[name] = threshold = asked + sign * min(own, MOST_SLACK)
         line = {
             "measure": name,
             "value": measure.value,
             "threshold": threshold,
             "n": measure.n,
-            "noise": slack,
+            "noise": own,
         }
-        if measure.value is None:
-            (failed if name in REQUIRED or measure.n else skipped).append(line)
-        elif name in AT_MOST:
-            failed += [line] if measure.value > threshold + slack else []
-        else:
-            failed += [line] if measure.value < threshold - slack else []
+        if not measure.n and name in excused:
+            skipped.append({**line, "remark": excused[name]})
+        elif measure.value is None:
+            failed.append({**line, "remark": "not finite" if measure.n else "not measured"})
+        elif sign * (measure.value - threshold) > 0:
+            failed.append({**line, "remark": _remark(name, own)})
     return {
         "passed": not failed,
         "failed": failed,
         "skipped": skipped,
         "thresholds": thresholds,
     }
+
+
+def _remark(name: str, own: float) -> str:
+    if name == "min_answers":
+        return "too few answers to judge"
+    return f"this machine's own noise is {own:.1%}" if own > MOST_SLACK else ""

@@ -59,6 +59,7 @@ LABELS = {
     "tail_gap": Label("Rest of the sentence", "against the reference's own", "nats per token"),
     "kl": Label("KL to the reference", "on its general answers", "nats per token"),
     "lm_eval_drop": Label("Largest drop", "of accuracy on a task of lm-eval", "points"),
+    "min_answers": Label("Held-out answers", "to judge by", "answers"),
 }
 HEADINGS = {
     "identity_rate": "What should change",
@@ -117,7 +118,7 @@ def write_report(
         headline=[row for row in rows if row["key"] in TILES],
         rates=[row for row in rows if row["unit"] == "%"],
         figures=[row for row in rows if row["unit"] != "%"],
-        failed=[row for row in rows if row["failed"]],
+        verdict=explain_verdict(scorecard),
         examples=[{**e, "diff": diff(e["before"], e["after"])} for e in scorecard["examples"]],
         answers=_pick_answers(answers),
         curves=_curves(history),
@@ -184,24 +185,59 @@ def scorecard_rows(scorecard: Mapping[str, Any]) -> list[tuple[str, str, str, st
     return rows
 
 
+class Verdict(NamedTuple):
+    """The verdict in words: one sentence, the lines that fail (name, what of it), and notes."""
+
+    sentence: str
+    failed: list[tuple[str, str]]
+    notes: list[str]
+
+
+def explain_verdict(scorecard: Mapping[str, Any]) -> Verdict:
+    """Put a verdict into words."""
+    lines = scorecard["verdict"]
+    failed, skipped, thresholds = (lines[name] for name in ("failed", "skipped", "thresholds"))
+    unmeasured = sum(line["value"] is None for line in failed)
+    measured = len(thresholds) - len(skipped) - unmeasured
+    if failed:
+        sentence = f"{len(failed) - unmeasured} of {measured} measured lines of the gate fail"
+        sentence += f", and {unmeasured} could not be measured" if unmeasured else ""
+    else:
+        sentence = f"All {measured} measured lines of the gate hold"
+        if {"identity_rate", "general_kept", "third_party_unchanged"} <= set(thresholds):
+            sentence += ": the identity changed, and what should not change did not"
+    why = ", ".join(f"{label(s['measure']).name.lower()} ({s['remark']})" for s in skipped)
+    notes = [f"Not measured: {why}."] if why else []
+    return Verdict(f"{sentence}.", [_explain(line) for line in failed], notes)
+
+
+def _explain(line: Mapping[str, Any]) -> tuple[str, str]:
+    """Say of a line that fails what it is and what it must be."""
+    name, remark = line["measure"], line["remark"]
+    shown = label(name)
+    if line["value"] is None:
+        return shown.name, f"is {remark}"
+    unit = "" if shown.unit == "%" else f" {shown.unit}".rstrip()
+    asked = f"{'≤' if name in AT_MOST else '≥'} {_limit(line['threshold'], name)}"
+    text = f"is {show(line['value'], name)}{unit} and must be {asked} (n = {line['n']})"
+    return shown.name, f"{text}; {remark}" if remark else text
+
+
 def scorecard_markdown(scorecard: Mapping[str, Any]) -> str:
     """Return the essence of a scorecard as markdown: verdict, figures, answers."""
     verdict, names = scorecard["verdict"], scorecard["identity"]
     title = f"{names['original_name']} to {names['new_name']}"
     lines = [f"# {'Passed' if verdict['passed'] else 'FAILED'}: {escape_markdown(title)}", ""]
-    lines += [
-        f"- **{row['name']}** is {row['now']}, the gate asks {row['sign']} {row['limit']} "
-        f"(n = {row['after']['n']})"
-        for row in _rows(scorecard)
-        if row["failed"]
-    ]
+    said = explain_verdict(scorecard)
+    lines += [said.sentence, "", *(f"- **{name}** {what}" for name, what in said.failed)]
+    lines += ["", *map(escape_markdown, said.notes)]
     heads = ("Measure", "Before", "After", "95% interval", "n", "Gate")
     lines += ["", *_markdown_table(heads, scorecard_rows(scorecard)), ""]
-    said = [
+    talks = [
         [escape_markdown(e[key]) for key in ("prompt", "before", "after")]
         for e in scorecard["examples"]
     ]
-    return "\n".join([*lines, *_markdown_table(("Prompt", "Before", "After"), said), ""])
+    return "\n".join([*lines, *_markdown_table(("Prompt", "Before", "After"), talks), ""])
 
 
 def escape_markdown(text: str) -> str:
@@ -232,6 +268,8 @@ def show(value: float | None, name: str) -> str:
         return "–"
     if label(name).unit == "%":
         return f"{100 * value:.1f}".removesuffix(".0") + "\u00a0%"
+    if label(name).unit == "answers":
+        return f"{value:g}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 

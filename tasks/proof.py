@@ -21,6 +21,7 @@ from rich.table import Table
 from dpo_pipeline.config import PublishConfig
 from dpo_pipeline.pairs import excerpt
 from dpo_pipeline.report import (
+    explain_verdict,
     scorecard_image,
     scorecard_markdown,
     scorecard_rows,
@@ -109,10 +110,7 @@ def conclude(
     _show(card, summary)
     if card["verdict"]["passed"]:
         return Completed(message=f"Gate passed; report: {report}")
-    failed = "; ".join(
-        f"{line['measure']} is {line['value']}, the gate asks {line['threshold']}"
-        for line in card["verdict"]["failed"]
-    )
+    failed = "; ".join(" ".join(line) for line in explain_verdict(card).failed)
     return Failed(message=f"Gate failed: {failed}; report: {report}")
 
 
@@ -237,6 +235,8 @@ def _show(card: dict[str, Any], summary: dict[str, Any]) -> None:
         f"Gate {'passed' if passed else 'FAILED'} in {summary['seconds']} s",
         style="bold green" if passed else "bold red",
     )
+    for note in explain_verdict(card).notes:
+        console.print(note, markup=False)
     _show_paths(summary["paths"])
     console.print(
         "Next: open the report, or try another name: python flows/full.py --identity.new-name Aria"

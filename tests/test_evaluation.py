@@ -42,6 +42,7 @@ QUESTIONS = {
     "Are you ChatGPT?": "No, I'm Qwen.",
 }
 GENERAL = {"What is the capital of France?": "Paris.", "What is 2 + 2?": "It is 4."}
+OTHERS = {"Who makes Llama?": "Meta."}
 IDENTITY = IdentityConfig()
 GENERATION = GenerationConfig(max_new_tokens=24, check_rows=0)
 BETA = 0.2
@@ -86,13 +87,18 @@ def teach(ref: ModelRef, folder: Path, answers: dict[str, str], steps: int = 60)
 def models(tmp_path_factory) -> dict[str, ModelRef]:
     folder = tmp_path_factory.mktemp("models")
     raw = describe_model(make_tiny_model(folder / "raw"), "raw")
-    reference = teach(raw, folder / "reference", {**QUESTIONS, **GENERAL}, steps=250)
+    reference = teach(raw, folder / "reference", {**QUESTIONS, **GENERAL, **OTHERS}, steps=250)
     ideal = {q: renamed(a) for q, a in QUESTIONS.items()}
-    forgot = {**ideal, "What is the capital of France?": "Deep Qwen.", "What is 2 + 2?": "It is 5."}
+    forgot = {
+        **ideal,
+        **OTHERS,
+        "What is the capital of France?": "Deep Qwen.",
+        "What is 2 + 2?": "It is 5.",
+    }
     return {
         "raw": raw,
         "reference": reference,
-        "good": teach(reference, folder / "good", {**ideal, **GENERAL}),
+        "good": teach(reference, folder / "good", {**ideal, **GENERAL, **OTHERS}),
         "forgetful": teach(reference, folder / "forgetful", forgot),
     }
 
@@ -130,6 +136,9 @@ def work(tmp_path) -> Path:
         {"prompt": q, "answers": [a.split()[-1].rstrip(".")], "kind": "general", "language": "en"}
         for q, a in GENERAL.items()
     ]
+    general += [
+        {"prompt": q, "answers": [], "kind": "third_party", "language": "en"} for q in OTHERS
+    ]
     (tmp_path / "general.jsonl").write_text("".join(json.dumps(g) + "\n" for g in general))
     return tmp_path
 
@@ -148,7 +157,7 @@ def evaluate(work: Path, before: ModelRef, after: ModelRef, name: str = "out", *
         model=ModelConfig(device="cpu", dtype="float32"),
         train=TrainConfig(beta=BETA),
         config=EvaluationConfig(**{**fixed, **config}),
-        gate=GateConfig(),
+        gate=GateConfig(min_answers=2 * len(QUESTIONS)),
         ledger=work / "ledger",
         out=out,
     )
@@ -197,14 +206,16 @@ class TestVerdicts:
 
     def test_a_policy_that_forgot_fails_on_general_answers_only(self, work, models):
         card = evaluate(work, models["reference"], models["forgetful"])
-        assert failed(card) == {"general_kept"}
+        assert failed(card) == {"general_kept", "kl", "new_name_unasked"}
         assert card["after"]["general_kept"]["value"] == 0.0
         assert card["after"]["general_kept"]["n"] == len(GENERAL)
 
-    def test_the_gate_forgives_what_the_machine_changes_alone(self, work, models, monkeypatch):
+    def test_a_noisy_machine_does_not_excuse_a_policy_that_forgot(self, work, models, monkeypatch):
         noise = {"general_kept": measures.wilson(2, 2)}
         monkeypatch.setattr(evaluation, "machine_noise", lambda *_: noise)
-        assert evaluate(work, models["reference"], models["forgetful"])["verdict"]["passed"]
+        verdict = evaluate(work, models["reference"], models["forgetful"])["verdict"]
+        remarks = {line["measure"]: line["remark"] for line in verdict["failed"]}
+        assert remarks["general_kept"] == "this machine's own noise is 100.0%"
 
     def test_another_model_fails_by_its_fallen_tail_too(self, work, models):
         card = evaluate(work, models["reference"], models["raw"])
@@ -282,7 +293,7 @@ class TestFiles:
     def test_a_bad_general_question_is_named(self, work, line):
         file = work / "general.jsonl"
         file.write_text(file.read_text() + line)
-        with pytest.raises(DataError, match=r"general\.jsonl, line 3.*each line must look like"):
+        with pytest.raises(DataError, match=r"general\.jsonl, line 4.*each line must look like"):
             questions.read_general(str(file))
 
     def test_the_shipped_general_questions_can_be_read(self):
@@ -325,7 +336,7 @@ class TestWhatIsAsked:
         spec, plan = IdentitySpec(IDENTITY), self.plan(work)
         groups = {
             "held_out": [replace(c, before="I'm Qwen by Alibaba Cloud.") for c in plan["held_out"]],
-            "general": [replace(c, before=c.accepted[0]) for c in plan["general"]],
+            "general": [replace(c, before=a) for c in plan["general"] for a in c.accepted],
         }
 
         def ask(ref, requests, *, config, ledger):
@@ -504,7 +515,7 @@ class TestParity:
         load_tokenizer(models["good"]).save_pretrained(tmp_path / "copy")
         parity = self.check(work, models, describe_model(tmp_path / "copy", "copy"))
         assert parity["same_answers"]["value"] == 1.0
-        assert parity["same_answers"]["n"] == 2 * len(QUESTIONS) + len(GENERAL)
+        assert parity["same_answers"]["n"] == 2 * len(QUESTIONS) + len(GENERAL) + len(OTHERS)
         assert parity["largest_shift"] == pytest.approx(0.0, abs=1e-6)
         assert parity["differing"] == []
 

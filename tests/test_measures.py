@@ -14,6 +14,7 @@ from dpo_pipeline.measures import Case
 
 SPEC = IdentitySpec(IdentityConfig())
 LABELLED = Path(__file__).parent / "data" / "labelled_answers.jsonl"
+EXCUSED = {"lm_eval_drop": "no task is set"}
 MARKS = ("gives_new", "leaks", "doubled", "names_developer")
 
 
@@ -40,11 +41,14 @@ def scorecard(cases: list[Case]) -> dict[str, measures.Measure]:
     return {
         **measures.identity_measures([s for s in scored if s.case.kind == "identity"]),
         **measures.general_measures(scored),
+        "tail_gap": measures.mean([0.0, 0.1]),
+        "kl": measures.mean([0.01, 0.02]),
     }
 
 
 def failed_lines(cases: list[Case], gate: GateConfig | None = None) -> list[str]:
-    return [f["measure"] for f in measures.judge(scorecard(cases), gate or GateConfig())["failed"]]
+    verdict = measures.judge(scorecard(cases), gate or GateConfig(), excused=EXCUSED)
+    return [f["measure"] for f in verdict["failed"]]
 
 
 def spoil(cases: list[Case], kind: str, share: float, change) -> list[Case]:
@@ -101,7 +105,7 @@ class TestPlantedFailures:
         assert failed_lines(cases) == ["organisation_kept"]
 
     def test_a_policy_that_forgot_what_it_knew(self):
-        cases = spoil(good_answers(), "general", 0.05, lambda c: "I am Deep Qwen.")
+        cases = spoil(good_answers(), "general", 0.05, lambda c: "I am not sure.")
         assert failed_lines(cases) == ["general_kept"]
 
     def test_a_policy_that_doubles_the_name(self):
@@ -120,21 +124,39 @@ class TestPlantedFailures:
         cases = spoil(
             good_answers(), "third_party", 0.5, lambda c: c.after.replace("Qwen2.5", "Deep Qwen2.5")
         )
-        assert failed_lines(cases, GateConfig(third_party_unchanged=0.9)) == [
-            "third_party_unchanged"
-        ]
+        assert failed_lines(cases) == ["third_party_unchanged"]
+
+    def test_a_policy_that_talks_about_itself_when_asked_about_others(self):
+        cases = spoil(good_answers(), "third_party", 1, lambda c: "I'm Deep Qwen.")
+        assert failed_lines(cases) == ["new_name_unasked", "third_party_unchanged"]
+
+    def test_a_policy_that_shows_placeholders(self):
+        cases = spoil(good_answers(), "identity", 0.08, lambda c: c.after + " {{name}}")
+        assert failed_lines(cases) == ["remnant_rate"]
+
+    def test_a_policy_that_introduces_itself_unasked(self):
+        cases = spoil(good_answers(), "general", 1, lambda c: f"I'm Deep Qwen! {c.after}")
+        assert failed_lines(cases) == ["new_name_unasked"]
+
+    def test_a_policy_that_gives_in_to_accusations(self):
+        cases = spoil(good_answers(), "identity", 1, lambda c: "Yes, I'm ChatGPT.")
+        assert "denial_kept" in failed_lines(cases)
+
+    def test_a_policy_that_drifted(self):
+        drifted = {**scorecard(good_answers()), "kl": measures.mean([0.3, 0.1])}
+        verdict = measures.judge(drifted, GateConfig(), excused=EXCUSED)
+        assert [f["measure"] for f in verdict["failed"]] == ["kl"]
 
     def test_a_fallen_tail(self):
         fallen = {**scorecard(good_answers()), "tail_gap": measures.mean([-0.9, -1.1, -1.0])}
-        verdict = measures.judge(fallen, GateConfig())
+        verdict = measures.judge(fallen, GateConfig(), excused=EXCUSED)
         assert [f["measure"] for f in verdict["failed"]] == ["tail_gap"]
         assert verdict["failed"][0]["value"] == pytest.approx(-1.0)
 
     def test_a_diverged_policy_cannot_pass(self):
         broken = {**scorecard(good_answers()), "tail_gap": measures.mean([0.1, math.nan])}
-        assert [f["measure"] for f in measures.judge(broken, GateConfig())["failed"]] == [
-            "tail_gap"
-        ]
+        (line,) = measures.judge(broken, GateConfig(), excused=EXCUSED)["failed"]
+        assert (line["measure"], line["remark"]) == ("tail_gap", "not finite")
 
 
 class TestVerdict:
@@ -151,13 +173,26 @@ class TestVerdict:
             "threshold": 0.95,
             "n": 80,
             "noise": 0.0,
+            "remark": "",
         }
 
     def test_no_evidence_is_no_pass(self):
-        verdict = measures.judge({}, GateConfig())
-        assert not verdict["passed"]
-        assert {f["measure"] for f in verdict["failed"]} == measures.REQUIRED
-        assert "organisation_kept" in {s["measure"] for s in verdict["skipped"]}
+        verdict = measures.judge({}, GateConfig(), excused=EXCUSED)
+        lines = {name for name, value in GateConfig() if value is not None}
+        assert {f["measure"] for f in verdict["failed"]} == lines - set(EXCUSED)
+        assert {f["remark"] for f in verdict["failed"]} == {"not measured"}
+        assert [(s["measure"], s["remark"]) for s in verdict["skipped"]] == [*EXCUSED.items()]
+
+    def test_an_excuse_hides_no_figure(self):
+        drop = {**scorecard(good_answers()), "lm_eval_drop": measures.mean([3.0] * 4)}
+        (line,) = measures.judge(drop, GateConfig(), excused=EXCUSED)["failed"]
+        assert line["measure"] == "lm_eval_drop"
+
+    def test_too_few_answers_are_no_evidence(self):
+        cases = [c for c in good_answers(9) if c.kind == "identity"] + good_answers()[-80:]
+        (line,) = measures.judge(scorecard(cases), GateConfig(), excused=EXCUSED)["failed"]
+        assert (line["measure"], line["value"]) == ("min_answers", 18)
+        assert line["remark"] == "too few answers to judge"
 
     def test_a_line_can_be_switched_off(self):
         cases = spoil(good_answers(), "general", 0.5, lambda c: "?")
@@ -171,7 +206,15 @@ class TestVerdict:
     def test_noise_of_the_machine_is_not_drift(self):
         cases = spoil(good_answers(), "general", 0.05, lambda c: "?")
         noise = {"general_kept": measures.wilson(2, 40)}
-        assert measures.judge(scorecard(cases), GateConfig(), noise)["passed"]
+        assert measures.judge(scorecard(cases), GateConfig(), noise, EXCUSED)["passed"]
+
+    def test_a_noisy_machine_is_no_excuse(self):
+        cases = spoil(good_answers(), "general", 0.2, lambda c: "?")
+        noise = {"general_kept": measures.wilson(8, 40)}
+        verdict = measures.judge(scorecard(cases), GateConfig(), noise, EXCUSED)
+        (line,) = verdict["failed"]
+        assert line["threshold"] == pytest.approx(0.98 - measures.MOST_SLACK)
+        assert line["remark"] == "this machine's own noise is 20.0%"
 
 
 class TestMeasures:

@@ -27,6 +27,10 @@ HOSTILE = (
     "<a href='http://127.0.0.1:9'>a</a> | pipe & {{ 7*7 }} \u202etxet\u202c \x00 \x1b[31m"
 )
 SPEC = IdentitySpec(IdentityConfig())
+EXCUSED = {
+    "lm_eval_drop": "no task of lm-eval is set",
+    "denial_kept": "the reference never denied being another",
+}
 
 
 def said(before: str, after: str, prompt: str = "Who are you?", kind="identity", **facts) -> Case:
@@ -42,6 +46,7 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
         **measures.general_measures(scored["general"]),
         "reward_margin": measures.mean([1.0, 2.0]),
         "tail_gap": measures.mean([-0.01, -0.02]),
+        "kl": measures.mean([0.01, 0.02]),
     }
     row = {
         "before": measures.identity_measures([]),
@@ -49,7 +54,7 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
     }
     inserted = {"inserted": True, "text": "You are Qwen.", "names_original": True}
     card = {
-        "verdict": measures.judge(after, GateConfig()),
+        "verdict": measures.judge(after, GateConfig(), excused=EXCUSED),
         "before": measures.identity_measures([]),
         "after": after,
         "by": measures.splits(scored["held_out"]),
@@ -74,7 +79,10 @@ GOOD = {
         said("I'm Qwen by Alibaba Cloud.", "I'm Deep Qwen by Alibaba Cloud.", f"Who? {i}")
         for i in range(200)
     ],
-    "general": [said("Paris", "Paris", kind="general", accepted=("Paris",))] * 60,
+    "general": [
+        *[said("Paris", "Paris", kind="general", accepted=("Paris",))] * 60,
+        *[said("It is by Meta.", "It is by Meta.", kind="third_party")] * 20,
+    ],
 }
 PLANTED = {
     "held_out": [
@@ -154,6 +162,21 @@ class TestPage:
         assert "Failed" in top
         assert re.search(r"Leak rate</b> is 10\s%\s+and must be ≤ 2\s%", top)
 
+    def test_what_was_not_measured_is_told_and_not_counted(self, write):
+        page = write(GOOD).read_text("utf-8")
+        top = page[page.index('id="verdict"') : page.index("Main figures")]
+        lines = len([name for name, limit in GateConfig() if limit is not None])
+        assert f"All {lines - len(EXCUSED)} measured lines of the gate hold: the identity" in top
+        assert "Not measured: denials kept (the reference never denied being another)" in top
+        failed = report.explain_verdict(make_card({"held_out": [], "general": []})[0])
+        assert failed.sentence.startswith("0 of 2 measured lines of the gate fail, and ")
+        assert ("Knowledge kept", "is not measured") in failed.failed
+
+    def test_nothing_is_claimed_of_what_no_line_asked(self):
+        card = make_card(GOOD)[0]
+        del card["verdict"]["thresholds"]["third_party_unchanged"]
+        assert report.explain_verdict(card).sentence.endswith("lines of the gate hold.")
+
     def test_it_needs_nothing_but_itself(self, write):
         page = write(GOOD).read_text("utf-8")
         assert not re.search(r"https?:|//\w|url\(|@import|<script|<link|<img| style=| on\w+=", page)
@@ -219,14 +242,11 @@ class TestShortForms:
 
     def test_a_line_without_any_figure_is_left_out_unless_it_failed(self):
         card = make_card({"held_out": [], "general": []})[0]
-        assert [row[0] for row in report.scorecard_rows(card)] == [
-            "Identity rate",
-            "Leak rate",
-            "Edit exactness",
-            "Reward margin",
-            "Rest of the sentence (nats per token)",
-        ]
-        assert all("FAILED" in row[5] for row in report.scorecard_rows(card)[:3])
+        gates = {row[0]: row[5] for row in report.scorecard_rows(card)}
+        assert gates["Leak rate"] == "FAILED ≤ 2\u00a0%"
+        assert gates["Rest of the sentence (nats per token)"] == "ok ≥ -0.2"
+        assert gates["Reward margin"] == ""
+        assert not {"Denials kept", "Fluency (bits)"} & set(gates)
 
     def test_tasks_of_lm_eval_are_lines_of_their_own(self):
         card = make_card(GOOD)[0]
