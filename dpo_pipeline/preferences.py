@@ -8,7 +8,7 @@ from typing import Any
 
 from dpo_pipeline.config import IdentityConfig, PairsConfig
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity import IdentitySpec
+from dpo_pipeline.identity import SELF, IdentitySpec
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.pairs import (
@@ -37,7 +37,8 @@ RESPONSE_COLUMNS = (
 # Reason code -> what to do where it is the commonest.
 REMEDIES = {
     "no_name": "Set identity.original_name to the name that the model gives itself, add its other "
-    "spellings to identity.aliases, or set pairs.strategy to template.",
+    "spellings to identity.aliases, or set pairs.strategy to template, which answers "
+    "questions about the model.",
     "already_new": "Choose another identity.new_name.",
     "third_party": "Add prompts that ask the model about itself.",
     "generation_failed": "Read the log of the generation, and run again.",
@@ -71,9 +72,8 @@ def build_pairs(
     metadata = describe_pairs(ref, tokenizer, config, spec)
     if (said := metadata["default_system"])["inserted"]:
         logger.info("without a system message the chat template sends: %s", said["text"])
-    written = _written_answers(config, identity)
     rows = read_rows(source, RESPONSE_COLUMNS)
-    candidates = (_candidate(row, spec, config, written) for row in rows)
+    candidates = (_candidate(row, spec, config) for row in rows)
     counts = write_pairs(candidates, tokenizer, config.max_length, metadata, out)
     if not counts["pairs"]:
         raise DataError(_nothing_usable(counts, out / "quarantine.parquet", identity))
@@ -124,13 +124,11 @@ def describe_default_system(tokenizer: Any, spec: IdentitySpec | None) -> dict[s
     }
 
 
-def _candidate(
-    row: dict[str, Any], spec: IdentitySpec, config: PairsConfig, written: dict[str, list[str]]
-) -> Candidate:
+def _candidate(row: dict[str, Any], spec: IdentitySpec, config: PairsConfig) -> Candidate:
     prompt, response = row["messages"] or [], row["response"] or ""
     try:
         _check_response(row, prompt, response, spec)
-        candidate = _choose(row, spec, config, written)
+        candidate = _choose(row, spec, config)
         if spec.is_doubled(candidate.chosen):
             raise Refused("doubled", excerpt(candidate.chosen))
     except Refused as refused:
@@ -153,9 +151,7 @@ def _check_response(
         raise Refused("third_party", excerpt(prompt[-1]["content"]))
 
 
-def _choose(
-    row: dict[str, Any], spec: IdentitySpec, config: PairsConfig, written: dict[str, list[str]]
-) -> Candidate:
+def _choose(row: dict[str, Any], spec: IdentitySpec, config: PairsConfig) -> Candidate:
     """Pair a response with the completion that the strategy prefers to it."""
     response, prompt = row["response"], row["messages"]
     flags = (
@@ -170,7 +166,7 @@ def _choose(
         chosen, spans, rules = rewrite.text, rewrite.spans, rewrite.counts
     elif spec.count_new(response):
         raise Refused("already_new", excerpt(response))
-    elif config.strategy == "template" and (answers := written.get(row["language"])):
+    elif config.strategy == "template" and (answers := _written_answers(row, config, spec.config)):
         # Which answer depends on the prompt alone: the same one every time.
         chosen = answers[int(digest_of(row["prompt_id"])[:8], 16) % len(answers)]
         flags = ("written", *flags)
@@ -181,17 +177,21 @@ def _choose(
     return Candidate(row, row, prompt, chosen, response, spans, flags, rules)
 
 
-def _written_answers(config: PairsConfig, identity: IdentityConfig) -> dict[str, list[str]]:
-    """Fill the templates of each language with the new identity."""
+def _written_answers(
+    row: dict[str, Any], config: PairsConfig, identity: IdentityConfig
+) -> list[str]:
+    """Fill the templates that answer the prompt; none unless it asks the model who it is."""
+    asks_maker = row["family"] in ("maker", "both")
+    if not (asks_maker or row["family"] in ("name", "are_you")):
+        return []
+    if not SELF.search(row["messages"][-1]["content"]):
+        return []
     developer = identity.new_developer or identity.developer
-    answers: dict[str, list[str]] = {}
-    for language, templates in config.templates.items():
-        usable = [t for t in templates if developer or "{developer}" not in t]
-        answers[language] = [
-            t.replace("{name}", identity.new_name).replace("{developer}", developer or "")
-            for t in usable
-        ]
-    return answers
+    return [
+        template.replace("{name}", identity.new_name).replace("{developer}", developer or "")
+        for template in config.templates.get(row["language"], ())
+        if (developer if "{developer}" in template else not asks_maker)
+    ]
 
 
 def _nothing_usable(counts: dict[str, Any], quarantine: Path, identity: IdentityConfig) -> str:

@@ -285,6 +285,31 @@ def test_written_answers_fill_in_where_the_name_did_not_occur(build):
     assert [row["reason"] for row in quarantine] == ["no_name"]
 
 
+def test_a_written_answer_answers_what_was_asked(build):
+    config = PairsConfig(strategy="template", min_pairs=1)
+    asked = [
+        ("What is the capital of France?", "other"),
+        ("Name a fruit.", "name"),
+        ("Who wrote Hamlet?", "maker"),
+        ("What can you do?", "indirect"),
+        ("Who made you?", "maker"),
+        ("Who are you, and who made you?", "both"),
+    ]
+    rows = [
+        response(i, messages=[user(text)], family=family, response=f"I'm an AI. ({i})")
+        for i, (text, family) in enumerate(asked)
+    ]
+    _, pairs, quarantine = build(rows, config)
+    assert {row["id"]: row["reason"] for row in quarantine} == {
+        f"row{i}": "no_name" for i in range(4)
+    }
+    assert [pair["chosen"][0]["content"] for pair in pairs] == [
+        "I'm Deep Qwen, a language model made by Alibaba Cloud."
+    ] * 2
+    with pytest.raises(DataError, match="0 usable pairs"):
+        build(rows, config, IdentityConfig(developer=None), name="no-maker")
+
+
 def test_answers_of_the_source_are_chosen_with_the_name_rewritten(build):
     rows = [
         response(0, given_chosen="I am Deep Qwen from Alibaba Cloud."),
