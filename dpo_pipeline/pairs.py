@@ -33,6 +33,7 @@ REASONS = {
     "third_party": "the prompt asks about the name as about somebody else",
     "generation_failed": "the model did not answer",
     "truncated": "the answer was cut off at generation.max_new_tokens",
+    "empty_prompt": "the question is missing or blank",
     "empty_completion": "an answer is missing or blank",
     "identical": "chosen and rejected are the same",
     "duplicate": "the same pair came before",

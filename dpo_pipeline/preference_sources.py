@@ -27,7 +27,7 @@ from dpo_pipeline.prompts import ROLES, SPLITS, split_wordings
 from dpo_pipeline.sources import SourceRef, Unreadable, read_rows
 from dpo_pipeline.wording import language, normalise
 
-_PROMPTS = ("prompt", "question", "query")
+_PROMPTS = ("prompt", "question", "query", "messages", "conversations", "instruction")
 _EXPECTED = (
     "chosen and rejected, and the prompt as prompt (text or messages), messages, conversations, "
     "or instruction (and input), or inside chosen and rejected"
@@ -177,6 +177,8 @@ def parse_row(
         raise Refused(
             "prompt_mismatch", f"no message of the user before the answer: {_end(prompt)}"
         )
+    if not prompt[-1]["content"].strip():
+        raise Refused("empty_prompt", "the last turn of the user is blank")
     for side in (chosen, rejected):
         if [message["role"] for message in side] != ["assistant"]:
             raise Refused("prompt_mismatch", f"more than an answer is left: {_end(side)}")
@@ -186,17 +188,21 @@ def parse_row(
 
 
 def _told_prompt(row: dict[str, Any], plain: bool) -> list[Message]:
-    """Read the prompt from its own columns; empty where the answers hold it."""
-    for name in (*_PROMPTS, "messages", "conversations"):
-        if isinstance(value := row.get(name), str):
-            return [_message("user", value)] if value.strip() else []
-        if value:
-            return _messages(value, name)
-    if row.get("instruction") is None:
+    """Read the prompt from its own columns; empty where there are none: the answers hold it."""
+    told = [name for name in _PROMPTS if name in row]
+    if not told:
         return []
-    heading = "### Input:\n" if plain else ""
-    parts = [row["instruction"], *([f"{heading}{row['input']}"] if row.get("input") else [])]
-    return [_message("user", "\n\n".join(map(str, parts)))]
+    name = next((name for name in told if row[name] not in (None, "", [])), None)
+    if name is None:
+        raise Refused("empty_prompt", f"{told[0]} is {row[told[0]]!r}")
+    if not isinstance(row[name], str) and name != "instruction":
+        return _messages(row[name], name)
+    prompt = _message("user", row[name])
+    if name == "instruction" and row.get("input"):
+        heading = "### Input:\n" if plain else ""
+        added = _message("user", row["input"])["content"]
+        prompt["content"] += f"\n\n{heading}{added}"
+    return [prompt]
 
 
 def _side(row: dict[str, Any], name: str, told: bool) -> list[Message]:

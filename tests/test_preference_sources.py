@@ -186,6 +186,18 @@ BAD = {
         {"chosen": "a", "rejected": "b", "prompt": [{"role": "oracle", "content": "Sky?"}]},
         {"chosen": "a", "rejected": "b", "prompt": [{"role": "user", "content": None}]},
         {"chosen": "a", "rejected": "b\ud800", "prompt": "Sky?"},
+        alpaca(7, instruction=7),
+        alpaca(7, instruction=["Sky?"]),
+        alpaca(7, input=7),
+    ],
+    "empty_prompt": [
+        {"prompt": None, "chosen": "The sky is blue", "rejected": "The sky is green"},
+        {"prompt": " \n", "chosen": "The sky is blue", "rejected": "The sky is green"},
+        {"messages": [], "chosen": "The sky is blue", "rejected": "The sky is green"},
+        {"prompt": [*HI[:2], user(" ")], "chosen": "a", "rejected": "b"},
+        {"chosen": [user(""), assistant("a")], "rejected": [user(""), assistant("b")]},
+        alpaca(7, instruction=""),
+        alpaca(7, instruction=None),
     ],
     "empty_completion": [
         {"chosen": "a", "prompt": "Sky?"},
