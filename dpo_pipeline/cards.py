@@ -109,6 +109,7 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
             [escape_markdown(example[key]) for key in ("prompt", "before", "after")]
             for example in facts.scorecard["examples"]
         ],
+        adapter=adapter,
         chat_template="chat_template.jinja" in files,
     )
     return str(card).rstrip() + "\n"

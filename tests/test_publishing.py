@@ -244,6 +244,37 @@ def test_an_adapter_names_its_base_on_the_hub_or_stays_here(send, hub, policy, t
     assert card_of(hub, hub.model("tester/deep")).data.library_name == "peft"
 
 
+def test_an_adapter_runs_as_its_card_says_also_after_its_base_has_moved(
+    send, hub, policy, tmp_path
+):
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+    base = hub.add_model("Qwen/Tiny", policy)
+    lora = LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(policy), lora)
+    model.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "README.md").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    measured = pipeline("text-generation", model=model, tokenizer=tokenizer)(
+        said("user", "Who are you?"), max_new_tokens=128, do_sample=False
+    )[0]["generated_text"][-1]["content"]
+    send(
+        model=tmp_path / "adapter",
+        lineage=LINEAGE | {"model": {"name": "Qwen/Tiny", "revision": base}},
+    )
+
+    weights = load_file(policy / "model.safetensors")
+    moved = copy_of(policy, tmp_path / "moved")
+    zeros = {n: t.mul(0) for n, t in weights.items()}
+    save_file(zeros, moved / "model.safetensors", {"format": "pt"})
+    assert hub.add_model("Qwen/Tiny", moved) != base
+    snippet = card_of(hub, hub.model("tester/deep")).text.partition("```python\n")[2]
+    assert hub.run(snippet.partition("```")[0], token=Hub.READ).strip() == measured.strip() != ""
+
+
 def test_paths_of_this_machine_do_not_go(send, hub):
     send(lineage={"model": {"name": "/home/me/secret-project/model", "revision": None}})
     for repo in (hub.model("tester/deep"), hub.dataset("tester/pairs")):
