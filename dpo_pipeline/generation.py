@@ -219,7 +219,8 @@ def collect_responses(
     and the answers that differ are counted: a batch of another shape rounds differently.
 
     Returns:
-        Counts of answers by finish, their tokens, answers checked and mismatches among them.
+        Counts of answers by finish, their tokens, answers checked and mismatches among them;
+        unfinished: failures that may pass when asked again.
     Raises:
         GenerationError: No prompt was answered.
         StoreError: The disk is full or not writable.
@@ -343,4 +344,6 @@ def responses_schema() -> "pa.Schema":
 def _count(responses: Sequence[Response]) -> dict[str, Any]:
     finishes = Counter(response.finish for response in responses)
     counts = {finish: finishes[finish] for finish in ("stop", "length", "error")}
-    return {"rows": len(responses), **counts, "tokens": sum(r.tokens for r in responses)}
+    unfinished = sum(response.reason == "generation_failed" for response in responses)
+    tokens = sum(response.tokens for response in responses)
+    return {"rows": len(responses), **counts, "unfinished": unfinished, "tokens": tokens}

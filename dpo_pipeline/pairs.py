@@ -32,6 +32,7 @@ REASONS = {
     "already_new": "the answer already gives the new name",
     "third_party": "the prompt asks about the name as about somebody else",
     "generation_failed": "the model did not answer",
+    "refused": "the server refuses to answer",
     "truncated": "the answer was cut off at generation.max_new_tokens",
     "empty_prompt": "the question is missing or blank",
     "empty_completion": "an answer is missing or blank",

@@ -92,7 +92,8 @@ def _complete(client: httpx.Client, base_url: str, body: dict[str, Any]) -> Resp
             raise GenerationError(
                 f"{url} answered HTTP {status} for model {body['model']!r}: {said}; {FATAL[status]}"
             ) from None
-        return Response.failed(f"HTTP {status}: {said}")
+        reason = "generation_failed" if _may_pass(error) else "refused"
+        return Response.failed(f"HTTP {status}: {said}", reason)
     except (httpx.TransportError, ValueError, LookupError, TypeError) as error:
         return Response.failed(f"{type(error).__name__}: {error}")
 
@@ -116,6 +117,6 @@ def _read(response: httpx.Response) -> Response:
     choice = body["choices"][0]
     text, finish = choice["message"]["content"], choice["finish_reason"]
     if finish not in ("stop", "length") or not isinstance(text, str):
-        return Response.failed(f"the server ended the answer with finish_reason {finish!r}")
+        return Response.failed(f"the answer ended with finish_reason {finish!r}", "refused")
     tokens = int((body.get("usage") or {}).get("completion_tokens") or 0)
     return Response(text=text, finish=finish, tokens=tokens)

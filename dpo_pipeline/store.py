@@ -36,7 +36,8 @@ class Artifact(BaseModel):
         key: Digest of everything it depends on.
         digest: Digest of its content: file names and their sha256.
         path: Its folder.
-        stats: Counts and facts its stage reported, JSON-able.
+        stats: Counts and facts its stage reported, JSON-able. Where `unfinished` is not 0, some
+            rows are worth another try: the artifact is not reused.
         seconds: Time it took to build (seconds).
     """
 
@@ -101,11 +102,11 @@ class Store:
             StoreError: The disk is full or not writable; nothing half-written remains.
         """
         key = digest_of(parts)[:32]
-        if not refresh and (found := self.get(stage, key)):
+        if not refresh and (found := self._reusable(stage, key)):
             return found, False
         with self._lock(stage, key):
             # Another run may have built it while this one waited for the lock.
-            if not refresh and (found := self.get(stage, key)):
+            if not refresh and (found := self._reusable(stage, key)):
                 return found, False
             self._build(stage, key, parts, build)
             built = self.get(stage, key)
@@ -115,6 +116,10 @@ class Store:
                     "read back as written; check the disk"
                 )
             return built, True
+
+    def _reusable(self, stage: str, key: str) -> Artifact | None:
+        found = self.get(stage, key)
+        return None if found and found.stats.get("unfinished") else found
 
     def latest_parts(self, stage: str) -> KeyParts | None:
         """Return the key parts of the stage's newest artifact, to explain a miss."""

@@ -69,7 +69,9 @@ def get_or_build(
 
     def explained(out: Path, work: Path) -> dict[str, Any]:
         if previous := artifacts.latest_parts(stage):
-            changed = explain(parts, previous) or ["nothing: the artifact was lost or damaged"]
+            changed = explain(parts, previous) or [
+                "nothing: the last is lost, damaged or unfinished"
+            ]
             logger.info("%s: building; changed since the last one: %s", stage, ", ".join(changed))
         return build(out, work)
 

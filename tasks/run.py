@@ -147,7 +147,8 @@ def _headline(stage: str, stats: dict[str, Any]) -> str:
         what = "prompts" if stage == "download" else "pairs"
         return f"{stats['train']:,} {what} to train, {stats['held_out']:,} held out{refused}"
     if stage == "generate":
-        return f"{stats['rows']:,} answers, {stats['length']} cut off"
+        failed = f", {stats['error']} failed" if stats["error"] else ""
+        return f"{stats['rows']:,} answers, {stats['length']} cut off{failed}"
     if stage in ("rewrite", "prepare"):
         return f"{stats['pairs']:,} pairs of {stats['rows']:,} rows{refused}"
     if stage == "train":
@@ -158,8 +159,9 @@ def _headline(stage: str, stats: dict[str, Any]) -> str:
             f"{last['loss']:.3f}, reward margin {last['margin']:.1f}"
         )
     if stage == "parity":
-        same = stats["same_answers"]["value"]
-        return f"{same:.1%} of {stats['rows']:,} answers the same, KL {stats['kl']['value']:.2g}"
+        same, kl = (stats[name]["value"] for name in ("export_same_answers", "export_kl"))
+        far = "not comparable" if kl is None else f"{kl:.2g}"
+        return f"{same:.1%} of {stats['rows']:,} answers the same, KL {far}"
     return f"{stats['rows']:,} answers compared"
 
 

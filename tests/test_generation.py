@@ -729,9 +729,9 @@ def test_what_may_pass_is_tried_again(ref, tmp_path, served, fault):
 @pytest.mark.parametrize(
     ("fault", "detail"),
     [
-        ((400, {}), "HTTP 400.*no luck"),
-        ("content_filter", "finish_reason 'content_filter'"),
-        ("not json", "JSONDecodeError"),
+        ((400, {}), "refused HTTP 400.*no luck"),
+        ("content_filter", "refused .*finish_reason 'content_filter'"),
+        ("not json", "generation_failed JSONDecodeError"),
     ],
     ids=str,
 )
@@ -740,9 +740,21 @@ def test_what_the_server_refuses_fails_alone_and_at_once(ref, tmp_path, served, 
     config = served.config.model_copy(update={"concurrency": 1})
     found = answer(ref, REQUESTS[:3], model=HERE, config=config, ledger=tmp_path)
     assert [r.finish for r in found] == ["error", "stop", "stop"]
-    assert re.search(detail, found[0].detail)
+    assert re.search(detail, f"{found[0].reason} {found[0].detail}")
     assert len(served.seen) == 3
     assert made(ref, REQUESTS[:3], tmp_path, config) == 1
+
+
+def test_failures_that_may_pass_are_counted_and_asked_again(ref, tmp_path, served):
+    config = served.config.model_copy(update={"concurrency": 1})
+    prompts = write_prompts(tmp_path / "prompts.parquet", 3)
+    counts = []
+    for served.faults in ([(400, {}), *[(503, {})] * 6], [(400, {})], []):
+        found = collect_responses(
+            ref, prompts, model=HERE, config=config, ledger=tmp_path / "ledger", out=tmp_path
+        )
+        counts.append((found["rows"], found["error"], found["unfinished"]))
+    assert counts == [(6, 2, 1), (6, 1, 0), (6, 0, 0)]
 
 
 def test_a_fault_that_stays_fails_after_patient_attempts(ref, tmp_path, served):

@@ -136,6 +136,17 @@ def test_refresh_builds_again(store):
     assert store.get_or_build("save", PARTS, write_two, refresh=True)[1]
 
 
+def test_what_lacks_rows_is_built_again_until_it_has_them(store):
+    def lacking(out: Path, work: Path) -> dict:
+        return {**write_two(out, work), "unfinished": 1}
+
+    first, _ = store.get_or_build("save", PARTS, lacking)
+    assert store.get("save", first.key) == first
+    assert store.get_or_build("save", PARTS, lacking)[1]
+    assert store.get_or_build("save", PARTS, write_two)[1]
+    assert not store.get_or_build("save", PARTS, must_not_build)[1]
+
+
 def test_links_are_refused(store, tmp_path):
     def links(out: Path, _work: Path) -> dict:
         (out / "link").symlink_to("/etc/hostname")
