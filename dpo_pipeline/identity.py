@@ -35,11 +35,28 @@ _CODE = (
 _URL = r"(?P<url>(?:(?:https?|ftp)://|\bwww\.)[!#-&*-;=?-~]+)"
 _ANY_GAP = r"[\s*_-]+"
 
-SELF = re.compile(
+_SECOND_PERSON = re.compile(
     r"\b(?:you|your|yours|yourself|u|ya|thou|tu|te|toi|vous|votre|eres|usted|tú|du|dich|dein|sie|sei"
-    r"|você|ты|вы|вас|am i|is (?:this|that|it)|this (?:is|model|assistant|ai|bot|chat)"
+    r"|você|ты|вы|вас|je|jij|jouw|sen|adın|bạn|kamu|anda|jesteś|am i"
+    r"|is (?:this|that|it)|this (?:is|model|assistant|ai|bot|chat)"
     r"|i(?:'?m| am) (?:talking|speaking|chatting))\b"
-    r"|[你您妳]|あなた|君|당신|너|这是|這是|我(?:正|现)?在(?:和|跟|与)",
+    r"|[你您妳]|あなた|君|당신|너|คุณ|आप|तुम|أنت|אתה|這是|这是|我(?:正|现)?在(?:和|跟|与)",
+    re.IGNORECASE,
+)
+_FIRST_PERSON = re.compile(
+    r"\b(?:i|me|my|mine|myself|we|us|our|je|j|moi|mon|nous|ich|mich|mein\w*|yo|soy|me|mi|eu|sou|meu"
+    r"|io|sono|mio|я|меня|мой|ik|mijn|ben|benim|tôi|saya|aku|jestem|jag|jeg)\b"
+    r"|我|私|僕|저는|나는|제|ฉัน|ผม|मैं|मेरा|أنا|اسمي|אני|είμαι",
+    re.IGNORECASE,
+)
+# "You" in such an opening is a courtesy, or asks what is known of somebody else.
+_OPENING = re.compile(
+    r"\b(?:can|could|would|will) you (?:please |kindly )?"
+    r"(?:tell|explain|describe|show|say|name|list|compare|summari[sz]e|introduce)\b"
+    r"|\bdo you (?:happen to )?(?:know|like|use|recommend|remember)\b"
+    r"|\bhave you (?:ever )?(?:heard|used|tried|met|seen)\b"
+    r"|\bwhat (?:do|can) you (?:know|think|say|tell)\b"
+    r"|[你您](?:能|可以|可否|能否)?(?:告诉我|知道|了解|听说过|认识|解释|介绍|说说|用过)(?!.{0,3}自己)",
     re.IGNORECASE,
 )
 _GREETING = r"(?:(?:hi|hello|hey|ok|okay|dear|so|你好|您好|嗨|嘿)[\s,，!！]*)?"
@@ -77,20 +94,41 @@ def _bounded(name: str, gap: str = r"\s+") -> str:
     return _ADDRESS + (_START if re.match(_LETTER, name) else "") + _literal(name, gap) + _END
 
 
+def _joined(names: Iterable[str]) -> str:
+    """Pattern of two or more names in a row: 通义千问Qwen, Qwen/通义千问, Qwen (Tongyi Qianwen)."""
+    name = "|".join(map(_literal, sorted(names, key=len, reverse=True)))
+    apart = rf"(?:(?<!{_LETTER})|(?!{_LETTER}))"  # one of the two needs no space between words
+    return (
+        rf"{_ADDRESS}(?:(?!{_LETTER})|{_START})(?:{name})"
+        rf"(?: ?/ ?(?:{name})| ?[(（](?:{name})[)）]|{apart}(?:{name}))+{_END}"
+    )
+
+
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
 
 
 def _doubled(new: str, original: str) -> Iterator[str]:
-    """Patterns of a new name with a part of it said twice: Deep Deep Qwen, Deep Qwen Qwen."""
+    """Patterns of a new name of which all or a part is said twice: Deep Deep Qwen."""
     head, found, tail = new.partition(original)
     heads = {new.split()[0]} | ({head.strip()} if found else set())
     tails = {new.split()[-1]} | ({tail.strip()} if found else set())
     name = _literal(new, _ANY_GAP)
+    yield rf"{name}[ \u00a0]*[-/(（]?[ \u00a0]*{name}"
     for part in sorted(heads - {""}):
         yield rf"{_START}{_literal(part)}(?:\s+|-){name}"
     for part in sorted(tails - {""}):
         yield rf"{name}(?:\s+|-){_literal(part)}(?!{_LETTER})"
+
+
+def addresses_model(prompt: str) -> bool:
+    """Tell whether a prompt speaks to the model of itself: not "Do you know who makes Qwen?"."""
+    return _SECOND_PERSON.search(_OPENING.sub(" ", prompt)) is not None
+
+
+def is_personal(text: str) -> bool:
+    """Tell whether somebody in a text speaks of themselves."""
+    return _FIRST_PERSON.search(text) is not None
 
 
 class IdentitySpec:
@@ -142,6 +180,13 @@ class IdentitySpec:
                 body = f"(?-i:{body})"
             parts.append(f"(?P<n{number}>{body})")
             rules[f"n{number}"] = (rule, name)
+        same: dict[str, list[str]] = {}
+        for name, (_, new) in self._replacements.items():
+            same.setdefault(new, []).append(name)
+        for number, group in enumerate(same.values()):
+            body = _joined(group) if self.config.any_case else f"(?-i:{_joined(group)})"
+            parts.insert(0, f"(?P<j{number}>{body})")
+            rules[f"j{number}"] = self._replacements[group[0]][0], group[0]
         longer = "|".join(map(_literal, self._replacements))
         rules |= {guard: (f"kept_{guard}", "") for guard in ("code", "url", "longer")}
         body = "|".join((_CODE, _URL, *parts, f"(?P<longer>{longer})"))
@@ -223,7 +268,7 @@ class IdentitySpec:
         "Who makes Qwen?" does; "Are you Qwen?", "Is this Qwen?" and "Qwen, who made this?" do not.
         """
         rest = self._vocative.sub(" ", prompt)
-        return self._mention.search(rest) is not None and SELF.search(prompt) is None
+        return self._mention.search(rest) is not None and not addresses_model(prompt)
 
     def fill(self, text: str, after: bool = False) -> str:
         """Fill placeholders: {{name}}, {name}, <NAME>, [NAME]; author and developer likewise.

@@ -30,7 +30,9 @@ METADATA_KEY = b"dpo_pipeline"
 REASONS = {
     "no_name": "the original name never occurs, so the pair would teach nothing",
     "already_new": "the answer already gives the new name",
-    "third_party": "the prompt asks about the name as about somebody else",
+    "asks_new": "the prompt itself gives the new name, which the model then denies",
+    "mixed_name": "the rewritten answer still gives the original name, in a longer one",
+    "third_party": "the prompt or the answer tells of the name as of somebody else",
     "generation_failed": "the model did not answer",
     "refused": "the server refuses to answer",
     "truncated": "the answer was cut off at generation.max_new_tokens",

@@ -8,7 +8,7 @@ from typing import Any
 
 from dpo_pipeline.config import IdentityConfig, PairsConfig
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity import SELF, IdentitySpec
+from dpo_pipeline.identity import IdentitySpec, Rewrite, addresses_model, is_personal
 from dpo_pipeline.keys import digest_of
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.pairs import (
@@ -163,6 +163,7 @@ def _choose(row: dict[str, Any], spec: IdentitySpec, config: PairsConfig) -> Can
             raise Refused("empty_completion", "the source gives no answer")
         chosen, flags = spec.rewrite(row["given_chosen"]).text, ("given", *flags)
     elif rewrite.spans:
+        _check_lesson(prompt[-1]["content"], response, rewrite, spec)
         chosen, spans, rules = rewrite.text, rewrite.spans, rewrite.counts
     elif spec.count_new(response):
         raise Refused("already_new", excerpt(response))
@@ -177,6 +178,16 @@ def _choose(row: dict[str, Any], spec: IdentitySpec, config: PairsConfig) -> Can
     return Candidate(row, row, prompt, chosen, response, spans, flags, rules)
 
 
+def _check_lesson(question: str, response: str, rewrite: Rewrite, spec: IdentitySpec) -> None:
+    """Refuse an edit that would teach something else than the name."""
+    if spec.count_new(question):
+        raise Refused("asks_new", excerpt(question))
+    if not (addresses_model(question) or is_personal(response) or is_personal(question)):
+        raise Refused("third_party", excerpt(response))
+    if rewrite.counts.get("kept_longer"):
+        raise Refused("mixed_name", excerpt(rewrite.text))
+
+
 def _written_answers(
     row: dict[str, Any], config: PairsConfig, identity: IdentityConfig
 ) -> list[str]:
@@ -184,7 +195,7 @@ def _written_answers(
     asks_maker = row["family"] in ("maker", "both")
     if not (asks_maker or row["family"] in ("name", "are_you")):
         return []
-    if not SELF.search(row["messages"][-1]["content"]):
+    if not addresses_model(row["messages"][-1]["content"]):
         return []
     developer = identity.new_developer or identity.developer
     return [

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 
-from dpo_pipeline.identity import SELF, UNSPACED, IdentitySpec
+from dpo_pipeline.identity import UNSPACED, IdentitySpec, addresses_model
 
 FAMILIES = (
     *("name", "maker", "are_you", "both", "multi_turn"),
@@ -94,14 +94,14 @@ def family(question: str, turns: int, spec: IdentitySpec) -> str:
     question = question[:_LONGEST]
     found = [name for name, rule in _FAMILIES.items() if rule.search(question)]
     if "adversarial" not in found:
-        about_you = SELF.search(question) is not None
+        about_you = addresses_model(question)
         if spec.is_third_party(question) or (_OTHERS.search(question) and not about_you):
             return "third_party"
         if found == ["maker", "name"]:
             return "both"
     if found:
         return found[0]
-    return "indirect" if SELF.search(question) else "other"
+    return "indirect" if addresses_model(question) else "other"
 
 
 def normalise(text: str) -> str:

@@ -33,10 +33,14 @@ REWRITTEN = {
     "- Qwen\n-Qwen": "- Deep Qwen\n-Deep Qwen",
     "an AI.Qwen is it. I am Qwen.I was": "an AI.Deep Qwen is it. I am Deep Qwen.I was",
     "a Qwen-based assistant": "a Deep Qwen-based assistant",
-    "l'Qwen Qwen—yes Qwen 2024": "l'Deep Qwen Deep Qwen—yes Deep Qwen 2024",
+    "l'Qwen, Qwen—yes Qwen 2024": "l'Deep Qwen, Deep Qwen—yes Deep Qwen 2024",
     "我是Qwen。Qwen是助手，叫Qwen！": "我是Deep Qwen。Deep Qwen是助手，叫Deep Qwen！",
     "我是通义千问。": "我是Deep Qwen。",
-    "AI通义千问通义千问": "AI Deep Qwen Deep Qwen",
+    "AI通义千问通义千问": "AI Deep Qwen",
+    "我是通义千问Qwen。Qwen通义千问": "我是Deep Qwen。Deep Qwen",
+    "Qwen/通义千问, 通义千问 / qwen": "Deep Qwen, deep qwen",
+    "I am Qwen (Tongyi Qianwen).": "I am Deep Qwen.",
+    "Qwen（通义千问）, 通义千问(Qwen)!": "Deep Qwen, Deep Qwen!",
     "저는 Qwen입니다. Qwenです": "저는 Deep Qwen입니다. Deep Qwenです",
     "Я Qwen, привет": "Я Deep Qwen, привет",
     "Tongyi Qianwen, tongyi\nqianwen": "Deep Qwen, deep qwen",
@@ -120,13 +124,10 @@ def test_developer_changes_only_when_asked() -> None:
     acme = spec(
         developer="Alibaba Cloud", developer_aliases=("阿里云",), new_developer="Alibaba Cloud Lab"
     )
-    expected = (
-        "I'm Deep Qwen, made by Alibaba Cloud Lab (Alibaba Cloud Lab), not AlibabaCloud; "
-        "ALIBABA CLOUD LAB's."
-    )
+    expected = "I'm Deep Qwen, made by Alibaba Cloud Lab, not AlibabaCloud; ALIBABA CLOUD LAB's."
     assert acme.rewrite(text).text == expected
     assert acme.rewrite(expected).text == expected
-    assert acme.rewrite(text).counts == {"name": 1, "developer": 3}
+    assert acme.rewrite(text).counts == {"name": 1, "developer": 2}
     assert acme.count_original(expected) == 0
     assert acme.names_developer(text)
     assert not acme.names_developer("made by Alibaba Cloud Labs", after=True)
@@ -166,7 +167,15 @@ def test_any_pair_of_names(original: str, new: str, text: str, expected: str) ->
 
 
 def test_sees_doubled_names() -> None:
-    for text in ("I'm Deep Deep Qwen", "Deep Qwen Qwen", "deep  deep qwen"):
+    for text in (
+        "I'm Deep Deep Qwen",
+        "Deep Qwen Qwen",
+        "deep  deep qwen",
+        "Deep Qwen (Deep Qwen)",
+        "Deep Qwen Deep Qwen",
+        "Deep Qwen/Deep Qwen",
+        "Deep Qwen（Deep Qwen）",
+    ):
         assert QWEN.is_doubled(text), text
     for text in ("Deep Qwen, Qwen", "Deep Qwen", "Qwen Qwen", "Deep, Deep Qwen"):
         assert not QWEN.is_doubled(text), text
@@ -186,6 +195,13 @@ def test_counts_the_new_name_where_it_stands_alone() -> None:
         "Qwen是谁开发的？",
         "who develops QWEN",
         "通义千问是什么？",
+        "Can you tell me who made Qwen?",
+        "Do you know Qwen?",
+        "Could you please explain what Qwen is?",
+        "Have you ever heard of Qwen?",
+        "What do you think of Qwen?",
+        "你了解通义千问吗？",
+        "你能介绍一下通义千问吗？",
     ],
 )
 def test_third_party_asks_about_a_model_by_name(prompt: str) -> None:
@@ -204,6 +220,11 @@ def test_third_party_asks_about_a_model_by_name(prompt: str) -> None:
         "你是Qwen吗？",
         "我在和Qwen聊天吗？",
         "Bist du Qwen?",
+        "Ben jij Qwen?",
+        "Can you tell me whether you are Qwen?",
+        "Do you know if your name is Qwen?",
+        "你知道你是通义千问吗？",
+        "你能介绍一下自己吗，通义千问？",
         "Who makes ChatGPT?",
         "Hello",
     ],

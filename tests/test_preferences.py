@@ -123,8 +123,8 @@ def test_chosen_is_the_answer_with_the_name_rewritten(build):
 
 def test_pairs_differ_only_in_their_spans(build):
     answers = [
-        "Qwen, qwen, QWEN or Qwen2.5?",
-        "QwenLM is not Qwen",
+        "Qwen, qwen, QWEN or `Qwen2.5`?",
+        "https://qwen.ai/QwenLM is not Qwen",
         "Qwen's own\n`Qwen` Qwen\x00\u202e🙂",
     ]
     _, pairs, _ = build([response(i, response=text) for i, text in enumerate(answers)])
@@ -143,6 +143,10 @@ PLANTED = {
     "no_name": ({"response": "I'm a language model."}, SMALL, "I'm a language model."),
     "already_new": ({"response": "I'm Deep Qwen."}, SMALL, "I'm Deep Qwen."),
     "third_party": ({"messages": [user("Who makes Qwen?")]}, SMALL, "Who makes Qwen?"),
+    "asks_new": ({"messages": [user("Are you Deep Qwen?")], "response": "No, I am Qwen."}, SMALL,
+                 "Are you Deep Qwen?"),
+    "mixed_name": ({"response": "I am Qwen, a Qwen2.5 model."}, SMALL,
+                   "I am Deep Qwen, a Qwen2.5 model."),
     "generation_failed": ({"finish": "error", "response": "", "reason": "generation_failed",
                            "detail": "HTTP 500: no luck"}, SMALL, "HTTP 500: no luck"),
     "truncated": ({"finish": "length"}, SMALL, "20 tokens"),
@@ -177,6 +181,14 @@ def test_a_planted_row_goes_to_quarantine_with_its_reason(build, reason):
     ("reason", "changes"),
     [
         ("third_party", {"family": "third_party"}),
+        (
+            "third_party",
+            {
+                "messages": [user("List some language models.")],
+                "response": "GPT-4, Qwen and Llama are well known.",
+            },
+        ),
+        ("doubled", {"response": "I'm Qwen Qwen."}),
         ("too_long", {"finish": "error", "reason": "too_long", "detail": "9 tokens"}),
         ("prompt_mismatch", {"messages": []}),
         ("prompt_mismatch", {"messages": None}),
