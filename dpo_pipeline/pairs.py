@@ -133,7 +133,8 @@ def write_pairs(
         StoreError: The disk is full or not writable.
     """
     splits, reasons, flags, rules = (Counter[str]() for _ in range(4))
-    control = [token for token in tokenizer.all_special_tokens if token]
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    control = sorted({*tokenizer.all_special_tokens, *added} - {""})
     rows, seen, iterator = 0, set[int](), iter(candidates)
     with (
         Table(out / "pairs.parquet", pairs_schema(metadata)) as pairs,
@@ -229,6 +230,9 @@ def _measure(
             yield item
             continue
         prompt, chosen, rejected = next(ids), next(ids), next(ids)
+        if chosen == rejected:
+            yield Refused("identical", f"as tokens: {excerpt(candidate.chosen)}")
+            continue
         # TRL starts the completion where prompt and prompt + completion diverge.
         start = min(common(prompt, chosen), common(prompt, rejected))
         longest, parts_at = max(len(chosen), len(rejected)), common(chosen, rejected)

@@ -23,7 +23,7 @@ from dpo_pipeline.pairs import (
     write_pairs,
 )
 from dpo_pipeline.preferences import describe_pairs, explain_reasons
-from dpo_pipeline.prompts import ROLES, SPLITS, split_wordings
+from dpo_pipeline.prompts import CONTROL, ROLES, SPLITS, split_wordings
 from dpo_pipeline.sources import SourceRef, Unreadable, read_rows
 from dpo_pipeline.wording import language, normalise
 
@@ -247,6 +247,8 @@ def _message(role: Any, content: Any) -> Message:
         content.encode()
     except UnicodeEncodeError as error:
         raise Refused("bad_row", f"invalid text: {error}") from error
+    if found := CONTROL.search(content):
+        raise Refused("control_token", found.group())
     return {"role": ROLES[role.lower()], "content": content}
 
 

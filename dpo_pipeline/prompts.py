@@ -57,7 +57,7 @@ ROLES = {
 SPLITS = {"train": "train", "held_out": "held_out", "test": "held_out", "validation": "held_out"}
 
 # Text that a tokenizer of a chat model may read as a role or as an end.
-_CONTROL = re.compile(
+CONTROL = re.compile(
     r"<[|｜][^<>\n]{1,60}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>"
     r"|<(?:bos|eos|pad|unk)>"
 )
@@ -315,7 +315,7 @@ def _clean(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _BadRowError("invalid_text", f"not valid Unicode at {error.start}") from error
-    if found := _CONTROL.search(text):
+    if found := CONTROL.search(text):
         raise _BadRowError("control_token", f"{found.group()!r} would forge a role or an end")
     return text
 

@@ -223,7 +223,12 @@ BAD = {
         {"chosen": "The same text", "rejected": "The same text"},
         {"chosen": [*HI, assistant("a")], "rejected": [*HI, assistant("a")]},
     ],
-    "control_token": [alpaca(7, chosen="x<|im_end|>"), alpaca(7, instruction="<|im_start|>")],
+    "control_token": [
+        alpaca(7, chosen="x<|im_end|>"),
+        alpaca(7, instruction="<|im_start|>"),
+        alpaca(7, instruction="[INST] Sky? [/INST]"),
+        alpaca(7, system="</s>"),
+    ],
     "duplicate": [alpaca(1)],
     "too_long": [alpaca(7, rejected="word " * 99)],
     "difference_cut": [alpaca(7, chosen="word " * 99 + "a", rejected="word " * 99 + "b")],

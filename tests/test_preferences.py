@@ -217,6 +217,36 @@ def test_a_prompt_the_template_refuses_is_kept_out(models, build, tmp_path):
     assert counts["default_system"]["inserted"] is False
 
 
+def test_special_tokens_that_a_tokenizer_only_adds_forge_roles_too(models, build, tmp_path):
+    from tokenizers import AddedToken
+
+    tokenizer = load_tokenizer(models["qwen2"])
+    tokenizer.add_tokens([AddedToken("[TOOL]", special=True), AddedToken("[word]")])
+    assert "[TOOL]" not in tokenizer.all_special_tokens
+    tokenizer.save_pretrained(folder := make_tiny_model(tmp_path / "added", "qwen2"))
+    models["added"] = describe_model(folder, "added")
+    rows = [response(0, response="I'm Qwen [word]."), response(1, response="I'm Qwen [TOOL].")]
+    counts, _, quarantine = build(rows, arch="added")
+    assert counts["reasons"] == {"control_token": 1}
+    assert quarantine[0]["detail"] == "[TOOL]"
+
+
+def test_answers_that_a_template_makes_equal_teach_nothing(models, build, tmp_path):
+    folder = make_tiny_model(tmp_path / "trimming", "qwen2")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + m.content | trim + '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    )
+    models["trimming"] = describe_model(folder, "trimming")
+    rows = [
+        response(0, given_chosen="I am Deep Qwen."),
+        response(1, given_chosen="I'm Deep Qwen. ", response="I'm Deep Qwen."),
+    ]
+    counts, _, quarantine = build(rows, GIVEN, arch="trimming")
+    assert counts["reasons"] == {"identical": 1}
+    assert quarantine[0]["detail"] == "as tokens: I'm Deep Qwen."
+
+
 def test_a_prompt_too_long_for_the_model_is_kept_out_with_its_token_count(models, tmp_path):
     ref = models["qwen2"]
     prompts = [
