@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from dpo_pipeline.report import escape_markdown, label, scorecard_rows
 
+LICENSE = ("license", "license_name", "license_link")
 GENERAL = ("general", "third_party", "kl", "new_name_unasked")
-PLACES = ("name", "location", "path", "source")
+PAIRS = ("preference_", "reward_", "tail_")
+PLACES = ("name", "location", "path", "source", "general")
 SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6))
 
 
@@ -24,14 +26,12 @@ class Facts(BaseModel):
 
     Attributes:
         scorecard: Verdict, measures before and after, examples.
-        lineage: What the run was made from; machine paths already cut to names.
-        license: SPDX id of the base model as the Hub writes it; None if it has none.
-        license_name: Name of a license that has no id.
-        license_link: Where its text is.
+        lineage: What the pairs were made from; machine paths already cut to names.
+        training: How the model was trained and judged.
+        license: What the base model's card says of its license; empty if it has none.
         languages: ISO 639-1 codes of the pairs, sorted.
         forced: Why it is published although the gate failed; None if it passed.
         model_repo: Hub id of the published model; None if only the dataset goes.
-        model_tag: Tag of these very weights.
         dataset_repo: Hub id of the published dataset; None if only the model goes.
         dataset_commit: Its commit.
     """
@@ -40,13 +40,11 @@ class Facts(BaseModel):
 
     scorecard: dict[str, Any]
     lineage: dict[str, Any]
-    license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
+    training: dict[str, Any] = {}
+    license: dict[str, Any] = {}
     languages: tuple[str, ...] = ()
     forced: str | None = None
     model_repo: str | None = None
-    model_tag: str | None = None
     dataset_repo: str | None = None
     dataset_commit: str | None = None
 
@@ -83,9 +81,7 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
         trained_on.append(facts.source["name"])
     relation = "adapter" if adapter else "finetune"
     data = ModelCardData(
-        license=facts.license,
-        license_name=facts.license_name,
-        license_link=facts.license_link,
+        **facts.license,
         base_model=facts.base if facts.base_revision else None,
         base_model_relation=relation if facts.base_revision else None,
         datasets=trained_on or None,
@@ -103,6 +99,7 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
         **_shared(facts),
         repo=facts.model_repo,
         title=escape_markdown(str(facts.model_repo).split("/")[-1]),
+        lineage=_as_json({**facts.lineage, **facts.training}),
         pairs_at=f": {pairs}" if pairs else "",
         measures=scorecard_rows(facts.scorecard),
         examples=[
@@ -128,7 +125,7 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
     source, shipped = facts.source, facts.source.get("kind") in (None, "shipped")
     from_hub = source.get("kind") == "hub"
     data = DatasetCardData(
-        license=facts.license if shipped else None,
+        **(facts.license if shipped else {}),
         language=list(facts.languages) or None,
         task_categories=["text-generation"],
         size_categories=[next((name for name, top in SIZES if rows < top), "n>1M")],
@@ -151,8 +148,9 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
         **_shared(facts),
         repo=facts.dataset_repo,
         title=escape_markdown(str(facts.dataset_repo).split("/")[-1]),
+        lineage=_as_json(facts.lineage),
         splits=[{"name": names[p], "rows": f"{count:,}"} for p, count in splits.items()],
-        model_at=_link(facts.model_repo, facts.model_tag) or "no published model",
+        model_at=_link(facts.model_repo, None),
         source=escape_markdown(where),
         shipped=shipped,
     )
@@ -161,13 +159,13 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
 
 def _shared(facts: Facts) -> dict[str, Any]:
     identity, verdict = facts.lineage.get("identity", {}), facts.scorecard["verdict"]
+    starter = facts.lineage["model"].get("kind") == "starter"
     return {
         "base": _link(facts.base if facts.base_revision else None, facts.base_revision)
-        or ("the starter model" if facts.base == "starter" else escape_markdown(facts.base)),
+        or ("the starter model" if starter else escape_markdown(facts.base)),
         "new_name": escape_markdown(identity.get("new_name", "its new name")),
         "original_name": escape_markdown(identity.get("original_name", "its old one")),
         "languages": ", ".join(facts.languages) or "unknown",
-        "lineage": json.dumps(facts.lineage, ensure_ascii=True, indent=1, sort_keys=True),
         "passed": verdict["passed"],
         "failed": ", ".join(label(line["measure"]).name for line in verdict["failed"]),
         "forced": escape_markdown(facts.forced) if facts.forced else None,
@@ -177,40 +175,51 @@ def _shared(facts: Facts) -> dict[str, Any]:
 def _eval_results(facts: Facts) -> Sequence[Any]:
     from huggingface_hub import EvalResult
 
-    results = []
-    for name, measure in facts.scorecard["after"].items():
-        if measure["value"] is None:
-            continue
-        if name.startswith("lm_eval"):
-            where: dict[str, Any] = {"dataset_type": "lm-eval", "dataset_name": "tasks of lm-eval"}
-        elif name.startswith(GENERAL):
-            where = {"dataset_type": "general", "dataset_name": "general questions"}
-        else:
-            where = _held_out(facts)
-        results.append(
-            EvalResult(
-                task_type="text-generation",
-                **where,
-                metric_type=name,
-                metric_name=label(name).name,
-                metric_value=round(measure["value"], 4),
-            )
+    return [
+        EvalResult(
+            task_type="text-generation",
+            **_measured_on(name, facts),
+            metric_type=name,
+            metric_name=label(name).name,
+            metric_value=round(measure["value"], 4),
         )
-    return results
+        for name, measure in facts.scorecard["after"].items()
+        if measure["value"] is not None
+    ]
 
 
-def _held_out(facts: Facts) -> dict[str, Any]:
+def _measured_on(name: str, facts: Facts) -> dict[str, Any]:
+    """Name what a measure was taken on, as the Hub's model index wants it."""
+    if name.startswith("lm_eval"):
+        return {"dataset_type": "lm-eval", "dataset_name": "tasks of lm-eval"}
+    if name.startswith(GENERAL):
+        return {"dataset_type": "general", "dataset_name": "general questions"}
+    if name.startswith("trained"):
+        return {"dataset_type": "trained", "dataset_name": "identity prompts of the training set"}
+    if not name.startswith(PAIRS) and not name.endswith("_shift"):
+        return {"dataset_type": "identity", "dataset_name": "held-out identity prompts"}
     known = {"dataset_split": "test", "dataset_revision": facts.dataset_commit}
     return {
         "dataset_type": facts.dataset_repo or "identity",
-        "dataset_name": "held-out identity prompts",
+        "dataset_name": "held-out pairs",
         **(known if facts.dataset_repo else {}),
     }
 
 
+def license_of(card: Any) -> dict[str, Any]:
+    """Pick what a card's metadata (a dict, or the Hub client's CardData) says of its license."""
+    return {name: card.get(name) for name in LICENSE if card.get(name)}
+
+
+def _as_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, ensure_ascii=True, indent=1, sort_keys=True)
+
+
 def _link(repo: str | None, revision: str | None, kind: str = "") -> str:
     """Link a repository at a revision; empty without one."""
-    at = f"https://huggingface.co/{kind}{repo}/tree/{revision or 'main'}"
+    from huggingface_hub import constants
+
+    at = f"{constants.ENDPOINT}/{kind}{repo}/tree/{revision or 'main'}"
     return f"[{repo}]({at})" if repo else ""
 
 

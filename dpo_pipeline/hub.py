@@ -5,6 +5,7 @@ a rate limit, a busy server) and nowhere else.
 """
 
 import logging
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -26,8 +27,14 @@ LONGEST_WAIT = 60.0  # seconds between two attempts
 TIMEOUT = 120.0  # seconds without a byte
 # 409 and 412: somebody else committed in between.
 PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 log = logging.getLogger("dpo_pipeline.hub")
+
+
+def masked(text: str, token: str | None = None) -> str:
+    """Hide the token, and whatever looks like one."""
+    return TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)
 
 
 def resolve_revision(repo_id: str, repo_type: RepoType, revision: str | None = None) -> str:
@@ -78,7 +85,7 @@ def ask(call: Callable[[], T], repo_id: str, repo_type: RepoType) -> T:
     try:
         return patiently(call)
     except Exception as error:
-        message = explain(error, repo_id, repo_type)
+        message = explain(error, repo_id, repo_type, reading=True)
         if message is None:
             raise
         kind = ModelError if repo_type == "model" else DataError
@@ -111,8 +118,17 @@ def may_pass(error: BaseException) -> bool:
     return cause is not None and not isinstance(cause, lost)
 
 
-def explain(error: BaseException, repo_id: str, repo_type: str) -> str | None:
-    """Say what went wrong at the Hub and what to do about it; None if it was not the Hub."""
+def explain(
+    error: BaseException, repo_id: str = "", repo_type: str = "", *, reading: bool = False
+) -> str | None:
+    """Say what went wrong at the Hub and what to do about it; None if it was not the Hub.
+
+    Args:
+        error: What came out of a client.
+        repo_id: The repository asked for, if it was one.
+        repo_type: "model" or "dataset".
+        reading: Whether the local cache could have answered.
+    """
     from huggingface_hub import constants, errors
 
     cause = _hub_cause(error)
@@ -122,15 +138,19 @@ def explain(error: BaseException, repo_id: str, repo_type: str) -> str | None:
         says = (
             "is not whole in the local cache, and offline mode is on: unset HF_HUB_OFFLINE and "
             "download it once, or name a local folder or file"
+            if reading
+            else "was not asked, as HF_HUB_OFFLINE is set"
         )
     elif isinstance(cause, errors.HfHubHTTPError):
         says = _explain_answer(cause, repo_id, repo_type)
     else:
         says = (
             f"cannot be reached ({type(cause).__name__}): check the network, the proxy and "
-            "HF_ENDPOINT, then run again; HF_HUB_OFFLINE=1 uses what is in the local cache"
+            "HF_ENDPOINT, then run again"
         )
-    return f"{repo_type} {repo_id!r} at {constants.ENDPOINT} {says}"
+        says += "; HF_HUB_OFFLINE=1 uses what is in the local cache" if reading else ""
+    what = f"{repo_type} {repo_id!r}" if repo_id else "the Hub"
+    return f"{what} at {constants.ENDPOINT} {says}"
 
 
 def _explain_answer(cause: "HfHubHTTPError", repo_id: str, repo_type: str) -> str:

@@ -3,18 +3,18 @@
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_pipeline.cards import Facts, dataset_card, model_card, public
+from dpo_pipeline.cards import Facts, dataset_card, license_of, model_card, public
 from dpo_pipeline.config import PublishConfig
 from dpo_pipeline.errors import ModelError, PublishError
-from dpo_pipeline.hub import explain, patiently, set_timeouts
+from dpo_pipeline.hub import explain, masked, may_pass, patiently, set_timeouts
 from dpo_pipeline.keys import digest_of
-from dpo_pipeline.upload import ALLOWED, Upload, prepare, rehearse, send
+from dpo_pipeline.upload import ALLOWED, RUN_TAG, Upload, create, examine, rehearse, send
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -22,19 +22,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("dpo_pipeline.publishing")
 
 SECRET_FILES = re.compile(r"\.env.*|.*\.(pem|key|netrc)|id_(rsa|ed25519).*|token|credentials.*")
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 SPLITS = {"train": "train.parquet", "test": "held_out.parquet"}
+PAIRS = re.compile(r"(train|held_out)\.parquet|dataset\.json")
 
 
 def publish(
     config: PublishConfig,
     *,
     run_id: str,
-    model: Path | None,
-    dataset: Path | None,
+    model: Path,
+    dataset: Path,
+    base: Path,
     scorecard: dict[str, Any],
     evidence: dict[str, str],
     lineage: dict[str, Any],
+    training: dict[str, Any],
     token: str | None,
     out: Path,
 ) -> dict[str, Any]:
@@ -45,95 +47,154 @@ def publish(
         run_id: Names the tag `run-<run_id>`.
         model: Folder of the policy; goes where `config.model_repo` is set.
         dataset: Folder of the save stage; goes where `config.dataset_repo` is set.
+        base: Folder of the reference; one that is not from the Hub may name a license here.
         scorecard: Verdict, measures before and after, examples.
-        evidence: What the scorecard was measured on: `weights_digest` (and `template_digest`)
+        evidence: What the scorecard was measured on: `weights_digest` and `template_digest`
             of the policy as `describe_model` gives them, `dataset_digest` of the dataset.
-        lineage: What the run was made from; shown in the cards.
+        lineage: What the pairs were made from; shown in both cards.
+        training: How the policy was trained and judged; shown in its card.
         token: Token with write access; a dry run does with less or none.
         out: Empty folder; gets the cards, in a dry run all other files, and publish.json.
     Returns:
-        dry_run, forced, and for model and dataset: repo, url, private, commit, tag, committed,
-        added, changed, deleted, unchanged, left_out.
+        dry_run, forced, note, and for model and dataset: repo, url, private, commit, tag,
+        committed, added, changed, deleted, unchanged, left_out. publish.json says the same,
+        and after a failure what was done before.
     Raises:
-        PublishError: The evidence, the token, the repository or the Hub refuses. Nothing is
-            half done then; publishing again completes what is missing.
+        PublishError: The evidence, the token, a repository or the Hub refuses. No repository
+            is left half done.
     """
-    repos = [repo for repo in (config.model_repo, config.dataset_repo) if repo]
-    policy = model if config.model_repo else None
-    pairs = dataset if config.dataset_repo else None
-    with _telling(token, repos):
+    from huggingface_hub import HfApi
+
+    with _telling(token):
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", run_id):
             raise PublishError(f"run id {run_id!r} cannot name a tag: use letters, digits, . _ -")
-        forced = _check_evidence(config, policy, pairs, scorecard, evidence)
-        api, user = _connect(config, token, repos)
-        tag = f"run-{run_id}"
+        forced = _check_evidence(config, model, dataset, scorecard, evidence)
+        set_timeouts()
+        api, user, note = HfApi(token=token or False), "", ""
+        try:
+            user = check_access(config, token)
+        except PublishError as error:
+            if not config.dry_run:
+                raise
+            note = str(error)
         facts = Facts(
             scorecard=scorecard,
             lineage=public(lineage),
-            **_license(api, lineage, needed=not config.dry_run),
+            training=public(training),
+            license=_license(api, lineage, base, needed=not config.dry_run),
             languages=_languages(dataset),
             forced=forced,
-            model_repo=_full_name(config.model_repo, user) if policy else None,
-            model_tag=f"weights-{evidence['weights_digest'][:12]}" if policy else None,
-            dataset_repo=_full_name(config.dataset_repo, user) if pairs else None,
+            **{
+                f"{kind}_repo": _full_name(repo, user)
+                for kind, repo in repositories(config).items()
+            },
         )
         _refuse_secrets("\n".join(_texts(facts.model_dump())), "what the cards tell", token)
-        uploads = [_dataset_upload(facts, pairs, tag, token)] if pairs else []
-        uploads += [_model_upload(facts, policy, tag, token, out)] if policy else []
-        result: dict[str, Any] = {"dry_run": config.dry_run, "forced": forced}
+        tag = f"{RUN_TAG}{run_id}"
+        uploads = [_dataset_upload(facts, dataset, tag, token)] if facts.dataset_repo else []
+        uploads += [_model_upload(facts, model, tag, token, out)] if facts.model_repo else []
+        result: dict[str, Any] = {"dry_run": config.dry_run, "forced": forced, "note": note}
         # Both pass every check before either goes.
         for upload in uploads:
             _write_card(facts, upload, out)
-            if config.dry_run:
-                place = out / upload.kind
-                done = rehearse(api, upload, private=config.private, out=place)
-                result[upload.kind], commit = done, done["commit"]
-            else:
-                commit = prepare(api, upload, private=config.private)
+            with _telling(token, upload):
+                if config.dry_run:
+                    done = rehearse(api, upload, private=config.private, out=out)
+                    result[upload.kind], commit = done, done["commit"]
+                else:
+                    commit = examine(api, upload, private=config.private)
             facts = _naming(facts, upload, commit)
-        for upload in uploads if not config.dry_run else ():
-            _write_card(facts, upload, out)
-            result[upload.kind] = done = send(api, upload, private=config.private)
-            facts = _naming(facts, upload, done["commit"])
-        (out / "publish.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+        _record(result, out)
+        if not config.dry_run:
+            _send_all(api, facts, uploads, result, config, token, out)
     return result
 
 
-def find_token() -> str:
-    """Return the token of the environment (HF_TOKEN) or of the stored login.
+def _send_all(
+    api: "HfApi",
+    facts: Facts,
+    uploads: Sequence[Upload],
+    result: dict[str, Any],
+    config: PublishConfig,
+    token: str | None,
+    out: Path,
+) -> None:
+    for upload in uploads:
+        with _telling(token, upload):
+            create(api, upload, private=config.private)
+    landed: list[str] = []
+    for upload in uploads:
+        _write_card(facts, upload, out)
+        with _telling(token, upload, landed):
+            result[upload.kind] = done = send(api, upload, private=config.private)
+        _record(result, out)
+        landed.append(f"{upload.kind} {upload.repo} is at commit {done['commit']}")
+        facts = _naming(facts, upload, done["commit"])
 
-    Raises:
-        PublishError: There is neither.
-    """
+
+def _record(result: Mapping[str, Any], out: Path) -> None:
+    _write(out / "publish.json", json.dumps(result, indent=1))
+
+
+def repositories(config: PublishConfig) -> dict[str, str]:
+    """Return what is to be published: "dataset" and "model" -> repository."""
+    repos = {"dataset": config.dataset_repo, "model": config.model_repo}
+    return {kind: repo for kind, repo in repos.items() if repo}
+
+
+def find_token() -> str | None:
+    """Return the token of the environment (HF_TOKEN), else of the stored login, if there is one."""
     from huggingface_hub import get_token
 
-    token = get_token()
-    if not token:
-        raise PublishError(
-            "no Hub token: set HF_TOKEN, run `hf auth login`, or name a Prefect Secret block in "
-            "publish.token_block; the token needs write access"
-        )
-    return token
+    return get_token()
 
 
-def check_token(api: "HfApi", repos: Iterable[str] = ()) -> str:
-    """Check that the token may write to the owners of these repositories; return its user.
+def check_access(config: PublishConfig, token: str | None) -> str:
+    """Check that the token may write to the configured repositories; return its user.
 
     Raises:
-        PublishError: It may only read.
+        PublishError: There is none, it may not, or offline mode is on.
+    """
+    from huggingface_hub import HfApi, constants
+
+    with _telling(token):
+        if constants.is_offline_mode():
+            raise PublishError("HF_HUB_OFFLINE is set: unset it to publish")
+        if not token:
+            raise PublishError(
+                "no Hub token: set HF_TOKEN, run `hf auth login`, or name a Prefect Secret block "
+                "in publish.token_block; the token needs write access"
+            )
+        set_timeouts()
+        return check_token(HfApi(token=token), repositories(config))
+
+
+def check_token(api: "HfApi", repos: Mapping[str, str]) -> str:
+    """Check that the token may write to these repositories (kind -> name); return its user.
+
+    Raises:
+        PublishError: It may only read, or does not cover one of them.
     """
     who = patiently(api.whoami)
     name, access = str(who["name"]), who.get("auth", {}).get("accessToken", {})
-    may_write = access.get("role") == "write"
+    remedy = f"at {api.endpoint}/settings/tokens"
     if access.get("role") == "fineGrained":
-        scopes = access.get("fineGrained", {}).get("scoped", [])
-        writable = {s["entity"]["name"] for s in scopes if "repo.write" in s["permissions"]}
-        full = {r if "/" in r else f"{name}/{r}" for r in repos}
-        may_write = all({r, r.split("/")[0]} & writable for r in full)
-    if not may_write:
+        covered = {
+            (scope["entity"]["type"], scope["entity"]["name"].lower())
+            for scope in access.get("fineGrained", {}).get("scoped", [])
+            if "repo.write" in scope["permissions"]
+        }
+        for kind, repo in repos.items():
+            full = _full_name(repo, name).lower()
+            owner = full.split("/")[0]
+            if not covered & {(kind, full), ("user", owner), ("org", owner)}:
+                raise PublishError(
+                    f"the Hub token of {name} may not write to the {kind} {repo}: give it write "
+                    f"access to that repository, or to all of {owner}, {remedy}"
+                )
+    elif access.get("role") != "write":
         raise PublishError(
-            f"the Hub token of {name} may only read: make one with write access at "
-            f"{api.endpoint}/settings/tokens"
+            f"the Hub token of {name} may only read: make one with write access {remedy}"
         )
     return name
 
@@ -147,33 +208,26 @@ def dataset_digest(folder: Path) -> str:
     return digest_of(digests)
 
 
-def masked(text: str, token: str | None) -> str:
-    """Hide the token, and whatever looks like one."""
-    return TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)
-
-
 def _check_evidence(
     config: PublishConfig,
-    model: Path | None,
-    dataset: Path | None,
+    model: Path,
+    dataset: Path,
     scorecard: Mapping[str, Any],
     evidence: Mapping[str, str],
 ) -> str | None:
     """Refuse what was not measured; return the reason where a failed gate is overruled."""
     from dpo_pipeline.models import describe_model
 
-    found: dict[str, str] = {}
-    if model:
-        ref = describe_model(model, "the policy")
-        found["weights_digest"] = ref.weights_digest
-        if "template_digest" in evidence:
-            found["template_digest"] = ref.template_digest
-    if dataset:
-        found["dataset_digest"] = dataset_digest(dataset)
-    if not found:
+    if not repositories(config):
         raise PublishError(
             "nothing to publish: set publish.model_repo or publish.dataset_repo to a Hub id"
         )
+    ref = describe_model(model, "the policy")
+    found = {
+        "weights_digest": ref.weights_digest,
+        "template_digest": ref.template_digest,
+        "dataset_digest": dataset_digest(dataset),
+    }
     for name, digest in found.items():
         if evidence.get(name) != digest:
             raise PublishError(
@@ -192,52 +246,44 @@ def _check_evidence(
     return config.force
 
 
-def _connect(config: PublishConfig, token: str | None, repos: list[str]) -> tuple["HfApi", str]:
-    from huggingface_hub import HfApi, constants
-
-    set_timeouts()
-    api = HfApi(token=token or False)
-    if config.dry_run:
-        return api, ""
-    if constants.is_offline_mode():
-        raise PublishError("HF_HUB_OFFLINE is set: unset it to publish, or make a dry run")
-    return api, check_token(api, repos)
-
-
-def _license(api: "HfApi", lineage: Mapping[str, Any], *, needed: bool) -> dict[str, str | None]:
+def _license(
+    api: "HfApi", lineage: Mapping[str, Any], base: Path, *, needed: bool
+) -> dict[str, Any]:
     """Read the license of the base model from its card; a dry run goes on without."""
+    from huggingface_hub import metadata_load
+
     name, revision = lineage["model"]["name"], lineage["model"].get("revision")
-    if name == "starter":
+    if lineage["model"].get("kind") == "starter":
         return {"license": "apache-2.0"}
     if not revision:
-        return {}
+        readme = base / "README.md"
+        return license_of((metadata_load(readme) or {}) if readme.is_file() else {})
     try:
         card = patiently(lambda: api.model_info(name, revision=revision)).card_data
     except Exception as error:
-        if needed:
+        told = explain(error, name, "model")
+        if needed or not told:
             raise
-        log.warning("license left out: %s", explain(error, name, "model") or type(error).__name__)
+        log.warning("license left out: %s", told)
         return {}
-    return {k: card.get(k) for k in ("license", "license_name", "license_link")} if card else {}
+    return license_of(card or {})
 
 
-def _languages(dataset: Path | None) -> tuple[str, ...]:
+def _languages(dataset: Path) -> tuple[str, ...]:
     import pyarrow.parquet as pq
 
-    if dataset is None:
-        return ()
     column = pq.read_table(dataset / "train.parquet", columns=["language"])["language"]
     return tuple(sorted(c for c in column.unique().to_pylist() if re.fullmatch("[a-z]{2}", c)))
 
 
-def _full_name(repo: str | None, user: str) -> str | None:
-    return f"{user}/{repo}" if repo and user and "/" not in repo else repo
+def _full_name(repo: str, user: str) -> str:
+    return f"{user}/{repo}" if user and "/" not in repo else repo
 
 
 def _dataset_upload(facts: Facts, folder: Path, tag: str, token: str | None) -> Upload:
     import pyarrow.parquet as pq
 
-    found, left_out = _listed(folder, ALLOWED["dataset"], token)
+    found, left_out = _listed(folder, PAIRS, token)
     files = {"dataset.json": found.pop("dataset.json")}
     for split, name in SPLITS.items():
         # load_dataset cannot tell the columns of a split without rows.
@@ -246,7 +292,7 @@ def _dataset_upload(facts: Facts, folder: Path, tag: str, token: str | None) -> 
     for name, path in files.items():
         if path.suffix == ".parquet":
             _refuse_secrets_in_rows(path, name, token)
-    return Upload("dataset", str(facts.dataset_repo), files, {tag: True}, [*found, *left_out])
+    return Upload("dataset", str(facts.dataset_repo), files, tag, [*found, *left_out])
 
 
 def _model_upload(facts: Facts, folder: Path, tag: str, token: str | None, out: Path) -> Upload:
@@ -262,8 +308,7 @@ def _model_upload(facts: Facts, folder: Path, tag: str, token: str | None, out: 
         settings |= {"base_model_name_or_path": facts.base, "revision": facts.base_revision}
         path = out / "model" / adapter.name
         files[adapter.name] = _write(path, json.dumps(settings, indent=2) + "\n")
-    tags = {tag: True, str(facts.model_tag): False}
-    return Upload("model", str(facts.model_repo), files, tags, left_out)
+    return Upload("model", str(facts.model_repo), files, tag, left_out)
 
 
 def _listed(
@@ -329,17 +374,20 @@ def _naming(facts: Facts, upload: Upload, commit: str | None) -> Facts:
 
 
 @contextmanager
-def _telling(token: str | None, repos: list[str]) -> Iterator[None]:
-    """Turn every failure into one that says what to do and holds no token."""
+def _telling(
+    token: str | None, upload: Upload | None = None, landed: Sequence[str] = ()
+) -> Iterator[None]:
+    """Turn every failure into one that says what to do, what is done, and holds no token."""
     try:
         yield
-    except (PublishError, ModelError) as error:
-        # No cause: the Hub's errors hold the request, and the request the token.
-        raise PublishError(masked(str(error), token)) from None
     except Exception as error:
-        told = explain(error, " and ".join(repos), "repository")
-        told = told or f"publishing stopped: {type(error).__name__}: {error}"
-        told += " (publishing again completes what is missing)"
+        known = explain(error, upload.repo, upload.kind) if upload else explain(error)
+        if isinstance(error, PublishError | ModelError):
+            known = str(error)
+        told = known or f"publishing stopped: {type(error).__name__}: {error}"
+        told += "; publishing again completes what is missing" if may_pass(error) else ""
+        told += f"; done before: {', '.join(landed)}" if landed else ""
+        # No cause: the Hub's errors hold the request, and the request the token.
         raise PublishError(masked(told, token)) from None
 
 

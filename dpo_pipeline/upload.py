@@ -4,11 +4,12 @@ Everything here reads what is there, compares, and writes what differs. So a los
 danger, a second run completes the first, and a third finds nothing to do.
 """
 
+import difflib
 import hashlib
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from dpo_pipeline.hub import explain, patiently
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# A file goes only if its name is one of these; one of these that is not sent is an old one.
+# A file goes only under one of these names; one that an earlier run sent is taken away again.
 ALLOWED = {
     "model": re.compile(
         r"(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
@@ -26,10 +27,21 @@ ALLOWED = {
         r"|added_tokens|vocab)\.json|vocab\.txt|merges\.txt|(tokenizer|spiece)\.model"
         r"|chat_template\.jinja|README\.md"
     ),
-    "dataset": re.compile(r"(data/)?[\w.-]+\.parquet|dataset\.json|README\.md"),
+    "dataset": re.compile(r"data/(train|test)-\d{5}-of-\d{5}\.parquet|dataset\.json|README\.md"),
 }
-# Weights that run code when they load are removed as well.
-PICKLES = re.compile(r".*\.(bin|bin\.index\.json|pt|pth|pkl|ckpt)")
+RUN_TAG = "run-"
+
+Differences = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository as it is: head, files (path -> hash as the Hub gives it), tags -> commit."""
+
+    head: str | None = None
+    private: bool = True
+    files: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,15 +52,14 @@ class Upload:
         kind: "model" or "dataset".
         repo: Hub id.
         files: Path in the repository -> file here.
-        tags: Tag -> whether it must mark the new commit; one that names the weights may mark
-            an older commit with the same weights.
+        tag: Names the run; marks the commit that holds the files.
         left_out: Files of the folder that do not go.
     """
 
     kind: Literal["model", "dataset"]
     repo: str
     files: dict[str, Path]
-    tags: dict[str, bool]
+    tag: str
     left_out: list[str]
 
     @property
@@ -56,166 +67,196 @@ class Upload:
         """The arguments by which the Hub's client finds the repository."""
         return {"repo_id": self.repo, "repo_type": self.kind}
 
-    def differences(self, remote: Mapping[str, str]) -> dict[str, list[str]]:
+    def differences(self, remote: Mapping[str, str]) -> Differences:
         """Compare with the hashes of what is there: added, changed and deleted paths."""
-        ours = [p for p in remote if ALLOWED[self.kind].fullmatch(p) or PICKLES.fullmatch(p)]
         kept = remote.keys() & self.files.keys()
+        old = (path for path in remote.keys() - kept if ALLOWED[self.kind].fullmatch(path))
         return {
             "added": sorted(self.files.keys() - kept),
             "changed": sorted(p for p in kept if _hash(self.files[p], remote[p]) != remote[p]),
-            "deleted": sorted(p for p in ours if p not in kept),
+            "deleted": sorted(old),
         }
 
+    def compare(self, remote: Remote, *, private: bool) -> Differences:
+        """Tell what would be added, changed and deleted, if that may be.
 
-def prepare(api: "HfApi", upload: Upload, *, private: bool) -> str | None:
-    """Create the repository if need be, and check what would fail only after the upload.
+        Raises:
+            PublishError: The repository is public and `private` is true, has a tag of this run
+                elsewhere, or holds files that no run put there and that would be lost.
+        """
+        if private and not remote.private:
+            raise PublishError(
+                f"{self.kind} {self.repo} is public, and publish.private is true: make it private "
+                "in its settings on the Hub, choose another name, or set publish.private to false"
+            )
+        differ = self.differences(remote.files)
+        in_the_way = differ["changed"] + differ["deleted"]
+        if in_the_way and not any(tag.startswith(RUN_TAG) for tag in remote.tags):
+            raise PublishError(
+                f"{self.kind} {self.repo} holds {', '.join(in_the_way)}, and no run of this "
+                "pipeline put that there: choose another name, or delete these files on the Hub"
+            )
+        marked = remote.tags.get(self.tag)
+        if marked and (any(differ.values()) or marked != remote.head):
+            raise PublishError(
+                f"tag {self.tag} of {self.repo} marks {marked}, not what would go: a tag does not "
+                "move; delete it on the Hub, or publish from a new run"
+            )
+        return differ
+
+
+def examine(api: "HfApi", upload: Upload, *, private: bool) -> str | None:
+    """Check what would fail later, before anything is made or sent.
 
     Returns:
         The commit that holds the upload already; None where one is to be made.
     Raises:
-        PublishError: The repository is public and `private` is true, or has a tag of this run
-            elsewhere.
+        PublishError: As `Upload.compare`.
         ValueError: The Hub refuses the metadata of the card.
     """
     from huggingface_hub import RepoCard
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-    patiently(lambda: api.create_repo(**upload.at, private=private, exist_ok=True))
-    info = patiently(lambda: api.repo_info(**upload.at))
-    check_private(upload, wanted=private, found=bool(info.private))
-    head = str(info.sha)
-    differ = upload.differences(patiently(lambda: _remote(api, upload, head)))
-    commit = None if any(differ.values()) else head
-    _check_tags(upload, patiently(lambda: _tags(api, upload)), commit)
     card = RepoCard(upload.files["README.md"].read_text(encoding="utf-8"))
     patiently(lambda: card.validate(repo_type=upload.kind))
-    return commit
+    try:
+        remote = patiently(lambda: _look(api, upload))
+    except RepositoryNotFoundError:
+        return None
+    return None if any(upload.compare(remote, private=private).values()) else remote.head
+
+
+def create(api: "HfApi", upload: Upload, *, private: bool) -> None:
+    """Create the repository, if it is not there."""
+    patiently(lambda: api.create_repo(**upload.at, private=private, exist_ok=True))
 
 
 def send(api: "HfApi", upload: Upload, *, private: bool) -> dict[str, Any]:
-    """Commit what differs from the repository that `prepare` left, verify, and tag.
+    """Commit what differs from what is there, verify, and tag.
 
     Returns:
-        What `told` returns, and private, commit, committed.
+        What `_tell` returns, and private, commit, committed.
     Raises:
-        PublishError: The repository is public and `private` is true, holds something else than
-            what was sent, or has a tag of this run elsewhere.
+        PublishError: As `Upload.compare`; or the repository does not hold what was sent.
     """
-    first: dict[str, list[str]] = {}
+    first: Differences = {}
 
     def bring_up() -> tuple[str, bool]:
         # Each attempt compares anew: the one before may have landed although its answer is lost.
-        info = api.repo_info(**upload.at)
         # A repository that exists keeps its visibility, whatever create_repo was told.
-        check_private(upload, wanted=private, found=bool(info.private))
-        head = str(info.sha)
-        differ = upload.differences(_remote(api, upload, head))
+        remote = _look(api, upload)
+        differ = upload.compare(remote, private=private)
         first.update(differ if not first else {})
+        head = str(remote.head)
         if any(differ.values()):
             head = _commit(api, upload, differ, head)
-        return head, bool(info.private)
+        return head, remote.private
 
     commit, is_private = patiently(bring_up)
-    wrong = upload.differences(patiently(lambda: _remote(api, upload, commit)))
+    wrong = upload.differences(patiently(lambda: _files(api, upload, commit)))
     if names := sorted(name for names in wrong.values() for name in names):
         raise PublishError(
             f"{upload.repo} at {commit[:12]} does not hold what was sent ({', '.join(names)}): "
             "publish again"
         )
-    _check_tags(upload, patiently(lambda: _tag(api, upload, commit)), commit)
+    patiently(lambda: _tag(api, upload, commit))
     committed = any(first.values())
     state = {"private": is_private, "commit": commit, "committed": committed}
-    return told(api, upload, first) | state
+    return _tell(api, upload, first) | state
 
 
 def rehearse(api: "HfApi", upload: Upload, *, private: bool, out: Path) -> dict[str, Any]:
     """Write what `send` would send, compare it with what is there, and send nothing.
 
+    Args:
+        api: Client.
+        upload: What would go.
+        private: Whether a public repository is refused.
+        out: Gets the files in a folder of the kind, and beside it the changes to the README.
     Returns:
         As `send`; commit is None where one would be made, and note says what could not be read.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
     for name, path in upload.files.items():
-        if path != out / name:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, out / name)
-    head, is_private, remote, tags, note = None, private, {}, {}, ""
+        place = out / upload.kind / name
+        if path != place:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+    remote, note = Remote(private=private), ""
     try:
-        info = api.repo_info(**upload.at)
-        head, is_private = info.sha, bool(info.private)
-        remote, tags = _remote(api, upload, str(head)), _tags(api, upload)
+        remote = _look(api, upload)
+        if "README.md" in remote.files:
+            _write_readme_diff(api, upload, remote, out / f"{upload.kind}-README.diff")
     except RepositoryNotFoundError:
-        note = "not there yet, or not visible to this token"
+        note = "new, or not visible to this token"
     except Exception as error:
-        note = explain(error, upload.repo, upload.kind) or type(error).__name__
-    check_private(upload, wanted=private, found=is_private)
-    differ = upload.differences(remote)
-    commit = None if any(differ.values()) else head
-    _check_tags(upload, tags, commit)
-    state = {"private": is_private, "commit": commit, "committed": False, "note": note}
-    return told(api, upload, differ) | state
+        note = explain(error, upload.repo, upload.kind) or ""
+        if not note:
+            raise
+    differ = upload.compare(remote, private=private)
+    commit = None if any(differ.values()) else remote.head
+    state = {"private": remote.private, "commit": commit, "committed": False, "note": note}
+    return _tell(api, upload, differ) | state
 
 
-def told(api: "HfApi", upload: Upload, differ: Mapping[str, list[str]]) -> dict[str, Any]:
+def _write_readme_diff(api: "HfApi", upload: Upload, remote: Remote, path: Path) -> None:
+    there = api.hf_hub_download(**upload.at, filename="README.md", revision=remote.head)
+    before, after = (
+        Path(readme).read_text(encoding="utf-8").splitlines(keepends=True)
+        for readme in (there, upload.files["README.md"])
+    )
+    lines = difflib.unified_diff(before, after, f"{upload.repo}/README.md", "README.md")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _tell(api: "HfApi", upload: Upload, differ: Differences) -> dict[str, Any]:
     """Tell what an upload is: repo, url, tag, added, changed, deleted, unchanged, left_out."""
-    folder, tag = "datasets/" if upload.kind == "dataset" else "", next(iter(upload.tags))
+    folder = "datasets/" if upload.kind == "dataset" else ""
     return {
         "repo": upload.repo,
-        "url": f"{api.endpoint}/{folder}{upload.repo}/tree/{tag}",
-        "tag": tag,
+        "url": f"{api.endpoint}/{folder}{upload.repo}/tree/{upload.tag}",
+        "tag": upload.tag,
         **differ,
         "unchanged": len(upload.files) - len(differ["added"]) - len(differ["changed"]),
         "left_out": upload.left_out,
     }
 
 
-def check_private(upload: Upload, *, wanted: bool, found: bool) -> None:
-    """Refuse a public repository where a private one was asked for."""
-    if wanted and not found:
-        raise PublishError(
-            f"{upload.kind} {upload.repo} is public, and publish.private is true: make it private "
-            "in its settings on the Hub, choose another name, or set publish.private to false"
-        )
-
-
-def _commit(api: "HfApi", upload: Upload, differ: Mapping[str, list[str]], head: str) -> str:
+def _commit(api: "HfApi", upload: Upload, differ: Differences, head: str) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     sent = [*differ["added"], *differ["changed"]]
     operations: list[Any] = [CommitOperationAdd(name, str(upload.files[name])) for name in sent]
     operations += [CommitOperationDelete(name) for name in differ["deleted"]]
-    message = f"Publish {next(iter(upload.tags))}"
+    message = f"Publish {upload.tag}"
     made = api.create_commit(
         **upload.at, operations=operations, commit_message=message, parent_commit=head
     )
     return str(made.oid)
 
 
-def _tag(api: "HfApi", upload: Upload, commit: str) -> dict[str, str]:
-    """Make the tags that are missing; return all."""
-    for tag in upload.tags.keys() - _tags(api, upload):
-        api.create_tag(**upload.at, tag=tag, revision=commit, exist_ok=True)
-    made = _tags(api, upload)
-    if missing := upload.tags.keys() - made:
-        raise PublishError(f"{upload.repo} did not keep the tag {', '.join(missing)}: run again")
-    return made
+def _tag(api: "HfApi", upload: Upload, commit: str) -> None:
+    if upload.tag not in _tags(api, upload):
+        api.create_tag(**upload.at, tag=upload.tag, revision=commit, exist_ok=True)
+    if (marked := _tags(api, upload).get(upload.tag)) != commit:
+        raise PublishError(
+            f"{upload.repo} has {commit}, and its tag {upload.tag} marks {marked or 'nothing'}: "
+            "delete the tag on the Hub, and publish again"
+        )
+
+
+def _look(api: "HfApi", upload: Upload) -> Remote:
+    info = api.repo_info(**upload.at)
+    head = str(info.sha)
+    return Remote(head, bool(info.private), _files(api, upload, head), _tags(api, upload))
 
 
 def _tags(api: "HfApi", upload: Upload) -> dict[str, str]:
     return {t.name: t.target_commit for t in api.list_repo_refs(**upload.at).tags}
 
 
-def _check_tags(upload: Upload, found: Mapping[str, str], commit: str | None) -> None:
-    """Refuse a tag of this run that marks another commit; None is one still to be made."""
-    for tag in (tag for tag, must_be_here in upload.tags.items() if must_be_here):
-        if found.get(tag, commit) != commit:
-            raise PublishError(
-                f"tag {tag} of {upload.repo} marks {found[tag]}, not {commit or 'what would go'}: "
-                "a tag does not move; delete it on the Hub, or publish from a new run"
-            )
-
-
-def _remote(api: "HfApi", upload: Upload, revision: str) -> dict[str, str]:
+def _files(api: "HfApi", upload: Upload, revision: str) -> dict[str, str]:
     """Read what is there: path -> sha256 of a large file, git's hash of another."""
     from huggingface_hub.hf_api import RepoFile
 

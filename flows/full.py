@@ -32,6 +32,7 @@ from dpo_pipeline.questions import general_file
 from tasks.proof import conclude, publish_if_proven
 from tasks.run import Run, run_script
 from tasks.stages import (
+    check_publishing,
     download,
     evaluate,
     generate,
@@ -58,6 +59,7 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     # What is missing stops the run here.
     general_file(config.evaluation.general)
     describe_tasks(config.evaluation.lm_eval)
+    check_publishing(config.publish)
     prompts = run.stage(download, config.prompts, config.identity)
     model = run.stage(prepare_model, config.model)
     responses = run.stage(
@@ -79,7 +81,9 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
         config.gate,
         config.model,
     )
-    published = publish_if_proven(run, config.publish, policy=policy, dataset=dataset, score=score)
+    published = publish_if_proven(
+        run, config.publish, reference=model, policy=policy, dataset=dataset, score=score
+    )
     return conclude(
         run, prompts=prompts, dataset=dataset, policy=policy, score=score, published=published
     )

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpo_pipeline.config import PublishConfig
+from dpo_pipeline.keys import settings_of
 from dpo_pipeline.pairs import excerpt
 from dpo_pipeline.report import (
     explain_verdict,
@@ -37,7 +38,13 @@ from tasks.stages import publish
 
 
 def publish_if_proven(
-    run: Run, config: PublishConfig, *, policy: Artifact, dataset: Artifact, score: Artifact
+    run: Run,
+    config: PublishConfig,
+    *,
+    reference: Artifact,
+    policy: Artifact,
+    dataset: Artifact,
+    score: Artifact,
 ) -> dict[str, Any] | None:
     """Publish what the configuration names, if the gate passed or is overruled.
 
@@ -50,17 +57,35 @@ def publish_if_proven(
     if not (config.model_repo or config.dataset_repo):
         return None
     if not (read_card(score)["verdict"]["passed"] or config.force):
-        run.say("publish   nothing: the gate failed")
+        run.say("publish   nothing: the gate failed; publish.force overrules it, with a reason")
         return None
     out = run.folder / "publish"
     out.mkdir()
-    lineage = {**dataset.stats["lineage"], "train": policy.stats["arguments"]}
-    done: dict[str, Any] = publish(config, run.run_id, policy, dataset, score, lineage, out)
-    for kind in ("dataset", "model"):
-        if kind in done:
-            went = f"would go, see {out}" if config.dry_run else f"is commit {done[kind]['commit']}"
-            run.say(f"publish   {kind} {done[kind]['repo']} {went}")
+    sections = ("train", "evaluation", "gate")
+    training = {name: settings_of(getattr(run.config, name)) for name in sections}
+    done: dict[str, Any] = publish(
+        config, run.run_id, reference, policy, dataset, score, training, out
+    )
+    for line in _describe_publishing(done, out):
+        run.say(f"publish   {line}")
     return done
+
+
+def _describe_publishing(done: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """Say of each repository what came or would come of it, and how to go on."""
+    for kind in ("dataset", "model"):
+        if to := done.get(kind):
+            signs = {"+": to["added"], "~": to["changed"], "-": to["deleted"]}
+            counts = " ".join(f"{sign}{len(paths)}" for sign, paths in signs.items())
+            counts += f", {to['unchanged']} unchanged"
+            state = to.get("note") or ("new commit" if to["committed"] else "")
+            where = to["repo"] if done["dry_run"] else to["url"]
+            lost = f"; deletes {', '.join(to['deleted'])}" if to["deleted"] else ""
+            yield f"{kind} {where}: {counts}{f' ({state})' if state else ''}{lost}"
+    if done["dry_run"]:
+        yield f"nothing was sent: look into {out}, then add --no-publish.dry-run"
+        if done["note"]:
+            yield f"it would fail now: {done['note']}"
 
 
 def conclude(

@@ -100,14 +100,20 @@ class Run:
         ref = model_of(model)
         # What goes to the Hub names a folder of this machine by its last part only.
         name = ref.name if ref.revision else Path(ref.name).name
+        # Nothing else is called that: a folder has its path, and a model from a file its suffix.
+        kind = "starter" if ref.name == "starter" else "hub" if ref.revision else "local"
         sections = ("identity", "generation", "pairs")
-        return {
-            "model": {**ref.model_dump(exclude={"path"}), "name": name},
+        lineage: dict[str, Any] = {
+            "model": {**ref.model_dump(exclude={"path"}), "kind": kind, "name": name},
             "prompts": {**source.stats.get("source", {}), "digest": source.digest},
             **{
                 s: settings_of(getattr(self.config, s)) for s in sections if hasattr(self.config, s)
             },
         }
+        # Where a server stands is nobody else's business.
+        for setting in ("base_url", "served_model"):
+            lineage.get("generation", {}).pop(setting, None)
+        return lineage
 
     def write_summary(self, paths: dict[str, Any], **facts: Any) -> dict[str, Any]:
         """Write summary.json; its keys stay from version to version.

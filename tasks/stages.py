@@ -80,7 +80,7 @@ def _build_model(config: ModelConfig) -> Stage:
                 stats = build_starter(folder, seed=config.starter_seed, on_progress=report)
             else:
                 stats = init_model(Path(config.name), folder, config.starter_seed)
-        ref = describe_model(folder, "starter" if starter else Path(config.name).stem)
+        ref = describe_model(folder, "starter" if starter else Path(config.name).name)
         return {**stats, "model": {**ref.model_dump(), "path": "model"}}
 
     return get_or_build(
@@ -443,10 +443,11 @@ def compare(
 def publish(
     config: PublishConfig,
     run_id: str,
+    reference: Artifact,
     policy: Artifact,
     dataset: Artifact,
     score: Artifact,
-    lineage: dict[str, Any],
+    training: dict[str, Any],
     out: Path,
 ) -> dict[str, Any]:
     """Publish to the Hub what the gate passed for; the token is read here and goes nowhere."""
@@ -457,23 +458,42 @@ def publish(
         run_id=run_id,
         model=Path(model_of(policy).path),
         dataset=dataset.path,
+        base=Path(model_of(reference).path),
         scorecard=json.loads((score.path / "scorecard.json").read_text(encoding="utf-8")),
         evidence=score.stats["evidence"],
-        lineage=lineage,
-        token=_token(config),
+        lineage=dataset.stats["lineage"],
+        training=training,
+        token=_read_token(config),
         out=out,
     )
 
 
-def _token(config: PublishConfig) -> str | None:
+def check_publishing(config: PublishConfig) -> None:
+    """Stop before hours of work where nothing could be published after them.
+
+    Raises:
+        PublishError: Something is to be sent, and there is no token that may, or no network.
+    """
+    if (config.model_repo or config.dataset_repo) and not config.dry_run:
+        from dpo_pipeline.publishing import check_access
+
+        check_access(config, _read_token(config))
+
+
+def _read_token(config: PublishConfig) -> str | None:
     """Read the token: the Prefect Secret block, else the environment, else the stored login."""
     from dpo_pipeline.publishing import find_token
 
-    if config.token_block:
-        return str(Secret.load(config.token_block).get())  # type: ignore[union-attr]
-    try:
+    name = config.token_block
+    if name is None:
         return find_token()
-    except PublishError:
-        if config.dry_run:
-            return None
-        raise
+    try:
+        secret = Secret.load(name).get()  # type: ignore[union-attr]
+    except ValueError:
+        raise PublishError(
+            f"publish.token_block: Prefect has no Secret block {name!r}: make one (see Publishing "
+            "in the README), or leave the option out, and HF_TOKEN or the stored login is used"
+        ) from None
+    if not isinstance(secret, str) or not secret.strip():
+        raise PublishError(f"the Secret block {name!r} holds no text: store the token itself in it")
+    return secret.strip()

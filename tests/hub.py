@@ -63,7 +63,7 @@ ROUTES = [  # the first that fits; a call's name is also the name of its faults
     ("verify", "POST", f"/verify/{SHA}"),
     ("resolve", "GET|HEAD", f"{FILES}/resolve/{REV}/(?P<path>.+)"),
 ]
-UPLOAD_CALLS = ("validate", "preupload", "batch", "put", "complete", "verify", "commit", "tag")
+UPLOAD_CALLS = ("preupload", "batch", "put", "complete", "verify", "commit", "tag")
 LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "gpl-3.0", "other")
 
 

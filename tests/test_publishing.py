@@ -20,16 +20,16 @@ from dpo_pipeline import hub as client
 from dpo_pipeline.config import PublishConfig
 from dpo_pipeline.errors import PublishError
 from dpo_pipeline.models import describe_model
-from dpo_pipeline.publishing import dataset_digest, find_token, publish
+from dpo_pipeline.publishing import check_access, dataset_digest, find_token, publish
 from dpo_pipeline.store import Store
 
 REPOS = {"model_repo": "tester/deep", "dataset_repo": "tester/pairs"}
 LINEAGE = {
-    "model": {"name": "starter", "revision": None},
+    "model": {"kind": "starter", "name": "starter", "revision": None},
     "prompts": {"kind": "shipped"},
     "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},
 }
-FIGURE = {"value": 1.0, "n": 40, "low": 0.91234, "high": 1.0}
+FIGURE = {"value": 1.0, "n": 40, "prompts": 40, "low": 0.91234, "high": 1.0}
 
 
 def scorecard(passed=True):
@@ -39,8 +39,10 @@ def scorecard(passed=True):
         "before": {"identity_rate": {**FIGURE, "value": 0.0}, "leak_rate": FIGURE},
         "after": {
             "identity_rate": FIGURE,
-            "leak_rate": {"value": 0.0, "n": 40, "low": 0.0, "high": 0.09},
-            "general_kept": {"value": None, "n": 0, "low": None, "high": None},
+            "leak_rate": {"value": 0.0, "n": 40, "prompts": 40, "low": 0.0, "high": 0.09},
+            "trained_exactness": FIGURE,
+            "tail_gap": {"value": -0.01, "n": 40, "prompts": 40, "low": -0.02, "high": 0.0},
+            "general_kept": {"value": None, "n": 0, "prompts": 0, "low": None, "high": None},
         },
         "examples": [
             {
@@ -94,8 +96,8 @@ def send(hub, policy, pairs, tmp_path):
     def call(run_id="r1", token=Hub.WRITE, config=None, **changed):
         out = tmp_path / f"out{next(outs)}"
         out.mkdir()
-        given = {"model": policy, "dataset": pairs, "scorecard": scorecard()}
-        given |= {"lineage": LINEAGE} | changed
+        given = {"model": policy, "dataset": pairs, "base": policy, "scorecard": scorecard()}
+        given |= {"lineage": LINEAGE, "training": {"train": {"beta": 0.1}}} | changed
         given.setdefault("evidence", evidence(given["model"], given["dataset"]))
         config = PublishConfig(**{**REPOS, "dry_run": False, **(config or {})})
         return publish(config, run_id=run_id, token=token, out=out, **given) | {"out": out}
@@ -104,8 +106,10 @@ def send(hub, policy, pairs, tmp_path):
 
 
 def evidence(model, dataset):
+    ref = describe_model(model, "policy")
     return {
-        "weights_digest": describe_model(model, "policy").weights_digest,
+        "weights_digest": ref.weights_digest,
+        "template_digest": ref.template_digest,
         "dataset_digest": dataset_digest(dataset),
     }
 
@@ -187,19 +191,24 @@ def test_cards_say_what_people_look_for(send, hub):
     assert data["language"] == ["en", "zh"]
     assert data["pipeline_tag"] == "text-generation"
     assert data["tags"] == sorted(data["tags"])
-    result = data["model-index"][0]["results"][0]
-    assert result["dataset"]["revision"] == done["dataset"]["commit"]
-    assert {m["type"]: m["value"] for m in result["metrics"]} == {
-        "identity_rate": 1.0,
-        "leak_rate": 0.0,
+    results = {
+        tuple(r["dataset"].get(key) for key in ("name", "split", "revision")): {
+            m["type"]: m["value"] for m in r["metrics"]
+        }
+        for r in data["model-index"][0]["results"]
+    }
+    assert results == {
+        ("held-out identity prompts", None, None): {"identity_rate": 1.0, "leak_rate": 0.0},
+        ("identity prompts of the training set", None, None): {"trained_exactness": 1.0},
+        ("held-out pairs", "test", done["dataset"]["commit"]): {"tail_gap": -0.01},
     }
     assert (
         "| Identity rate | 0\u00a0% | 100\u00a0% | 91.2\u00a0% - 100\u00a0% | 40 |  |" in card.text
     )
     assert "| 40 | ok ≤ 2\u00a0% |" in card.text
-    assert f"/datasets/tester/pairs/tree/{dataset.head}" in card.text
-    tag = next(t for t in model.tags if t.startswith("weights-"))
-    assert f"/tester/deep/tree/{tag}" in card_of(hub, dataset).text
+    assert f"{hub.url}/datasets/tester/pairs/tree/{dataset.head}" in card.text
+    assert f"{hub.url}/tester/deep/tree/main" in card_of(hub, dataset).text
+    assert model.tags.keys() == dataset.tags.keys() == {"run-r1"}
     assert card_of(hub, dataset).data.size_categories == ["n<1K"]
 
 
@@ -304,16 +313,38 @@ def test_new_weights_make_one_commit_that_takes_the_old_ones_away(send, hub, pol
     (sharded / "model.safetensors").unlink()
     (sharded / "banner.png").write_bytes(b"somebody's own")
     hub.add_model("tester/deep", sharded, private=True)
+    hub.model("tester/deep").tags["run-before"] = hub.model("tester/deep").head
     done = send()["model"]
     assert done["deleted"] == [
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
-        "pytorch_model.bin",
     ]
     files = hub.model("tester/deep").tree()
     assert len(hub.model("tester/deep").commits) == 2
     assert "banner.png" in files
-    assert [f for f in files if f.endswith((".safetensors", ".bin"))] == ["model.safetensors"]
+    assert [f for f in files if f.endswith(".safetensors")] == ["model.safetensors"]
+
+
+def test_what_no_run_put_there_is_neither_overwritten_nor_deleted(send, hub, pairs, tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "data").mkdir(parents=True)
+    for name in ("README.md", "extra.parquet", "data/train-00000-of-00002.parquet"):
+        (mine / name).write_bytes(b"mine")
+    hub.add_dataset("tester/pairs", mine, private=True)
+    for dry_run in (True, False):
+        with pytest.raises(
+            PublishError, match=r"holds README\.md, data/train-00000-of-00002\.parquet, and no run"
+        ):
+            send(config={"dry_run": dry_run})
+    assert len(hub.dataset("tester/pairs").commits) == 1
+    assert not hub.repos.get(("models", "tester/deep")), "nothing goes when one of the two cannot"
+
+
+def test_of_two_repositories_that_exist_neither_is_touched_when_one_is_public(send, hub, policy):
+    hub.add_model("tester/deep", policy)
+    with pytest.raises(PublishError, match="model tester/deep is public"):
+        send()
+    assert hub.repos.keys() == {("models", "tester/deep")}
 
 
 def test_a_commit_that_came_in_between_is_not_overwritten_unseen(send, hub, monkeypatch):
@@ -348,7 +379,7 @@ def test_dry_run_is_the_default_and_writes_what_would_go(send, hub):
     assert PublishConfig().dry_run
     rehearsed = send(config={"dry_run": True})
     assert not hub.repos
-    assert {call for call, _, _ in hub.calls} <= {"info"}
+    assert {call for call, _, _ in hub.calls} == {"whoami", "info"}
     sent = send()
     written = {
         p.relative_to(rehearsed["out"]).as_posix(): p.read_bytes()
@@ -388,6 +419,7 @@ def test_dry_run_tells_the_difference_to_what_is_there(send, hub, policy, tmp_pa
 def test_dry_run_needs_neither_token_nor_hub(send, hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     told = send(token=None, config={"dry_run": True})
+    assert "no Hub token" in told["note"]
     assert "cannot be reached" in told["model"]["note"]
     assert (told["out"] / "model" / "model.safetensors").is_file()
 
@@ -421,6 +453,10 @@ def test_evidence_of_something_else_is_refused(send, hub, policy, pairs, tmp_pat
         send(dataset=more, evidence=known)
     with pytest.raises(PublishError, match="scorecard is of another weights"):
         send(evidence={})
+    for digest in known:
+        one = {"model_repo": None} if digest != "dataset_digest" else {"dataset_repo": None}
+        with pytest.raises(PublishError, match=f"of another {digest.split('_')[0]}"):
+            send(evidence={**known, digest: "0" * 64}, config=one)
     assert not hub.repos
 
 
@@ -433,7 +469,7 @@ def test_a_failed_gate_needs_a_reason_and_the_card_shows_it(send, hub):
     for repo in (hub.model("tester/deep"), hub.dataset("tester/pairs")):
         text = card_of(hub, repo).text
         assert r"for the \*record\*" in text
-        assert "its gate failed** (Leak rate)" in text or "run failed** (Leak rate)" in text
+        assert "its gate failed** (Leak rate)" in text or "of the run failed.**" in text
 
 
 @pytest.mark.parametrize(
@@ -450,8 +486,9 @@ def test_a_token_that_may_not_write_is_refused_before_anything_goes(send, hub, t
 
 
 def test_tokens_come_from_the_environment_or_the_login(hub, monkeypatch, tmp_path):
-    with pytest.raises(PublishError, match="HF_TOKEN"):
-        find_token()
+    assert find_token() is None
+    with pytest.raises(PublishError, match="no Hub token: set HF_TOKEN"):
+        check_access(PublishConfig(), None)
     (tmp_path / "token").write_text("hf_storedLOGIN12345")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     assert find_token() == "hf_storedLOGIN12345"
@@ -515,7 +552,7 @@ def test_what_a_later_call_would_refuse_is_found_before_the_first_commit(
     def refused(says, **how):
         with pytest.raises(PublishError, match=says):
             send(**how)
-        assert len(hub.dataset("tester/pairs").commits) == 1, "the repository is there, and empty"
+        assert ("datasets", "tester/pairs") not in hub.repos
 
     hub.add_model("tester/deep", policy, private=True)
     model = hub.model("tester/deep")
