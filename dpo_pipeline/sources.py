@@ -8,9 +8,11 @@ import csv
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "data" / "identity.jsonl"
 _BATCH = 1024  # rows read at once
+_LONGEST_CELL = 2**31 - 1  # characters of a CSV cell
 _ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
@@ -144,23 +147,50 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    lines: list[str] = []  # of the row being read
+
+    def kept(file: Iterable[str]) -> Iterator[str]:
+        for line in file:
+            lines.append(line)
+            yield line
+
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        rows, number = csv.DictReader(file, delimiter=delimiter, strict=True), 0
-        while True:
-            row: Any
+        rows = csv.DictReader(kept(file), delimiter=delimiter, strict=True)
+        names = Counter(filter(None, rows.fieldnames or ()))
+        if twice := [name for name, n in names.items() if n > 1]:
+            raise DataError(f"{path} has more than one column {twice[0]!r}; rename one")
+        for number in count():
+            lines.clear()
+            first = rows.reader.line_num + 1
             try:
-                row = next(rows)
+                row: Any = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                row = Unreadable("broken_row", f"line {rows.line_num}: {error}")
+                if "unexpected end" in str(error):
+                    raise DataError(
+                        f"{path}: the quote that opens in line {_open_quote(lines, first)} is "
+                        "never closed; close it, or double it if it is part of the text"
+                    ) from error
+                where = f"lines {first} to {rows.reader.line_num}: {error}"
+                row = Unreadable("broken_row", where, "".join(lines))
             else:
                 if None in row:
-                    detail = f"line {rows.line_num} has more cells than the header"
-                    row = Unreadable("broken_row", detail, json.dumps(list(row.values())))
+                    where = f"line {rows.reader.line_num} has more cells than the header"
+                    row = Unreadable("broken_row", where, "".join(lines))
             yield number, row
-            number += 1
+
+
+def _open_quote(lines: Iterable[str], first: int) -> int:
+    """Return the number of the line whose quote stays open; a doubled quote opens none."""
+    is_open, opened = False, first
+    for number, line in enumerate(lines, first):
+        for _ in range(line.replace('""', "").count('"')):
+            is_open = not is_open
+            opened = number if is_open else opened
+    return opened
 
 
 def _batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[Any]:

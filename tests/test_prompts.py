@@ -286,6 +286,32 @@ def test_invalid_bytes_in_parquet_and_csv(tmp_path: Path) -> None:
         assert counts["reasons"].get("broken_row", 0) == reasons - 1
 
 
+def test_a_broken_row_of_csv_keeps_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    good = "".join(f"{row['prompt']},x\n" for row in numbered(6))
+    path.write_text(
+        f'prompt,other\n{good}"cut, here\nwho?,x\n"fine?",y\na,b,c\n{"w" * 200_000},z\n'
+    )
+    _, prompts, quarantine = prepare(path)
+    assert [len(p["messages"][0]["content"]) for p in prompts][6:] == [200_000]
+    assert [row["row"] for row in quarantine] == ['"cut, here\nwho?,x\n"fine?",y\n', "a,b,c\n"]
+    assert "lines 8 to 10" in quarantine[0]["detail"]
+
+
+def test_a_csv_quote_that_never_closes_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,other\n"two\nlines, ""said""",x\n"a\nb","cut\n' + "who?,x\n" * 30_000)
+    with pytest.raises(DataError, match="opens in line 5 is never closed"):
+        prepare(path)
+
+
+def test_two_csv_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,other,prompt,,\nwho?,x,y\n")
+    with pytest.raises(DataError, match="more than one column 'prompt'"):
+        prepare(path)
+
+
 def test_strange_but_valid_text_is_kept_exactly(tmp_path: Path) -> None:
     texts = [
         "nul \x00 in it",
