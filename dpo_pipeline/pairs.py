@@ -47,6 +47,7 @@ REASONS = {
     "control_token": "the text holds a control token of the model",
     "template_error": "the chat template refuses the messages",
     "bad_row": "the row cannot be read",
+    "unknown_split": "the row names a split that is neither train nor held out",
 }
 
 # Flag of a pair -> what it means.

@@ -23,8 +23,8 @@ from dpo_pipeline.pairs import (
     write_pairs,
 )
 from dpo_pipeline.preferences import describe_pairs, explain_reasons
-from dpo_pipeline.prompts import CONTROL, ROLES, SPLITS, split_wordings
-from dpo_pipeline.sources import SourceRef, Unreadable, read_rows
+from dpo_pipeline.prompts import CONTROL, ROLES, split_wordings
+from dpo_pipeline.sources import SourceRef, Unreadable, read_rows, read_split
 from dpo_pipeline.wording import language, normalise
 
 _PROMPTS = ("prompt", "question", "query", "messages", "conversations", "instruction")
@@ -86,11 +86,7 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
             asked[position] = ("", "", None)
             continue
         wording = normalise("\n".join(m["content"] for m in prompt if m["role"] == "user"))
-        asked[position] = (
-            digest_of(prompt),
-            wording,
-            SPLITS.get(str(_named(row, config).get("split"))),
-        )
+        asked[position] = (digest_of(prompt), wording, read_split(_named(row, config).get("split")))
     if not asked:
         raise DataError(f"{source.location} holds no rows; name another source or split")
 
@@ -161,6 +157,10 @@ def parse_row(
     if not isinstance(row, dict):
         raise Refused("bad_row", f"expected columns, found {type(row).__name__}")
     row = _named(row, config)
+    try:
+        read_split(row.get("split"))
+    except ValueError as error:
+        raise Refused("unknown_split", str(error)) from error
     prompt = _told_prompt(row, plain)
     chosen, rejected = (_side(row, name, told=bool(prompt)) for name in ("chosen", "rejected"))
     if not prompt and len(chosen) == len(rejected) == 1:

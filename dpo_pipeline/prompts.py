@@ -17,7 +17,7 @@ from dpo_pipeline.config import IdentityConfig, PromptsConfig
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.keys import digest_of
-from dpo_pipeline.sources import SourceRef, Unreadable, read_rows, resolve_source
+from dpo_pipeline.sources import SourceRef, Unreadable, read_rows, read_split, resolve_source
 from dpo_pipeline.tables import Table, escaped, messages_type
 from dpo_pipeline.tables import read_rows as read_table
 from dpo_pipeline.wording import FAMILIES, family, language, normalise, same_wording
@@ -36,6 +36,7 @@ REASONS = {
     "invalid_text": "the text is not valid Unicode",
     "control_token": "the text holds a token that forges a role or an end",
     "placeholder": "a placeholder cannot be filled",
+    "unknown_split": "the row names a split that is neither train nor held out",
     "duplicate": "the same questions came before",
     "near_duplicate_of_held_out": "worded like a prompt that is held out",
 }
@@ -54,7 +55,6 @@ ROLES = {
     "bing": "assistant", "chatgpt": "assistant", "model": "assistant", "system": "system",
     "developer": "system",
 }  # fmt: skip
-SPLITS = {"train": "train", "held_out": "held_out", "test": "held_out", "validation": "held_out"}
 
 # Text that a tokenizer of a chat model may read as a role or as an end.
 CONTROL = re.compile(
@@ -207,6 +207,7 @@ def _candidate(
         if not isinstance(row, Mapping):
             raise _BadRowError("wrong_type", f"a row is an object, found {type(row).__name__}")
         turns, given = _question(row, shape, config, spec)
+        split = _own_split(row, config)
     except _BadRowError as bad:
         return record, _Asked(position, b"", "", None, (bad.reason, str(bad)))
     record["dropped"] = 0
@@ -227,8 +228,14 @@ def _candidate(
         "family": own if own in FAMILIES else family(last, len(questions), spec),
         "language": spoken if isinstance(spoken, str) and spoken else language(last),
     }
-    split = SPLITS.get(str(row.get(config.columns.get("split", "split"))))
     return record, _Asked(position, bytes.fromhex(digest_of(questions)), questions[-1], split)
+
+
+def _own_split(row: Mapping[str, Any], config: PromptsConfig) -> str | None:
+    try:
+        return read_split(row.get(config.columns.get("split", "split")))
+    except ValueError as error:
+        raise _BadRowError("unknown_split", str(error)) from error
 
 
 def _question(

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHIPPED = Path(__file__).parent / "data" / "identity.jsonl"
+# Split that a row or a file names -> the side it means.
+SPLITS = {"train": "train"} | dict.fromkeys(
+    ("held_out", "test", "validation", "valid", "val", "dev", "eval"), "held_out"
+)
+_WRAPPERS = ("data", "rows", "examples")
+_ROWS = {*SPLITS, *_WRAPPERS}  # keys under which a JSON object holds rows
 _BATCH = 1024  # rows read at once
 _LONGEST_CELL = 2**31 - 1  # characters of a CSV cell
 _ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -91,6 +97,18 @@ def _resolve_hub(repo: str, revision: str | None) -> SourceRef:
     return SourceRef(kind="hub", location=repo, revision=commit, digest=commit)
 
 
+def read_split(value: Any) -> str | None:
+    """Return the side of the split that a row names: train, held_out, or null where it is blank.
+
+    Raises:
+        ValueError: It names neither.
+    """
+    name = "" if value is None else str(value).strip().casefold()
+    if name and name not in SPLITS:
+        raise ValueError(f"split {value!r} is none of {', '.join(SPLITS)}")
+    return SPLITS.get(name)
+
+
 def read_rows(source: SourceRef, split: str) -> Iterator[tuple[int, Any]]:
     """Read a source row by row.
 
@@ -109,6 +127,9 @@ def read_rows(source: SourceRef, split: str) -> Iterator[tuple[int, Any]]:
     path = SHIPPED if source.kind == "shipped" else Path(source.location)
     if not path.is_file() or _sha256(path) != source.digest:
         raise DataError(f"{path} changed or went away after it was resolved; start the run again")
+    with path.open("rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{path} is UTF-16; save it as UTF-8")
     yield from _READERS[path.suffix.lower()](path)
 
 
@@ -134,9 +155,28 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     if isinstance(data, Unreadable) and text.strip():
         raise DataError(f"{data.detail}; expected a list of rows")
     if isinstance(data, dict):
-        inner = next((data[key] for key in ("data", "rows", "train", "examples") if key in data), 0)
-        data = inner if isinstance(inner, list) else [data]
+        data = list(_rows_of_object(data, path)) if _ROWS & _lists(data) else [data]
+    if not isinstance(data, list | Unreadable):
+        raise DataError(f"{path} holds {type(data).__name__} {data!r:.60}; expected a list of rows")
     yield from enumerate(data if isinstance(data, list) else [])
+
+
+def _lists(data: dict[str, Any]) -> set[str]:
+    return {key for key, value in data.items() if isinstance(value, list)}
+
+
+def _rows_of_object(data: dict[str, Any], path: Path) -> Iterator[Any]:
+    """Yield the rows of all splits that an object holds; each row names its split."""
+    others = sorted(_lists(data) - _ROWS)
+    if others := [key for key in others if dict in map(type, data[key])]:
+        raise DataError(
+            f"{path} holds rows under {others[0]!r}, which is neither a split nor one of "
+            f"{', '.join(_WRAPPERS)}; rename it to one of {', '.join(SPLITS)}, or take it out"
+        )
+    for key, rows in data.items():
+        for row in rows if key in _lists(data) else ():
+            named = key in SPLITS and isinstance(row, dict)
+            yield {"split": key, **row} if named else row
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -199,6 +199,7 @@ BAD = {
         alpaca(7, instruction=""),
         alpaca(7, instruction=None),
     ],
+    "unknown_split": [alpaca(7, split="train_prefs"), alpaca(7, split=0)],
     "empty_completion": [
         {"chosen": "a", "prompt": "Sky?"},
         {"chosen": None, "rejected": "b", "prompt": "Sky?"},
@@ -303,8 +304,8 @@ def test_near_duplicates_stay_together_and_given_splits_are_kept(prepare):
         (50, "held_out"),
         (51, "train"),
         (52, "train"),
-        (52, "test"),
-        (53, "test"),
+        (52, "Test"),
+        (53, "val"),
         (53, "train"),
     ]
     rows += [alpaca(i, split=split, chosen=f"{split}.") for i, split in own]

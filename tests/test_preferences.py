@@ -292,7 +292,9 @@ def test_measuring_lengths_warns_of_none(models, build, tmp_path, caplog, monkey
 
 def test_every_reason_is_planted_in_a_test():
     # Rows that cannot be read come from preference sources, refusals from servers: tested there.
-    assert set(PLANTED) | {"template_error", "bad_row", "empty_prompt", "refused"} == set(REASONS)
+    assert set(PLANTED) | {
+        *("template_error", "bad_row", "empty_prompt", "unknown_split", "refused")
+    } == set(REASONS)
 
 
 def test_a_changed_developer_alone_makes_a_pair(build):

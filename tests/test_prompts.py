@@ -162,6 +162,36 @@ def test_reads_the_other_json_and_arrow_layouts(tmp_path: Path) -> None:
         assert list(found) == list(enumerate(rows)), name
 
 
+def test_a_json_object_may_hold_splits(tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.json", numbered(7)
+    splits = {"train": rows[:4], "dev": rows[4:5], "test": rows[5:], "tags": ["x"]}
+    path.write_text(json.dumps(splits))
+    _, prompts, _ = prepare(path)
+    assert [p["split"] for p in prompts] == ["train"] * 4 + ["held_out"] * 3
+    assert [p["source_row"] for p in prompts] == list(range(7))
+    path.write_text(json.dumps({**splits, "train_2": rows}))
+    with pytest.raises(DataError, match="rows under 'train_2'"):
+        prepare(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'"who are you?"', "holds str 'who are you\\?'; expected a list of rows"),
+        (b"null", "holds NoneType None"),
+        (b'{"prompts": [{"prompt": "who?"}]}', r"found \['prompts'\]"),
+        ('[{"prompt": "who?"}]'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    ],
+)
+def test_json_that_holds_no_rows_says_what_it_holds(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=expected):
+        prepare(path)
+
+
 def test_columns_can_be_mapped_and_the_shape_forced(tmp_path: Path) -> None:
     rows = [{"q": text, "prompt": "x", "speech": "de", "part": part}
             for text, part in (("Who?", "train"), ("How so?", "test"))]  # fmt: skip
@@ -233,6 +263,10 @@ BAD: dict[str, list[Any]] = {
             "<bos>who",
         )
     ] + [{"messages": [*TWO[:1], {"role": "assistant", "content": "<|im_end|>"}, *TWO]}],
+    "unknown_split": [
+        {"messages": [{"role": "user", "content": "Hi?"}], "split": split}
+        for split in ("train_sft", "both", 1)
+    ],
     "placeholder": [
         {"messages": [{"role": "user", "content": "Are you {{bot_name}}?"}]},
         {"messages": [{"role": "user", "content": "{{\nx\n}}"}]},
@@ -459,9 +493,9 @@ def test_shipped_prompts_keep_their_labels(tmp_path: Path) -> None:
 def test_duplicates_are_counted_and_never_straddle_the_split(tmp_path: Path) -> None:
     rows: Rows = [
         {"prompt": "Who are you?", "split": "train"},
-        {"prompt": "  WHO are  you？！", "split": "held_out"},
+        {"prompt": "  WHO are  you？！", "split": "Validation "},
         {"prompt": "who are you", "split": "train"},
-        {"prompt": "What is your name?", "split": "train"},
+        {"prompt": "What is your name?", "split": ""},
         {"prompt": "Please could you now tell me what exactly your name is", "split": "train"},
         {"prompt": "please could you now tell me what exactly your name is then", "split": "test"},
     ]
@@ -571,7 +605,7 @@ def test_groups_equal_those_of_every_pair_compared(texts: list[str], threshold: 
     st.lists(
         st.fixed_dictionaries(
             {"prompt": st.one_of(WORDS.map(" ".join), st.text(max_size=8), st.none())},
-            optional={"split": st.sampled_from(["train", "held_out", 3])},
+            optional={"split": st.sampled_from(["train", "held_out", None, 3])},
         ),
         min_size=1,
         max_size=30,
