@@ -537,7 +537,9 @@ class PublishConfig(Section):
         description="Publish although the gate failed, for this reason; lands in the card.",
     )
     token_block: str | None = Field(
-        None, description="Prefect Secret block with the token; null: environment or login."
+        None,
+        pattern=r"^[a-z0-9-]+$",
+        description="Name of the Prefect Secret block with the token; null: environment or login.",
     )
 
 

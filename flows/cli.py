@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
+from dpo_pipeline.hub import masked
+
 Config = TypeVar("Config", bound=BaseModel)
 
 # Settings that may name a local file or folder, and what can be nothing else.
@@ -47,6 +49,10 @@ class _Parser(argparse.ArgumentParser):
             if not name.startswith("-"):
                 message += "; a switch takes no value: --section.switch or --no-section.switch"
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists every option\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the process; a token that was typed somewhere is not repeated."""
+        super().exit(status, masked(message) if message else None)
 
     def format_help(self) -> str:
         """Show lists, maps and switches the way they are typed."""
@@ -150,7 +156,8 @@ def _describe(error: ValidationError) -> str:
             lines.append(f"{where}: nothing given; set --{where}... or a section of --config FILE")
         else:
             said = item["msg"].removeprefix("Value error, ")
-            # What a whole section fails on names its values itself.
-            value = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            # What a whole section fails on names its values itself; a block's name may be a token.
+            silent = isinstance(item["input"], dict) or item["loc"][-1] == "token_block"
+            value = "" if silent else f", got {item['input']!r}"
             lines.append(": ".join(filter(None, (where, said + value))))
     return "\n  ".join(["wrong configuration", *lines])

@@ -18,6 +18,7 @@ _ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     # The library's own log lines belong to the run.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "dpo_pipeline",

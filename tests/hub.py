@@ -145,8 +145,10 @@ class Hub:
     """The server; its state lies under the folder and is found there again."""
 
     WRITE, READ, OTHER = "hf_writeTOKENofTESTER1", "hf_readTOKENofTESTER22", "hf_OTHERuser3333"
+    FINE = "hf_fineTOKENofTESTER44"
     TOKENS: ClassVar = {
-        WRITE: ("tester", "write"), READ: ("tester", "read"), OTHER: ("somebody", "write")
+        WRITE: ("tester", "write"), READ: ("tester", "read"), OTHER: ("somebody", "write"),
+        FINE: ("tester", "fineGrained"),
     }  # fmt: skip
 
     def __init__(self, root: Path) -> None:
@@ -154,6 +156,7 @@ class Hub:
         self.calls: list[tuple[str, str, int]] = []  # call, path, status (0: cut)
         self.renamed: dict[str, str] = {}
         self.part_size = 1_000_000_000
+        self.scopes: list[tuple[str, str]] = []  # type and name of what FINE may write to
         self.lock, self._homes = threading.RLock(), itertools.count()
         (root / "blobs").mkdir(parents=True, exist_ok=True)
         found = [Repo(**json.loads(p.read_text())) for p in root.glob("repos/**/repo.json")]
@@ -373,7 +376,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.hub.TOKENS.get(given, (None, None))
 
     def repo(self, write: bool = False, files: bool = False) -> Repo:
-        (name, role), asked = self.user(), self.args["id"]
+        (name, _), asked = self.user(), self.args["id"]
         wanted = self.hub.renamed.get(asked, asked)
         if wanted != asked:
             self.out["Location"] = self.path.replace(asked, wanted, 1)
@@ -381,7 +384,7 @@ class Handler(BaseHTTPRequestHandler):
         repo, owner = self.hub.repos.get((self.args["kind"], wanted)), wanted.split("/")[0]
         if repo is None or (repo.private and name != owner):
             raise RefusedError(404 if name else 401, "Repository not found", "RepoNotFound")
-        if write and (name != owner or role != "write"):
+        if write and not self.may_write(repo.kind, repo.id):
             raise RefusedError(403, f"you need write access to {owner}")
         if files and repo.gated and name != owner:
             raise RefusedError(403 if name else 401, f"{wanted} is restricted", "GatedRepo")
@@ -396,17 +399,32 @@ class Handler(BaseHTTPRequestHandler):
         name, role = self.user()
         if name is None:
             raise RefusedError(401, "Invalid username or password.")
-        token = {"accessToken": {"displayName": "tests", "role": role}, "type": "access_token"}
+        access: dict[str, Any] = {"displayName": "tests", "role": role}
+        if role == "fineGrained":
+            may = ["repo.content.read", "repo.write"]
+            scopes = [
+                {"entity": {"type": kind, "name": n}, "permissions": may}
+                for kind, n in self.hub.scopes
+            ]
+            access["fineGrained"] = {"canReadGatedRepos": True, "global": [], "scoped": scopes}
+        token = {"accessToken": access, "type": "access_token"}
         return {"type": "user", "name": name, "orgs": [], "auth": token}
+
+    def may_write(self, kind: str, repo_id: str) -> bool:
+        (name, role), owner = self.user(), repo_id.split("/")[0]
+        if role == "fineGrained":
+            wanted = {(kind.rstrip("s"), repo_id), ("user", owner), ("org", owner)}
+            return not wanted.isdisjoint(self.hub.scopes)
+        return role == "write" and name == owner
 
     def on_auth(self) -> Any:
         self.repo(files=True)
         return {}
 
     def on_create(self) -> Any:
-        asked, (name, role) = json.loads(self.content), self.user()
+        asked, (name, _) = json.loads(self.content), self.user()
         owner = asked["organization"] or name
-        if name is None or role != "write" or owner != name:
+        if name is None or not self.may_write("", f"{owner}/"):
             raise RefusedError(401 if name is None else 403, f"no right to create under {owner}")
         kind, repo_id = asked.get("type", "model") + "s", f"{owner}/{asked['name']}"
         url = f"{self.hub.url}/{'datasets/' if kind == 'datasets' else ''}{repo_id}"
@@ -423,8 +441,9 @@ class Handler(BaseHTTPRequestHandler):
         except yaml.YAMLError as error:
             raise RefusedError(400, "bad YAML", errors=[{"message": str(error)}]) from None
         wrong = [f'"{name}" is empty' for name, value in data.items() if value is None]
-        if data.get("license", "other") not in LICENSES:
-            wrong.append(f'"license" {data["license"]!r} is unknown')
+        named = data.get("license", [])
+        for unknown in set([named] if isinstance(named, str) else named) - set(LICENSES):
+            wrong.append(f'"license" {unknown!r} is unknown')
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data.get("base_model", "x")):
             wrong.append(f'"base_model" {data["base_model"]!r} is no repository')
         if wrong:

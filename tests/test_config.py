@@ -140,6 +140,26 @@ def test_a_wrong_command_ends_with_a_reason(capsys, argv, said):
 
 
 @pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--publish.token-block", "hf_abcdefgh12345678"], "publish.token_block: String should"),
+        (["--publish.token-block", "Api_ORG 1234"], "publish.token_block: String should"),
+        (["--publish.private", "hf_abcdefgh12345678"], "no such option"),
+        (["--publish.model-repo", "me/hf_abcdefgh12345678/x"], "me/hf_***/x"),
+        (["--publish.token", "hf_abcdefgh12345678"], "--publish.token: no such option"),
+        (["--config", "hf_abcdefgh12345678"], "--config hf_***: no such file"),
+    ],
+)
+def test_a_token_in_the_wrong_place_is_refused_and_not_repeated(capsys, argv, said):
+    with pytest.raises(SystemExit):
+        run(*argv)
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "abcdefgh12345678" not in shown
+    assert "ORG" not in shown
+
+
+@pytest.mark.parametrize(
     ("model", "missing"), [(PreferenceConfig, "prompts"), (EvaluateConfig, "policy")]
 )
 def test_a_missing_section_is_named_with_a_command_that_works(capsys, model, missing):

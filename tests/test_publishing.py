@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub import UPLOAD_CALLS, Hub
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import close_session
 from pydantic import ValidationError
 from tiny import make_tiny_model
@@ -20,7 +20,13 @@ from dpo_pipeline import hub as client
 from dpo_pipeline.config import PublishConfig
 from dpo_pipeline.errors import PublishError
 from dpo_pipeline.models import describe_model
-from dpo_pipeline.publishing import check_access, dataset_digest, find_token, publish
+from dpo_pipeline.publishing import (
+    check_access,
+    check_token,
+    dataset_digest,
+    find_token,
+    publish,
+)
 from dpo_pipeline.store import Store
 
 REPOS = {"model_repo": "tester/deep", "dataset_repo": "tester/pairs"}
@@ -238,6 +244,30 @@ def test_a_base_on_the_hub_is_named_and_gives_its_license(send, hub, policy, tmp
     assert "license" not in data, "the prompts are not ours to license"
 
 
+def test_a_local_base_gives_the_license_of_its_own_card(send, hub, policy, tmp_path):
+    readme = b"---\nlicense: [mit, other]\nlicense_name: both\nlicense_link: LICENSE\n---\n"
+    base = copy_of(policy, tmp_path / "starter", **{"README.md": readme})
+    local = {"kind": "local", "name": "starter", "revision": None}
+    send(base=base, lineage=LINEAGE | {"model": local})
+    for repo in (hub.model("tester/deep"), hub.dataset("tester/pairs")):
+        card = card_of(hub, repo)
+        data = card.data.to_dict()
+        assert data["license"] == ["mit", "other"]
+        assert (data["license_name"], data["license_link"]) == ("both", "LICENSE")
+        assert "the starter model" not in card.text
+    send("r2", lineage=LINEAGE | {"model": local})
+    assert "license" not in card_of(hub, hub.model("tester/deep")).data.to_dict()
+
+
+def test_the_card_of_the_pairs_is_the_same_after_another_training(send, hub, policy, tmp_path):
+    send()
+    other = make_tiny_model(tmp_path / "other", "qwen2", seed=1)
+    done = send("r2", model=other, training={"train": {"beta": 9.0}})
+    assert done["model"]["committed"]
+    assert not done["dataset"]["committed"]
+    assert "9.0" in card_of(hub, hub.model("tester/deep")).text
+
+
 def test_an_adapter_names_its_base_on_the_hub_or_stays_here(send, hub, policy, tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -348,8 +378,6 @@ def test_of_two_repositories_that_exist_neither_is_touched_when_one_is_public(se
 
 
 def test_a_commit_that_came_in_between_is_not_overwritten_unseen(send, hub, monkeypatch):
-    from huggingface_hub import HfApi
-
     commit, model = HfApi.create_commit, "tester/deep"
 
     def after_somebody_else(api, repo_id, *args, **kwargs):
@@ -414,6 +442,26 @@ def test_dry_run_tells_the_difference_to_what_is_there(send, hub, policy, tmp_pa
     assert len(hub.model("tester/deep").commits) == commits
     written = json.loads((told["out"] / "publish.json").read_text())
     assert written["model"] == told["model"]
+    new = send("r2", config={"dry_run": True}, training={"train": {"beta": 0.7}})
+    diff = (new["out"] / "model-README.diff").read_text().splitlines()
+    assert [line for line in diff[2:] if line[0] in "+-"] == ['-  "beta": 0.1', '+  "beta": 0.7']
+    assert not (new["out"] / "dataset-README.diff").read_text()
+
+
+def test_dry_run_tells_what_publishing_would_lack(send, hub):
+    assert "may only read" in send(token=Hub.READ, config={"dry_run": True})["note"]
+    assert send(config={"dry_run": True})["note"] == ""
+    assert not hub.repos
+
+
+def test_offline_a_dry_run_asks_nobody(send, hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    told = send(config={"dry_run": True})
+    assert told["note"] == "HF_HUB_OFFLINE is set: unset it to publish"
+    assert told["model"]["note"].endswith("was not asked, as HF_HUB_OFFLINE is set")
+    with pytest.raises(PublishError, match="unset it to publish"):
+        send()
+    assert not hub.calls
 
 
 def test_dry_run_needs_neither_token_nor_hub(send, hub, monkeypatch):
@@ -483,6 +531,39 @@ def test_a_token_that_may_not_write_is_refused_before_anything_goes(send, hub, t
     assert not {call for call, _, _ in hub.calls} & set(UPLOAD_CALLS)
     assert token not in str(error.value)
     assert error.value.__cause__ is None
+
+
+def test_a_fine_grained_token_must_cover_every_repository(hub):
+    api = HfApi(token=Hub.FINE)
+    hub.scopes = [("user", "Tester"), ("dataset", "acme/pairs"), ("org", "readers")]
+    assert check_token(api, {"model": "deep", "dataset": "Acme/Pairs"}) == "tester"
+    for kind, repo in (("model", "acme/pairs"), ("dataset", "readers2/x"), ("model", "users/x")):
+        with pytest.raises(PublishError, match=f"may not write to the {kind} {repo}"):
+            check_token(api, {"dataset": "acme/pairs"} | {kind: repo})
+
+
+def test_a_fine_grained_token_publishes_what_it_covers(send, hub):
+    hub.scopes = [("user", "tester")]
+    assert send(token=Hub.FINE)["model"]["committed"]
+
+
+def test_a_block_that_holds_no_token_is_named(monkeypatch):
+    from prefect.blocks.system import Secret
+    from prefect.testing.utilities import prefect_test_harness
+
+    from tasks.stages import _read_token
+
+    with prefect_test_harness():
+        Secret(value="hf_inABLOCK12345678\n").save("good")
+        Secret(value={"token": "hf_inABLOCK12345678"}).save("a-map")
+        assert _read_token(PublishConfig(token_block="good")) == "hf_inABLOCK12345678"
+        for name, says in (
+            ("a-map", "'a-map' holds no text"),
+            ("absent", "no Secret block 'absent'"),
+        ):
+            with pytest.raises(PublishError, match=says) as error:
+                _read_token(PublishConfig(token_block=name))
+            assert "inABLOCK" not in "".join(traceback.format_exception(error.value))
 
 
 def test_tokens_come_from_the_environment_or_the_login(hub, monkeypatch, tmp_path):
