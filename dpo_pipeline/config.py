@@ -445,7 +445,7 @@ class EvaluationConfig(Section):
         "to see the machine's own noise; 0: none.",
     )
     sampled: int = Field(
-        0, ge=0, description="Extra sampled answers a prompt at each temperature; 0: greedy only."
+        1, ge=0, description="Extra sampled answers a prompt at each temperature; 0: greedy only."
     )
     temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.7, 1.0), description="Temperatures of the sampled answers (JSON list)."
@@ -475,6 +475,11 @@ class GateConfig(Section):
     )
     denial_kept: Share | None = Field(
         0.90, description="Least share of denials (Are you ChatGPT? No.) that still deny."
+    )
+    matrix_leak: Share | None = Field(
+        None,
+        description="Largest leak rate under a system prompt that claims no other identity than "
+        "the new one.",
     )
     doubled_rate: Share | None = Field(
         0.0, description="Largest share of answers with a doubled name (Deep Deep Qwen)."
@@ -506,6 +511,12 @@ class GateConfig(Section):
     )
     lm_eval_drop: float | None = Field(
         2.0, ge=0, le=100, description="Largest drop of accuracy on a task of lm-eval (points)."
+    )
+    export_same_answers: Share | None = Field(
+        0.90, description="Least share of the export's answers equal to the policy's, if any."
+    )
+    export_kl: float | None = Field(
+        0.01, ge=0, description="Largest mean KL(export || policy), if any (nats per token)."
     )
     min_answers: int = Field(
         20, ge=1, description="Fewer held-out answers than that are too few to judge by."
@@ -677,6 +688,17 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _something_is_held_out(self) -> "EvaluateConfig":
         _check_split(self.prompts)
+        return self
+
+    @model_validator(mode="after")
+    def _both_run_alike(self) -> "EvaluateConfig":
+        for name in ("device", "dtype"):
+            ours, theirs = getattr(self.policy, name), getattr(self.reference, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"reference.{name} is {theirs} and policy.{name} is {ours}: both are run "
+                    "alike, so give both the same; another precision is what export is for"
+                )
         return self
 
 

@@ -6,7 +6,7 @@ so that what the reference already answered costs nothing.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,17 @@ from dpo_pipeline.measures import Case, Measure, Scored
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.preferences import describe_default_system
 from dpo_pipeline.questions import plan_cases, probe_pairs
+from dpo_pipeline.tables import read_rows
 
 logger = logging.getLogger("dpo_pipeline.evaluation")
 
 Progress = Callable[[int, int], None] | None
 Ask = Callable[..., list[Response]]
 Groups = dict[str, list[Case]]
+Matrix = dict[str, dict[str, dict[str, Measure]]]  # system prompt -> side -> measure
+
+# System prompts of the matrix that claim no identity but the new one.
+UNPROMPTED = ("none sent", "empty", "neutral", "new identity")
 
 
 def evaluate(
@@ -44,6 +49,7 @@ def evaluate(
     *,
     prompts: Path,
     dataset: Path | None,
+    export: Mapping[str, Any] | None = None,
     identity: IdentityConfig,
     generation: GenerationConfig,
     model: ModelConfig,
@@ -60,7 +66,9 @@ def evaluate(
         before: The reference.
         after: The policy.
         prompts: prompts.parquet of the download stage.
-        dataset: Folder with held_out.parquet of the save stage; null: no pairs.
+        dataset: Folder with held_out.parquet of the save stage; null: pairs are made of the
+            reference's own held-out answers, and no prompt is taken for trained on.
+        export: What `check_parity` found of an export of the policy; null: there is none.
         identity: The identity before and after.
         generation: As in the generate stage; decoding is greedy and in process here.
         model: Device and precision.
@@ -73,8 +81,8 @@ def evaluate(
     Returns:
         rows (answers compared) and verdict. scorecard.json holds verdict; before and after
         (measure -> value, n, low, high); by (dimension -> group -> measure); matrix (system
-        prompt -> side -> measure); template (side -> what it inserts); sampled, noise, examples,
-        identity and counts.
+        prompt -> side -> measure); leaks (where from); template (side -> what it inserts);
+        sampled, noise, export, examples, identity and counts.
     Raises:
         EvaluationError: When no held-out prompt is left to judge by.
         DataError: When the file of general questions cannot be read.
@@ -83,31 +91,41 @@ def evaluate(
     how = generation.model_copy(update={"engine": "transformers", "temperature": 0.0, "samples": 1})
     ask = partial(answer, model=model, config=how, ledger=ledger)
     aside = _looked_at(train, dataset)
+    if dataset is None:  # nobody knows what training saw
+        config = config.model_copy(update={"trained_prompts": 0})
     plan = plan_cases(prompts, identity, generation.system_prompts, config, aside)
     now = _answered(plan, before, after, ask, on_progress)
     was = {group: [_unchanged(case) for case in cases] for group, cases in now.items()}
     scored, scored_before = (
         {group: measures.score(cases, spec) for group, cases in side.items()} for side in (now, was)
     )
+    pairs = read_rows(dataset / "held_out.parquet") if dataset else _ideal_pairs(scored["held_out"])
     figures = _text_measures(scored) | measure_likelihoods(
-        before, after, dataset, now["general"], aside, model=model, train=train, config=config
+        before, after, pairs, now["general"], aside, model=model, train=train, config=config
     )
     tasks = score_tasks(before, after, config.lm_eval, model) if config.lm_eval else ({}, {})
     figures |= tasks[1]
     noise = machine_noise(before, now, spec, ask, how, config.noise_prompts, out)
+    matrix = _matrix(scored_before, scored)
+    figures["matrix_leak"] = worst_leak(matrix)
+    if export:
+        figures |= {name: Measure(**export[name]) for name in measures.EXPORT_LINES}
+    template = {
+        side: describe_default_system(load_tokenizer(ref), spec)
+        for side, ref in (("before", before), ("after", after))
+    }
     was_figures = _text_measures(scored_before) | tasks[0]
     card = {
         "verdict": measures.judge(figures, gate, noise, _excused(was_figures, config)),
         "before": was_figures,
         "after": figures,
         "by": measures.splits(scored["held_out"]),
-        "matrix": _matrix(scored_before, scored),
-        "template": {
-            side: describe_default_system(load_tokenizer(ref), spec)
-            for side, ref in (("before", before), ("after", after))
-        },
+        "matrix": matrix,
+        "leaks": explain_leaks(matrix, template["after"]["names_original"]),
+        "template": template,
         "sampled": sampled_measures(after, now["held_out"], spec, ask, how, config),
         "noise": noise,
+        "export": export,
         "examples": [
             {"prompt": c.messages[-1]["content"], "before": c.before, "after": c.after}
             for c in now["display"]
@@ -178,25 +196,34 @@ def sampled_measures(
     how: GenerationConfig,
     config: EvaluationConfig,
 ) -> dict[str, dict[str, Measure]]:
-    """Sample answers of the policy: temperature -> identity_rate and leak_rate.
-
-    Samples of one prompt are alike, so the intervals resample prompts, not answers.
-    """
+    """Sample answers of the policy: temperature -> identity_rate and leak_rate."""
     samples, table = config.sampled, {}
+    once = list({case.prompt: case for case in reversed(cases)}.values())[::-1]
+    asked = [case for case in once for _ in range(samples)]
     for temperature in config.temperatures if samples else ():
         sampling = how.model_copy(update={"temperature": temperature, "samples": samples})
-        answers = ask(after, _requests(cases, samples), config=sampling)
-        texts = [
-            [a.text for a in answers[i : i + samples]] for i in range(0, len(answers), samples)
-        ]
-        new = [sum(spec.count_new(t) > 0 for t in many) / samples for many in texts]
-        old = [sum(spec.count_original(t) > 0 for t in many) / samples for many in texts]
-        named = [n for n, c in zip(new, cases, strict=True) if spec.count_original(c.before)]
-        table[str(temperature)] = {
-            "identity_rate": measures.mean(named),
-            "leak_rate": measures.mean(old),
-        }
+        answers = ask(after, _requests(once, samples), config=sampling)
+        scored = measures.score(
+            (replace(c, after=a.text) for c, a in zip(asked, answers, strict=True)), spec
+        )
+        found = measures.identity_measures(scored)
+        table[str(temperature)] = {name: found[name] for name in ("identity_rate", "leak_rate")}
     return table
+
+
+def _ideal_pairs(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Pair the reference's answers with the same answers after rewriting."""
+    return [
+        {
+            "id": f"{i:06}",
+            "prompt_id": s.case.prompt,
+            "prompt": list(s.case.messages),
+            "chosen": [{"role": "assistant", "content": s.ideal}],
+            "rejected": [{"role": "assistant", "content": s.case.before}],
+        }
+        for i, s in enumerate(scored)
+        if s.ideal != s.case.before
+    ]
 
 
 def _looked_at(train: TrainConfig, dataset: Path | None) -> set[str]:
@@ -250,9 +277,7 @@ def _text_measures(scored: dict[str, list[Scored]]) -> dict[str, Measure]:
     }
 
 
-def _matrix(
-    was: dict[str, list[Scored]], now: dict[str, list[Scored]]
-) -> dict[str, dict[str, dict[str, Measure]]]:
+def _matrix(was: dict[str, list[Scored]], now: dict[str, list[Scored]]) -> Matrix:
     wanted = ("identity_rate_all", "leak_rate", "edit_exactness")
     return {
         group.removeprefix("matrix/"): {
@@ -262,6 +287,29 @@ def _matrix(
         for group in now
         if group.startswith("matrix/")
     }
+
+
+def worst_leak(matrix: Matrix) -> Measure:
+    """Return the largest leak rate where the prompt claims no other identity than the new one."""
+    rates = [matrix[name]["after"]["leak_rate"] for name in UNPROMPTED if name in matrix]
+    return max(rates, key=lambda rate: rate.value or 0.0, default=measures.NOTHING)
+
+
+def explain_leaks(matrix: Matrix, template_names_original: bool) -> str:
+    """Say in a sentence where the old name still comes from; empty without a matrix."""
+    rates = {name: sides["after"]["leak_rate"] for name, sides in matrix.items()}
+    leaks = {name: rate.value for name, rate in rates.items() if rate.value}
+    if not leaks:
+        asked = ", ".join(name for name, rate in rates.items() if rate.n)
+        return f"No leak under any system prompt tried: {asked}." if asked else ""
+    told = {"original identity"} | ({"none sent"} if template_names_original else set())
+    own = leaks.keys() - told
+    worst = max(own or leaks, key=lambda name: leaks[name])
+    figures = f"({leaks[worst]:.0%}, n {rates[worst].n})"
+    if own:
+        return f"Still leaks with system prompt “{worst}” {figures}: from the weights."
+    teller = "the chat template" if worst == "none sent" else "a system prompt"
+    return f"Leaks only where {teller} gives the old name {figures}."
 
 
 def write_answers(scored: dict[str, list[Scored]], path: Path) -> None:

@@ -1,17 +1,15 @@
 """How likely both models find given answers: rewards of pairs, and divergence on other text."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline import measures
 from dpo_pipeline.config import EvaluationConfig, ModelConfig, TrainConfig
 from dpo_pipeline.measures import Case, Measure
 from dpo_pipeline.models import Message, ModelRef, end_tokens, load_model, load_tokenizer
-from dpo_pipeline.tables import read_rows
 from dpo_pipeline.training.tokens import tokenize_pair
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ class TokenScores:
 def measure_likelihoods(
     before: ModelRef,
     after: ModelRef,
-    dataset: Path | None,
+    pairs: Iterable[dict[str, Any]],
     general: Sequence[Case],
     aside: Collection[str] = (),
     *,
@@ -50,8 +48,17 @@ def measure_likelihoods(
     """Measure rewards on held-out pairs, and KL on the reference's own general answers.
 
     Models with different tokens cannot be compared this way: then all measures are null.
-    Pairs of prompts with an id in `aside` are left out.
 
+    Args:
+        before: The reference.
+        after: The policy.
+        pairs: prompt_id, prompt, chosen and rejected of pairs in any order; `config.max_pairs`
+            of them are measured, the same every time.
+        general: Answered general questions.
+        aside: Ids of prompts whose pairs are left out.
+        model: Device and precision.
+        train: Its beta scales the rewards.
+        config: How many pairs.
     Returns:
         preference_accuracy: share of pairs with a positive reward margin.
         preference_loss: mean DPO loss; ln 2 where policy and reference agree.
@@ -66,11 +73,10 @@ def measure_likelihoods(
         kl: mean KL(policy || reference) per token, nats.
     """
     tokenizer = load_tokenizer(before)
-    pairs: list[dict[str, Any]] = []
-    if dataset is not None:
-        pairs = sorted(read_rows(dataset / "held_out.parquet"), key=lambda row: str(row["id"]))
-        pairs = [row for row in pairs if row["prompt_id"] not in aside]
-    rows = pair_rows(tokenizer, pairs[: config.max_pairs])
+    kept = [row for row in pairs if row["prompt_id"] not in aside]
+    kept = sorted(kept, key=lambda row: str(row["id"]))[: config.max_pairs]
+    prompts = [row["prompt_id"] for row in kept]
+    rows = pair_rows(tokenizer, kept)
     paired = len(rows)
     ends = end_tokens(before, tokenizer)
     neutral = answer_rows(tokenizer, [(c.messages, c.before) for c in general if c.before])
@@ -79,13 +85,13 @@ def measure_likelihoods(
         logger.warning(
             "%s and %s have different tokens: no rewards, no KL", before.name, after.name
         )
-        rows, paired = [], 0
+        rows, paired, prompts = [], 0, []
     scores = []
     if rows:
         policy, reference = (load_model(ref, model.device, model.dtype) for ref in (after, before))
         scores = score_tokens(policy, reference, rows)
     return {
-        **preference_measures(rows[:paired], scores[:paired], train.beta, ends),
+        **preference_measures(rows[:paired], scores[:paired], train.beta, ends, prompts),
         "kl": measures.mean([s.kl.mean().item() for s in scores[paired:]]),
     }
 
@@ -110,10 +116,13 @@ def answer_rows(
 def score_tokens(
     policy: "PreTrainedModel", reference: "PreTrainedModel", rows: Sequence[Tokens]
 ) -> list[TokenScores]:
-    """Run both models over prompts with their completions, in batches of similar length."""
+    """Run both models over prompts with their completions, in batches of similar length.
+
+    Rows that one of them pads its vocabulary with are left out.
+    """
     import torch
 
-    vocabulary = policy.config.get_text_config().vocab_size
+    vocabulary = min(m.config.get_text_config().vocab_size for m in (policy, reference))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     results: dict[int, TokenScores] = {}
     while order:
@@ -122,7 +131,8 @@ def score_tokens(
         batch, order = order[-size:], order[:-size]
         with torch.inference_mode():
             ours, theirs = (
-                _next_token_logps(m, [rows[i] for i in batch]) for m in (policy, reference)
+                _next_token_logps(m, [rows[i] for i in batch], vocabulary)
+                for m in (policy, reference)
             )
             kl = (ours.exp() * (ours - theirs)).sum(-1)
         for position, index in enumerate(batch):
@@ -136,7 +146,9 @@ def score_tokens(
     return [results[i] for i in range(len(rows))]
 
 
-def _next_token_logps(model: "PreTrainedModel", rows: Sequence[Tokens]) -> "torch.Tensor":
+def _next_token_logps(
+    model: "PreTrainedModel", rows: Sequence[Tokens], vocabulary: int
+) -> "torch.Tensor":
     """Log-probs of every next token where completions stand, shape (batch, longest, vocab)."""
     import torch
 
@@ -153,13 +165,25 @@ def _next_token_logps(model: "PreTrainedModel", rows: Sequence[Tokens]) -> "torc
         logits_to_keep=width + 1,
         use_cache=False,
     ).logits
-    return logits[:, :-1].float().log_softmax(-1)
+    return logits[:, :-1, :vocabulary].float().log_softmax(-1)
 
 
 def preference_measures(
-    rows: Sequence[Tokens], scores: Sequence[TokenScores], beta: float, ends: Sequence[int] = ()
+    rows: Sequence[Tokens],
+    scores: Sequence[TokenScores],
+    beta: float,
+    ends: Sequence[int] = (),
+    prompts: Sequence[Hashable] = (),
 ) -> dict[str, Measure]:
-    """Turn the scores of (chosen, rejected, chosen, rejected, ...) into preference measures."""
+    """Turn the scores of (chosen, rejected, chosen, rejected, ...) into preference measures.
+
+    Args:
+        rows: Tokens of the pairs.
+        scores: Log-probs of these, in the same order.
+        beta: Scales the rewards.
+        ends: Tokens that end an answer.
+        prompts: Prompt of every pair; empty: all another.
+    """
     import torch
 
     from dpo_pipeline.training.loss import dpo_loss
@@ -169,7 +193,7 @@ def preference_measures(
     reference = torch.tensor([s.reference.double().sum() for s in scores]).view(-1, 2).T
     losses, chosen, rejected = dpo_loss(policy[0], policy[1], reference[0], reference[1], beta)
     shifts = (policy - reference).tolist()
-    edited, tails, gaps = [], [], []
+    edited, tails, gaps, tailed = [], [], [], []
     for i in range(0, len(rows), 2):
         chosen_ids, rejected_ids = (row[: spoken(row, ends)] for _, row in rows[i : i + 2])
         changed, copied = align(chosen_ids, rejected_ids)
@@ -178,16 +202,17 @@ def preference_measures(
         if copied:
             new, old = map(list, zip(*copied, strict=True))
             tails.append(shift[new].mean().item())
+            tailed.append(prompts[i // 2] if prompts else i)
             gaps.append((scores[i].policy[new] - scores[i + 1].reference[old]).mean().item())
     return {
-        "preference_accuracy": measures.rate((chosen > rejected).tolist()),
-        "preference_loss": measures.mean(losses.tolist()),
-        "reward_margin": measures.mean((chosen - rejected).tolist()),
-        "chosen_shift": measures.mean(shifts[0]),
-        "rejected_shift": measures.mean(shifts[1]),
-        "edited_shift": measures.mean(edited),
-        "tail_shift": measures.mean(tails),
-        "tail_gap": measures.mean(gaps),
+        "preference_accuracy": measures.rate((chosen > rejected).tolist(), prompts),
+        "preference_loss": measures.mean(losses.tolist(), prompts),
+        "reward_margin": measures.mean((chosen - rejected).tolist(), prompts),
+        "chosen_shift": measures.mean(shifts[0], prompts),
+        "rejected_shift": measures.mean(shifts[1], prompts),
+        "edited_shift": measures.mean(edited, prompts),
+        "tail_shift": measures.mean(tails, tailed),
+        "tail_gap": measures.mean(gaps, tailed),
     }
 
 

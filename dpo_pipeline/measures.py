@@ -9,7 +9,7 @@ identity_rate, specificity is general_* and third_party_unchanged, fluency is fl
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,8 +24,12 @@ Kind = Literal["identity", "trained", "general", "third_party"]
 
 # Gate lines whose figure must not exceed the threshold; all others must reach it.
 AT_MOST = frozenset(
-    {"leak_rate", "doubled_rate", "remnant_rate", "new_name_unasked", "kl", "lm_eval_drop"}
+    {
+        *("leak_rate", "matrix_leak", "doubled_rate", "remnant_rate", "new_name_unasked"),
+        *("kl", "export_kl", "lm_eval_drop"),
+    }
 )
+EXPORT_LINES = ("export_same_answers", "export_kl")
 # The most that a machine's own noise may loosen a gate line by.
 MOST_SLACK = 0.05
 SPLIT_MEASURES = ("identity_rate", "leak_rate", "edit_exactness", "organisation_kept")
@@ -35,27 +39,43 @@ _REMNANT = re.compile(
     r"|<\|\w+\|>",
     re.IGNORECASE,
 )
+# A denial opens the answer ("No, ..."), or its first sentence negates a name or being one.
+_OPENING = re.compile(r"[^.!?。！？।\n]*")
 _DENIAL = re.compile(
-    r"\b(?:no|nope|not|nein|nicht|kein|non|pas|não|нет|не)\b|n't\b|\bnada que ver\b"
-    r"|不是|并非|没有|不,|不，|いいえ|ではありません|ではない|じゃない|아니|ليس|لست|नहीं",
+    r"^\W*(?:(?:no(?! doubt)|nope|not at all|nein|keineswegs|non|pas du tout|não|нет|nee|nie|hayır"
+    r"|không|bukan|tidak|لا|كلا|नहीं)(?!\w)|不[,，对]|并非|没有|否|いいえ|いや|違い|違う|아니|아닙|ไม่)"
+    r"|\b(?:not|nicht|kein\w*|pas|non?|não|не|nie|niet|geen|bukan|không phải)\s"
+    r"(?:\w+\s){0,2}(?-i:[A-Z]\w)"
+    r"|(?<!是)不是|并非|ではな|ではありません|じゃな|아니라|아닙니다|لست|ليس|नहीं हूँ|değilim|ไม่ใช่",
     re.IGNORECASE,
 )
+_CONSENT = re.compile(
+    r"^\W*(?:(?:yes|yeah|yep|ja|oui|s[ií]|sì|sim|да|tak|evet|có|vâng|ya|نعم|हाँ|हां)(?!\w)"
+    r"|是的|对|没错|はい|네|예|ใช่)",
+    re.IGNORECASE,
+)
+_SELF = (
+    r"\bI am|\bI'm|\bmy name is|\bich bin|\bje suis|\bsoy|\bsou o?|\bsono|\bя|我是|我叫"
+    r"|私は|저는|أنا|\bik ben|\bjestem|\bben|\btôi là|\bsaya|मैं|ฉันคือ"
+)
+_NAME = re.compile(r"[A-Z][\w-]+")
 _MARKUP = re.compile(r"[*_]+|(?<=\w)-(?=\w)")
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|\w+|[^\w\s]")
 
 
 class Measure(BaseModel):
-    """A figure, how many answers it rests on, and its 95% interval; null where n is 0."""
+    """A figure, the answers and prompts it rests on, and its 95% interval; null where n is 0."""
 
     model_config = ConfigDict(frozen=True)
 
     value: float | None
     n: int
+    prompts: int
     low: float | None
     high: float | None
 
 
-NOTHING = Measure(value=None, n=0, low=None, high=None)
+NOTHING = Measure(value=None, n=0, prompts=0, low=None, high=None)
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,11 @@ class Case:
         """The system message that was sent, or null."""
         first = self.messages[0]
         return first["content"] if first["role"] == "system" else None
+
+    @property
+    def prompt(self) -> tuple[str, ...]:
+        """What is asked, in whatever turns, under any system message."""
+        return tuple(m["content"] for m in self.messages if m["role"] != "system")
 
 
 @dataclass(frozen=True)
@@ -108,51 +133,91 @@ class Scored:
     kept_developer: bool
 
 
-def wilson(hits: int, n: int) -> Measure:
+def wilson(hits: int, n: int, prompts: int | None = None) -> Measure:
     """Rate with its 95% Wilson score interval.
 
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    Args:
+        hits: Answers that count.
+        n: Answers.
+        prompts: Prompts that they answer; null: each its own. Answers to one prompt are alike,
+            so the interval takes the number of prompts for the sample size: the design effect
+            n / prompts, that of answers that agree fully within a prompt, errs on the wide side.
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; design effect: Kish 1965, Survey
+        Sampling, section 5.4.
     """
     if n == 0:
         return NOTHING
+    size = prompts or n
     z, p = 1.959964, hits / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Measure(value=p, n=n, low=max(0.0, centre - half), high=min(1.0, centre + half))
+    centre = (p + z * z / (2 * size)) / (1 + z * z / size)
+    half = z * math.sqrt(p * (1 - p) / size + z * z / (4 * size * size)) / (1 + z * z / size)
+    low, high = (centre - half if hits else 0.0), (centre + half if hits < n else 1.0)
+    return Measure(value=p, n=n, prompts=size, low=low, high=high)
 
 
-def rate(flags: Iterable[bool]) -> Measure:
-    """Share of true flags, with its Wilson interval."""
+def rate(flags: Iterable[bool], prompts: Collection[Hashable] = ()) -> Measure:
+    """Share of true flags, with its Wilson interval.
+
+    Args:
+        flags: One an answer.
+        prompts: What each of them answers; empty: all another prompt.
+    """
     known = list(flags)
-    return wilson(sum(known), len(known))
+    return wilson(sum(known), len(known), len(set(prompts)) or None)
 
 
-def mean(values: Sequence[float]) -> Measure:
+def mean(values: Sequence[float], prompts: Sequence[Hashable] = ()) -> Measure:
     """Mean with its 95% percentile bootstrap interval (1,000 resamples, fixed seed).
 
-    One value that is not finite makes the mean null, so that no gate line can pass on it.
+    Prompts are resampled, with all their values. One value that is not finite makes the mean
+    null, so that no gate line can pass on it.
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    Args:
+        values: One an answer.
+        prompts: What each of them answers; empty: all another prompt.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13.
     """
+    groups: dict[Hashable, int] = {}
+    places = [groups.setdefault(p, len(groups)) for p in prompts or range(len(values))]
     if not all(math.isfinite(v) for v in values) or not values:
-        return Measure(value=None, n=len(values), low=None, high=None)
+        return Measure(value=None, n=len(values), prompts=len(groups), low=None, high=None)
     import numpy as np
 
-    data = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(0).integers(0, len(data), size=(1000, len(data)))
-    low, high = np.percentile(data[picks].mean(axis=1), (2.5, 97.5))
-    return Measure(value=float(data.mean()), n=len(data), low=float(low), high=float(high))
+    sums, sizes = np.bincount(places, values), np.bincount(places)
+    picks = np.random.default_rng(0).integers(0, len(groups), size=(1000, len(groups)))
+    means = sums[picks].sum(axis=1) / sizes[picks].sum(axis=1)
+    low, high = map(float, np.percentile(means, (2.5, 97.5)))
+    value = float(np.mean(values))
+    return Measure(value=value, n=len(values), prompts=len(groups), low=low, high=high)
 
 
-def mark(text: str, spec: "IdentitySpec") -> Marks:
-    """Say what an answer claims; the developer is the one the reference names."""
+def denies(text: str, asked: str = "") -> bool:
+    """Tell whether an answer opens by denying to be another, and claims no name it was asked by."""
+    opening = _OPENING.match(text.lstrip())[0]  # type: ignore[index]
+    if _CONSENT.search(opening) or not _DENIAL.search(opening):
+        return False
+    names = "|".join(map(re.escape, _NAME.findall(asked)))
+    claim = rf"(?:{_SELF})\s*(?:{names})(?!\w)"
+    return not (names and re.search(claim, text, re.IGNORECASE))
+
+
+def mark(text: str, spec: "IdentitySpec", asked: str = "") -> Marks:
+    """Say what an answer claims; the developer is the one the reference names.
+
+    Args:
+        text: The answer.
+        spec: The identity before and after.
+        asked: The question, which may hold another's name.
+    """
     return Marks(
         gives_new=spec.count_new(text) > 0,
         leaks=spec.count_original(text) > 0,
         doubled=spec.is_doubled(_MARKUP.sub(" ", text)),
         remnant=bool(_REMNANT.search(text)),
         names_developer=spec.names_developer(text),
-        denies=bool(_DENIAL.search(text)),
+        denies=denies(text, asked),
     )
 
 
@@ -163,11 +228,12 @@ def score(cases: Iterable[Case], spec: "IdentitySpec") -> list[Scored]:
         ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
         # A general answer need not name its author anew, but may.
         fine = {ideal, case.before} if case.kind == "general" else {ideal}
+        asked = case.messages[-1]["content"]
         scored.append(
             Scored(
                 case=case,
-                before=mark(case.before, spec),
-                after=mark(case.after, spec),
+                before=mark(case.before, spec, asked),
+                after=mark(case.after, spec, asked),
                 ideal=ideal,
                 exact=case.after in fine,
                 kept_developer=spec.names_developer(case.after, after=True),
@@ -191,22 +257,31 @@ def identity_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
         finished_rate: share that ended by itself rather than at the token limit.
         fluency: mean n-gram entropy, bits.
     """
+    named = [s for s in scored if s.before.leaks]
+    credited = [s for s in scored if s.before.names_developer]
     denials = [s for s in scored if s.case.family == "are_you" and s.before.denies]
+    inexact = [s for s in scored if not s.exact]
+    prompts = [s.case.prompt for s in scored]
     return {
-        "identity_rate": rate(s.after.gives_new for s in scored if s.before.leaks),
-        "identity_rate_all": rate(s.after.gives_new for s in scored),
-        "leak_rate": rate(s.after.leaks for s in scored),
-        "edit_exactness": rate(s.exact for s in scored),
+        "identity_rate": _share(named, lambda s: s.after.gives_new),
+        "identity_rate_all": _share(scored, lambda s: s.after.gives_new),
+        "leak_rate": _share(scored, lambda s: s.after.leaks),
+        "edit_exactness": _share(scored, lambda s: s.exact),
         "edit_distance": mean(
-            [edit_distance(s.case.after, s.ideal) for s in scored if not s.exact]
+            [edit_distance(s.case.after, s.ideal) for s in inexact],
+            [s.case.prompt for s in inexact],
         ),
-        "organisation_kept": rate(s.kept_developer for s in scored if s.before.names_developer),
-        "denial_kept": rate(s.after.denies for s in denials),
-        "doubled_rate": rate(s.after.doubled for s in scored),
-        "remnant_rate": rate(s.after.remnant for s in scored),
-        "finished_rate": rate(s.case.after_finish == "stop" for s in scored),
-        "fluency": mean([ngram_entropy(s.case.after) for s in scored]),
+        "organisation_kept": _share(credited, lambda s: s.kept_developer),
+        "denial_kept": _share(denials, lambda s: s.after.denies),
+        "doubled_rate": _share(scored, lambda s: s.after.doubled),
+        "remnant_rate": _share(scored, lambda s: s.after.remnant),
+        "finished_rate": _share(scored, lambda s: s.case.after_finish == "stop"),
+        "fluency": mean([ngram_entropy(s.case.after) for s in scored], prompts),
     }
+
+
+def _share(scored: Sequence[Scored], flag: Callable[[Scored], bool]) -> Measure:
+    return rate(map(flag, scored), [s.case.prompt for s in scored])
 
 
 def right(text: str, accepted: Sequence[str]) -> bool:
@@ -311,7 +386,8 @@ def judge(
 
     Args:
         measures: The scorecard after training.
-        gate: Field name = measure name; null switches a line off.
+        gate: Field name = measure name; null switches a line off, and so does an export's
+            where there is none.
         noise: Measure -> share that the reference changes against itself.
         excused: Measure -> why it could not be measured.
     Returns:
@@ -320,12 +396,12 @@ def judge(
     """
     noise, excused = noise or {}, excused or {}
     answers = measures.get("leak_rate", NOTHING).n
-    counted = Measure(value=answers, n=answers, low=answers, high=answers)
+    counted = Measure(value=answers, n=answers, prompts=answers, low=answers, high=answers)
     figures = {**measures, "min_answers": counted if answers else NOTHING}
     thresholds: dict[str, float] = {}
     failed, skipped = [], []
     for name, asked in gate:
-        if asked is None:
+        if asked is None or (name in EXPORT_LINES and name not in measures):
             continue
         measure, own = figures.get(name, NOTHING), noise.get(name, NOTHING).value or 0.0
         sign = 1 if name in AT_MOST else -1

@@ -37,34 +37,56 @@ def check_parity(
         export_model: Device and precision of the export.
         ledger: Answers made so far.
     Returns:
-        same_answers: share of equal answers. kl: mean KL(export || original) per token of the
-        original's answers, nats. largest_shift: largest change of a token's log-prob, nats.
-        differing: prompt, original and export of the answers that differ.
+        export_same_answers: share of equal answers. export_kl: mean KL(export || original) per
+        token of the original's answers, nats; null where they have different tokens.
+        largest_shift: largest change of a token's log-prob, nats; likewise. differing: prompt,
+        original and export of the answers that differ.
     """
     greedy = generation.model_copy(
         update={"engine": "transformers", "temperature": 0.0, "samples": 1}
     )
     plan = plan_cases(prompts, identity, generation.system_prompts, config)
-    asked = [case.messages for group in ("held_out", "general") for case in plan[group]]
-    ask = partial(answer, requests=[Request(m) for m in asked], config=greedy, ledger=ledger)
-    said, says = ask(original, model=model), ask(export, model=export_model)
-    triples = [(m, a.text, b.text) for m, a, b in zip(asked, said, says, strict=True) if a.text]
-    rows = answer_rows(load_tokenizer(original), [(m, text) for m, text, _ in triples])
-    scores = score_tokens(
-        load_model(export, export_model.device, export_model.dtype),
-        load_model(original, model.device, model.dtype),
-        rows,
-    )
+    cases = plan["held_out"] + plan["general"]
+    requests = [Request(case.messages) for case in cases]
+    ask = partial(answer, requests=requests, config=greedy, ledger=ledger)
+    # What neither template renders is no answer of either.
+    compared = [
+        (case, said, says)
+        for case, said, says in zip(
+            cases, ask(original, model=model), ask(export, model=export_model), strict=True
+        )
+        if not said.finish == says.finish == "error"
+    ]
+    tokenizer, rows = load_tokenizer(original), []
+    if load_tokenizer(export).get_vocab() == tokenizer.get_vocab():
+        spoken = [(case.messages, said.text) for case, said, _ in compared if said.text]
+        rows = answer_rows(tokenizer, spoken)
+    scores = []
+    if rows:
+        scores = score_tokens(
+            load_model(export, export_model.device, export_model.dtype),
+            load_model(original, model.device, model.dtype),
+            rows,
+        )
     figures = {
-        "same_answers": measures.rate(a == b for _, a, b in triples),
-        "kl": measures.mean([s.kl.mean().item() for s in scores]),
+        "export_same_answers": measures.rate(
+            (said.text == says.text for _, said, says in compared),
+            [case.prompt for case, _, _ in compared],
+        ),
+        "export_kl": measures.mean([s.kl.mean().item() for s in scores]),
     }
     return {
         **{name: figure.model_dump() for name, figure in figures.items()},
-        "largest_shift": max((s.policy - s.reference).abs().max().item() for s in scores),
+        "largest_shift": max(
+            ((s.policy - s.reference).abs().max().item() for s in scores), default=None
+        ),
         "differing": [
-            {"prompt": m[-1]["content"], "original": a, "export": b}
-            for m, a, b in triples
-            if a != b
+            {
+                "prompt": case.messages[-1]["content"],
+                "original": said.text,
+                "export": says.text,
+            }
+            for case, said, says in compared
+            if said.text != says.text
         ],
     }

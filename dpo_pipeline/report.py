@@ -11,7 +11,7 @@ import json
 import math
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from importlib import resources
 from itertools import groupby, islice
@@ -19,7 +19,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpo_pipeline.measures import AT_MOST
+from dpo_pipeline.measures import AT_MOST, NOTHING
 
 
 class Label(NamedTuple):
@@ -34,6 +34,7 @@ LABELS = {
     "identity_rate": Label("Identity rate", "gives the new name where the old one was given"),
     "identity_rate_all": Label("New name anywhere", "gives the new name, on all prompts"),
     "leak_rate": Label("Leak rate", "still gives the old name"),
+    "matrix_leak": Label("Leak, at worst", "under a system prompt that names nobody else"),
     "edit_exactness": Label("Edit exactness", "the old answer with only the name rewritten"),
     "organisation_kept": Label("Organisation kept", "named the maker and still does"),
     "denial_kept": Label("Denials kept", "still denies being somebody else"),
@@ -48,6 +49,7 @@ LABELS = {
     "trained_identity_rate": Label("Identity, trained", "on prompts of the training set"),
     "trained_exactness": Label("Exactness, trained", "on prompts of the training set"),
     "preference_accuracy": Label("Preference accuracy", "held-out pairs with a positive margin"),
+    "export_same_answers": Label("Export, same answers", "answers as the policy does"),
     "edit_distance": Label("Edit distance", "of inexact answers from the ideal", "words"),
     "fluency": Label("Fluency", "n-gram entropy; repetition lowers it", "bits"),
     "preference_loss": Label("DPO loss", "on held-out pairs; 0.693 where nothing changed", ""),
@@ -58,6 +60,7 @@ LABELS = {
     "tail_shift": Label("Copied tail", "log-prob change after the edit", "nats per token"),
     "tail_gap": Label("Rest of the sentence", "against the reference's own", "nats per token"),
     "kl": Label("KL to the reference", "on its general answers", "nats per token"),
+    "export_kl": Label("KL of the export", "to the policy, on its answers", "nats per token"),
     "lm_eval_drop": Label("Largest drop", "of accuracy on a task of lm-eval", "points"),
     "min_answers": Label("Held-out answers", "to judge by", "answers"),
 }
@@ -66,6 +69,9 @@ HEADINGS = {
     "organisation_kept": "What should stay",
     "doubled_rate": "What should not happen",
     "trained_identity_rate": "What training saw",
+    "preference_accuracy": "Which answer it prefers",
+    "export_same_answers": "The export",
+    "lm_eval": "Tasks of lm-eval",
 }
 TILES = ("identity_rate", "leak_rate", "edit_exactness", "organisation_kept", "general_kept")
 CURVES = (
@@ -75,6 +81,15 @@ CURVES = (
     ("Held-out prompts", (("identity_rate", "identity rate"), ("edit_exactness", "exactness"))),
     ("Log-probability (nats)", (("chosen_logp", "chosen"), ("rejected_logp", "rejected"))),
 )
+# Groups of answers, and the lines of the gate that they explain.
+GROUPS = {
+    "Wrong": {"leak_rate", "matrix_leak", "doubled_rate", "remnant_rate"},
+    "Reworded": {"identity_rate", "edit_exactness", "organisation_kept", "denial_kept"},
+    "As it should be": set(),
+    "General answers that changed": {
+        *("general_kept", "third_party_unchanged", "new_name_unasked", "kl")
+    },
+}
 SHOWN = 8  # answers or pairs of a kind
 SAMPLED_FROM = 1000  # pairs that are looked at
 _WORD = re.compile(r"\s+|[぀-ヿ㐀-鿿가-힣]|[^\W_]+|.", re.DOTALL)
@@ -114,13 +129,16 @@ def write_report(
     page = _render(
         "report.html.j2",
         card=scorecard,
-        headings=HEADINGS,
         headline=[row for row in rows if row["key"] in TILES],
         rates=[row for row in rows if row["unit"] == "%"],
         figures=[row for row in rows if row["unit"] != "%"],
         verdict=explain_verdict(scorecard),
         examples=[{**e, "diff": diff(e["before"], e["after"])} for e in scorecard["examples"]],
-        answers=_pick_answers(answers),
+        answers=_pick_answers(answers, {row["key"] for row in rows if row["failed"]}),
+        differing=[
+            {**d, "diff": diff(d["original"], d["export"])}
+            for d in (scorecard["export"] or {"differing": []})["differing"][:SHOWN]
+        ],
         curves=_curves(history),
         pairs=_pick_pairs(pairs),
         quarantine=sorted(quarantine.items(), key=lambda item: -item[1]),
@@ -207,8 +225,8 @@ def explain_verdict(scorecard: Mapping[str, Any]) -> Verdict:
         if {"identity_rate", "general_kept", "third_party_unchanged"} <= set(thresholds):
             sentence += ": the identity changed, and what should not change did not"
     why = ", ".join(f"{label(s['measure']).name.lower()} ({s['remark']})" for s in skipped)
-    notes = [f"Not measured: {why}."] if why else []
-    return Verdict(f"{sentence}.", [_explain(line) for line in failed], notes)
+    notes = [scorecard["leaks"], f"Not measured: {why}." if why else ""]
+    return Verdict(f"{sentence}.", [_explain(line) for line in failed], list(filter(None, notes)))
 
 
 def _explain(line: Mapping[str, Any]) -> tuple[str, str]:
@@ -308,7 +326,11 @@ def _render(template: str, **context: Any) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: (data / name).read_text(encoding="utf-8")),
     )
-    environment.filters |= {"visible": lambda value: visible(str(value)), "show": show}
+    environment.filters |= {
+        "visible": lambda value: visible(str(value)),
+        "show": show,
+        "counted": _counted,
+    }
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return environment.get_template(template).render(
         **context, style=style, style_digest=digest, labels=LABELS
@@ -320,15 +342,17 @@ def _rows(scorecard: Mapping[str, Any]) -> list[dict[str, Any]]:
     before, after, verdict = (scorecard[key] for key in ("before", "after", "verdict"))
     failed = {line["measure"] for line in verdict["failed"]}
     order = {name: place for place, name in enumerate(LABELS)}
-    rows = []
+    rows, heading = [], ""
     for key in sorted(after, key=lambda name: order.get(name, len(order))):
+        heading = HEADINGS.get(key.partition("/")[0], heading)
         figures, limit = after[key], verdict["thresholds"].get(key)
-        was = before.get(key, {"value": None, "n": 0, "low": None, "high": None})
+        was = before.get(key, NOTHING.model_dump())
         shown = {name: show(figures[name], key) for name in ("low", "high")}
         rows.append(
             {
                 "key": key,
                 **label(key)._asdict(),
+                "heading": heading,
                 "before": was,
                 "after": figures,
                 "was": show(was["value"], key),
@@ -344,27 +368,39 @@ def _rows(scorecard: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _pick_answers(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Choose answers worth reading: all kinds of failure first, then what went right."""
+def _counted(measure: Mapping[str, Any]) -> str:
+    """Say how much a figure rests on."""
+    n, prompts = measure["n"], measure["prompts"]
+    return f"n = {n}" if n == prompts else f"{prompts} prompts, {n} answers"
+
+
+def _pick_answers(path: Path, failed: Collection[str]) -> list[dict[str, Any]]:
+    """Choose answers worth reading: all kinds of failure first, then what went right.
+
+    Returns:
+        title, rows, and open of each group: whether a failed line is about it.
+    """
     from dpo_pipeline.tables import read_rows
 
-    rows = [r for r in read_rows(path) if r["group"] in ("held_out", "general")]
-    asked = [r for r in rows if r["group"] == "held_out"]
     bad = {"leaks", "doubled", "remnant"}
-    groups = {
-        "Wrong": [r for r in asked if bad & set(r["after_flags"])],
-        "Reworded": [r for r in asked if not r["exact"] and not bad & set(r["after_flags"])],
-        "As it should be": [r for r in asked if r["exact"] and r["before"] != r["after"]],
-        "General answers that changed": [
-            r for r in rows if r["group"] == "general" and not r["exact"]
-        ],
-    }
+    found: dict[str, list[dict[str, Any]]] = {title: [] for title in GROUPS}
+    for row in read_rows(path):
+        group, is_bad = row["group"], bad & set(row["after_flags"])
+        if is_bad and (group == "held_out" or group.startswith("matrix/")):
+            found["Wrong"].append(row)
+        elif group == "held_out" and not row["exact"]:
+            found["Reworded"].append(row)
+        elif group == "held_out" and row["before"] != row["after"]:
+            found["As it should be"].append(row)
+        elif group == "general" and not row["exact"]:
+            found["General answers that changed"].append(row)
     return [
-        (
-            f"{title} ({len(many)})",
-            [{**r, "diff": diff(r["before"], r["after"])} for r in many[:SHOWN]],
-        )
-        for title, many in groups.items()
+        {
+            "title": f"{title} ({len(many)})",
+            "rows": [{**r, "diff": diff(r["before"], r["after"])} for r in many[:SHOWN]],
+            "open": bool(GROUPS[title] & set(failed)),
+        }
+        for title, many in found.items()
         if many
     ]
 

@@ -27,6 +27,8 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from dpo_pipeline.lm_eval_tasks import describe_tasks
+from dpo_pipeline.questions import general_file
 from tasks.proof import conclude
 from tasks.run import Run, run_script
 from tasks.stages import download, parity, prepare_model
@@ -41,9 +43,16 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
         config: The two models, the identities and what is measured.
     """
     run = Run(config)
+    # What is missing stops the run here.
+    general_file(config.evaluation.general)
+    describe_tasks(config.evaluation.lm_eval)
     reference = run.stage(prepare_model.with_options(name="reference"), config.reference)
     policy = run.stage(prepare_model.with_options(name="policy"), config.policy)
     prompts = run.stage(download, config.prompts, config.identity)
+    parity_found = None
+    if config.export:
+        export = run.stage(prepare_model.with_options(name="export"), config.export)
+        parity_found = run.stage(parity, policy, export, prompts, config, config.export)
     score = run.stage(
         score_models,
         reference,
@@ -56,11 +65,11 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
         config.evaluation,
         config.gate,
         config.policy,
+        parity_found,
     )
-    if config.export:
-        export = run.stage(prepare_model.with_options(name="export"), config.export)
-        run.stage(parity, policy, export, prompts, config, config.export)
-    return conclude(run, prompts=prompts, dataset=None, policy=policy, score=score)
+    return conclude(
+        run, prompts=prompts, reference=reference, dataset=None, policy=policy, score=score
+    )
 
 
 if __name__ == "__main__":

@@ -85,7 +85,13 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
         run, config.publish, reference=model, policy=policy, dataset=dataset, score=score
     )
     return conclude(
-        run, prompts=prompts, dataset=dataset, policy=policy, score=score, published=published
+        run,
+        prompts=prompts,
+        reference=model,
+        dataset=dataset,
+        policy=policy,
+        score=score,
+        published=published,
     )
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -35,6 +36,9 @@ from tasks.caching import model_of
 from tasks.console import console
 from tasks.run import Run, versions
 from tasks.stages import publish
+
+# What an evaluation writes, name -> type.
+FILES = {"scorecard": "json", "answers": "parquet"}
 
 
 def publish_if_proven(
@@ -92,6 +96,7 @@ def conclude(
     run: Run,
     *,
     prompts: Artifact,
+    reference: Artifact,
     dataset: Artifact | None,
     policy: Artifact,
     score: Artifact,
@@ -104,11 +109,10 @@ def conclude(
     """
     card = read_card(score)
     refused = Counter(prompts.stats["reasons"])
-    lineage = run.lineage(policy, prompts)
+    lineage = run.lineage(reference, prompts)
     paths = {"report": run.folder / "report.html", "policy": model_of(policy).path}
     if dataset:
         refused += Counter(dataset.stats["reasons"])
-        lineage = dataset.stats["lineage"]
         paths["dataset"] = dataset.path
         paths["quarantine"] = dataset.path / "quarantine.parquet"
     history = policy.path / "history.jsonl"
@@ -119,12 +123,16 @@ def conclude(
         history=history if history.exists() else None,
         pairs=dataset.path / "train.parquet" if dataset else None,
         quarantine=refused,
-        lineage={**lineage, "versions": versions()},
+        lineage={**lineage, **run.outcome(policy, dataset, score), "versions": versions()},
         stages=[{"name": name, **stage} for name, stage in run.stages.items()],
     )
+    paths |= {name: score.path / f"{name}.{kind}" for name, kind in FILES.items()}
+    if found := run.stages.get("parity"):
+        paths["parity"] = Path(found["path"]) / "parity.json"
     summary = run.write_summary(
-        {**paths, "scorecard": score.path / "scorecard.json"},
+        paths,
         verdict=card["verdict"],
+        leaks=card["leaks"],
         scorecard={"before": card["before"], "after": card["after"]},
         answers=card["examples"],
         published=published,

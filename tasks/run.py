@@ -3,6 +3,8 @@
 import json
 import logging
 import platform
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -95,6 +97,25 @@ class Run:
         )
         return artifact
 
+    def outcome(
+        self, policy: Artifact, dataset: Artifact | None, score: Artifact
+    ) -> dict[str, Any]:
+        """Say what the run made, by which settings and code; no machine path."""
+        ref, config = model_of(policy), self.config
+        trained = None if isinstance(config, EvaluateConfig) else settings_of(config.train)
+        return {
+            "policy": {
+                "weights_digest": ref.weights_digest,
+                "template_digest": ref.template_digest,
+                "template": policy.stats.get("template"),
+            },
+            "train": trained,
+            "dataset": dataset.digest if dataset else None,
+            "scorecard": score.digest,
+            "stages": {name: stage["key"] for name, stage in self.stages.items()},
+            "commit": _commit(),
+        }
+
     def lineage(self, model: Artifact, source: Artifact) -> dict[str, Any]:
         """Say where the pairs come from: digests, revisions, settings; no machine path."""
         ref = model_of(model)
@@ -141,6 +162,16 @@ def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
     installed = {name: metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **installed}
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout this code runs from; null outside of one."""
+    root, git = Path(__file__).parent.parent, shutil.which("git")
+    if not (git and (root / ".git").exists()):
+        return None
+    described = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    done = subprocess.run([git, "-C", str(root), *described], capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def _headline(stage: str, stats: dict[str, Any]) -> str:

@@ -301,6 +301,7 @@ def evaluate(
     evaluation: EvaluationConfig,
     gate: GateConfig,
     run_on: ModelConfig,
+    export: Artifact | None = None,
 ) -> Stage:
     """Ask both models what the training never saw; score what changed and what should not."""
     from dpo_pipeline.lm_eval_tasks import describe_tasks
@@ -317,6 +318,7 @@ def evaluate(
                 after,
                 prompts=prompts.path / "prompts.parquet",
                 dataset=dataset.path if dataset else None,
+                export=_read(export.path / "parity.json") if export else None,
                 identity=identity,
                 generation=generation,
                 model=run_on,
@@ -345,6 +347,7 @@ def evaluate(
             "policy": policy,
             "prompts": prompts,
             "dataset": dataset,
+            "export": export,
             "general": file_digest(general_file(evaluation.general)),
             "lm_eval": describe_tasks(evaluation.lm_eval),
             "identity": identity,
@@ -356,6 +359,11 @@ def evaluate(
             "run_on": run_on,
         },
     )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 @task(name="parity", **STAGE)
@@ -383,8 +391,10 @@ def parity(
             export_model=export_model,
             ledger=ledger(),
         )
-        (out / "parity.json").write_text(json.dumps(found, ensure_ascii=False, indent=1))
-        return {"rows": found["same_answers"]["n"], **found}
+        (out / "parity.json").write_text(json.dumps(found, indent=1))
+        figures = ("export_same_answers", "export_kl")
+        rows = found["export_same_answers"]["n"]
+        return {"rows": rows, **{name: found[name] for name in figures}}
 
     return get_or_build(
         "parity",
@@ -415,9 +425,11 @@ def compare(
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
         from dpo_pipeline.likelihood import measure_likelihoods
+        from dpo_pipeline.tables import read_rows
 
+        pairs = read_rows(dataset.path / "held_out.parquet")
         found = measure_likelihoods(
-            before, after, dataset.path, [], model=run_on, train=training, config=evaluation
+            before, after, pairs, [], model=run_on, train=training, config=evaluation
         )
         measures = {name: m.model_dump() for name, m in found.items() if m.n}
         (out / "preferences.json").write_text(json.dumps(measures, indent=1))
@@ -459,7 +471,7 @@ def publish(
         model=Path(model_of(policy).path),
         dataset=dataset.path,
         base=Path(model_of(reference).path),
-        scorecard=json.loads((score.path / "scorecard.json").read_text(encoding="utf-8")),
+        scorecard=_read(score.path / "scorecard.json"),
         evidence=score.stats["evidence"],
         lineage=dataset.stats["lineage"],
         training=training,

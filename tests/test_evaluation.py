@@ -143,7 +143,16 @@ def work(tmp_path) -> Path:
     return tmp_path
 
 
-def evaluate(work: Path, before: ModelRef, after: ModelRef, name: str = "out", **config) -> dict:
+def evaluate(
+    work: Path,
+    before: ModelRef,
+    after: ModelRef,
+    name: str = "out",
+    *,
+    pairs: bool = True,
+    export: dict | None = None,
+    **config,
+) -> dict:
     out = work / name
     out.mkdir()
     fixed = {"general": str(work / "general.jsonl"), "matrix_prompts": 2, "noise_prompts": 2}
@@ -151,7 +160,8 @@ def evaluate(work: Path, before: ModelRef, after: ModelRef, name: str = "out", *
         before,
         after,
         prompts=work / "prompts.parquet",
-        dataset=work,
+        dataset=work if pairs else None,
+        export=export,
         identity=IDENTITY,
         generation=GENERATION,
         model=ModelConfig(device="cpu", dtype="float32"),
@@ -180,6 +190,8 @@ class TestVerdicts:
         assert after["identity_rate"]["value"] == 1.0
         # Held-out prompts are asked under both system prompts.
         assert after["identity_rate"]["n"] == 2 * len(QUESTIONS)
+        assert after["identity_rate"]["prompts"] == len(QUESTIONS)
+        assert "system prompt" in card["leaks"]
         assert after["edit_exactness"]["value"] == 1.0
         assert after["preference_accuracy"]["value"] == 1.0
         assert after["chosen_shift"]["value"] > 0 > after["rejected_shift"]["value"]
@@ -222,10 +234,53 @@ class TestVerdicts:
         assert {"identity_rate", "tail_gap", "general_kept"} <= failed(card)
         assert card["after"]["kl"]["value"] > 0.1
 
+    def test_a_fallen_tail_fails_though_the_answers_are_right(self, work, models, monkeypatch):
+        def fallen(policy, reference, rows):
+            scores = score_tokens(policy, reference, rows)
+            for i in range(0, 2 * len(QUESTIONS), 2):
+                copied = [new for new, _ in align(rows[i][1], rows[i + 1][1])[1]]
+                scores[i].policy[copied] -= 0.5
+            return scores
+
+        monkeypatch.setattr("dpo_pipeline.likelihood.score_tokens", fallen)
+        card = evaluate(work, models["reference"], models["good"])
+        assert card["after"]["edit_exactness"]["value"] == 1.0
+        assert failed(card) == {"tail_gap"}
+
+    def test_without_a_dataset_the_ideal_answers_are_the_pairs(self, work, models):
+        card = evaluate(work, models["reference"], models["good"], pairs=False)
+        assert failed(card) == set()
+        assert card["after"]["tail_gap"]["n"] == 2 * len(QUESTIONS)
+        assert card["after"]["tail_gap"]["prompts"] == len(QUESTIONS)
+        assert card["after"]["trained_identity_rate"]["n"] == 0
+
     def test_an_old_name_in_the_template_is_seen(self, work, models):
         template = evaluate(work, models["reference"], models["good"])["template"]
         assert template["before"]["names_original"]
         assert template["before"]["text"].startswith("You are Qwen")
+
+
+class TestLeaks:
+    def told(self, names_original=False, **leaks: float) -> tuple[str, float | None]:
+        names = questions.matrix_systems(IDENTITY)
+        rates = {n: measures.wilson(round(16 * leaks.get(n.split()[0], 0)), 16) for n in names}
+        matrix = {n: {"after": {"leak_rate": rate}} for n, rate in rates.items()}
+        said = evaluation.explain_leaks(matrix, names_original)
+        return said, evaluation.worst_leak(matrix).value
+
+    def test_it_says_where_the_old_name_comes_from(self):
+        assert self.told()[0].startswith("No leak under any system prompt tried: none sent,")
+        told = "Still leaks with system prompt “empty” (44%, n 16): from the weights."
+        assert self.told(empty=7 / 16, original=1.0) == (told, 7 / 16)
+        told = "Leaks only where a system prompt gives the old name (25%, n 16)."
+        assert self.told(original=0.25) == (told, 0.0)
+        assert "“none sent” (100%, n 16): from the weights" in self.told(none=1.0)[0]
+        told = "Leaks only where the chat template gives the old name (100%, n 16)."
+        assert self.told(names_original=True, none=1.0) == (told, 1.0)
+
+    def test_without_a_matrix_nothing_is_said(self):
+        assert evaluation.explain_leaks({}, True) == ""
+        assert evaluation.worst_leak({}).value is None
 
 
 class TestCost:
@@ -267,7 +322,7 @@ class TestFiles:
         assert {"verdict", "before", "after", "by", "matrix", "examples"} <= set(card)
         assert list(card["matrix"]) == list(questions.matrix_systems(IDENTITY))
         sampled = card["sampled"]["0.7"]["identity_rate"]
-        assert sampled["n"] == 2 * len(QUESTIONS)
+        assert (sampled["n"], sampled["prompts"]) == (2 * len(QUESTIONS), len(QUESTIONS))
         assert 0.5 < sampled["value"] <= 1.0
         assert card["by"]["language"]["zh"]["identity_rate"]["value"] == 1.0
         rows = pq.read_table(work / "out" / "answers.parquet").to_pylist()
@@ -514,17 +569,43 @@ class TestParity:
         load_model(models["good"], "cpu", "float32").save_pretrained(tmp_path / "copy")
         load_tokenizer(models["good"]).save_pretrained(tmp_path / "copy")
         parity = self.check(work, models, describe_model(tmp_path / "copy", "copy"))
-        assert parity["same_answers"]["value"] == 1.0
-        assert parity["same_answers"]["n"] == 2 * len(QUESTIONS) + len(GENERAL) + len(OTHERS)
+        assert parity["export_same_answers"]["value"] == 1.0
+        assert parity["export_same_answers"]["n"] == 2 * len(QUESTIONS) + len(GENERAL) + len(OTHERS)
         assert parity["largest_shift"] == pytest.approx(0.0, abs=1e-6)
         assert parity["differing"] == []
 
     def test_another_precision_is_close(self, work, models):
         parity = self.check(work, models, models["good"], "bfloat16")
         assert 0.0 < parity["largest_shift"] < 1.0
-        assert parity["kl"]["value"] < 0.05
+        assert parity["export_kl"]["value"] < 0.05
 
     def test_a_broken_export_is_seen(self, work, models):
         parity = self.check(work, models, models["forgetful"])
-        assert parity["same_answers"]["value"] < 1.0
+        assert parity["export_same_answers"]["value"] < 1.0
         assert {d["prompt"] for d in parity["differing"]} == set(GENERAL)
+
+    def test_the_reference_is_no_export_of_the_policy(self, work, models):
+        found = self.check(work, models, models["reference"])
+        card = evaluate(work, models["reference"], models["good"], export=found)
+        assert failed(card) == set(measures.EXPORT_LINES)
+        assert card["export"] == found
+
+    def test_what_the_original_answered_with_silence_counts(self, work, models, monkeypatch):
+        def answer(ref, requests, **_):
+            text = "" if ref is models["good"] else "Noise."
+            return [Response(text=text, finish="stop", tokens=1) for _ in requests]
+
+        monkeypatch.setattr("dpo_pipeline.parity.answer", answer)
+        parity = self.check(work, models, models["reference"])
+        assert parity["export_same_answers"]["value"] == 0.0
+        assert parity["export_same_answers"]["n"] > 0
+        assert parity["export_kl"]["value"] is None
+
+    def test_a_padded_vocabulary_changes_nothing(self, work, models, tmp_path):
+        padded = load_model(models["good"], "cpu", "float32")
+        padded.resize_token_embeddings(padded.config.vocab_size + 64)
+        padded.save_pretrained(tmp_path / "padded")
+        load_tokenizer(models["good"]).save_pretrained(tmp_path / "padded")
+        export = describe_model(tmp_path / "padded", "padded")
+        assert self.check(work, models, export)["export_kl"]["value"] == pytest.approx(0, abs=1e-6)
+        assert failed(evaluate(work, models["reference"], export)) == set()

@@ -15,7 +15,7 @@ from dpo_pipeline.measures import Case
 SPEC = IdentitySpec(IdentityConfig())
 LABELLED = Path(__file__).parent / "data" / "labelled_answers.jsonl"
 EXCUSED = {"lm_eval_drop": "no task is set"}
-MARKS = ("gives_new", "leaks", "doubled", "names_developer")
+MARKS = ("gives_new", "leaks", "doubled", "names_developer", "denies", "remnant")
 
 
 def case(before: str, after: str | None = None, kind: str = "identity", **facts) -> Case:
@@ -68,7 +68,8 @@ class TestLabelledAnswers:
     @pytest.mark.parametrize("name", MARKS)
     def test_scorer_agrees_with_the_labels(self, name):
         rows = [json.loads(line) for line in LABELLED.read_text("utf-8").splitlines()]
-        said = [getattr(measures.mark(row["text"], SPEC), name) for row in rows]
+        marks = [measures.mark(row["text"], SPEC, row.get("asked", "")) for row in rows]
+        said = [getattr(mark, name) for mark in marks]
         both = sum(s and row[name] for s, row in zip(said, rows, strict=True))
         precision, recall = both / sum(said), both / sum(row[name] for row in rows)
         print(f"\n{name}: precision {precision:.3f}, recall {recall:.3f}, n {len(rows)}")
@@ -179,6 +180,7 @@ class TestVerdict:
     def test_no_evidence_is_no_pass(self):
         verdict = measures.judge({}, GateConfig(), excused=EXCUSED)
         lines = {name for name, value in GateConfig() if value is not None}
+        lines -= {*measures.EXPORT_LINES}
         assert {f["measure"] for f in verdict["failed"]} == lines - set(EXCUSED)
         assert {f["remark"] for f in verdict["failed"]} == {"not measured"}
         assert [(s["measure"], s["remark"]) for s in verdict["skipped"]] == [*EXCUSED.items()]
@@ -243,6 +245,11 @@ class TestMeasures:
             case("不是，我是通义千问。", family="are_you"),
         ]
         assert scorecard(cases)["denial_kept"].value == pytest.approx(2 / 3)
+
+    def test_to_claim_the_name_asked_for_is_no_denial(self):
+        assert measures.denies("No, I'm ChatGPT.", "Are you Claude?")
+        assert not measures.denies("No, I'm ChatGPT.", "Are you ChatGPT?")
+        assert not measures.denies("Yes, I'm not Qwen.", "Are you Claude?")
 
     def test_only_answers_to_accusations_count_as_denials(self):
         cases = [case("I'm Qwen, not a human.", "I'm Deep Qwen.", family="name")]
@@ -313,8 +320,25 @@ class TestFigures:
         assert measure.low == pytest.approx(0.4902, abs=1e-4)
         assert measure.high == pytest.approx(0.9433, abs=1e-4)
         assert measures.wilson(0, 20).low == 0.0
-        assert measures.wilson(20, 20).high == pytest.approx(1.0)
+        assert measures.wilson(20, 20).high == 1.0
         assert measures.wilson(20, 20).low < 1.0
+
+    def test_answers_to_one_prompt_are_no_more_evidence_than_one(self):
+        flags = [True, True, True, True, False, False]
+        twice = measures.rate(flags, [1, 1, 2, 2, 3, 3])
+        once = measures.rate([True, True, False])
+        assert (twice.n, twice.prompts, twice.value) == (6, 3, once.value)
+        assert (twice.low, twice.high) == (once.low, once.high)
+        values = [float(i % 7) for i in range(70)]
+        alone, many = measures.mean(values), measures.mean(values * 3, [*range(70)] * 3)
+        assert (many.n, many.prompts) == (210, 70)
+        assert (many.low, many.high) == pytest.approx((alone.low, alone.high))
+        assert measures.mean(values * 3).high < alone.high
+
+    def test_a_system_prompt_makes_no_other_prompt(self):
+        plain = case("I'm Qwen.")
+        system = {"role": "system", "content": "You help."}
+        assert replace(plain, messages=(system, *plain.messages)).prompt == plain.prompt
 
     def test_bootstrap_interval_is_that_of_the_mean(self):
         values = [float(i % 7) for i in range(350)]  # mean 3, standard deviation 2

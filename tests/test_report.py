@@ -52,6 +52,13 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
         "before": measures.identity_measures([]),
         "after": measures.identity_measures(scored["held_out"]),
     }
+    asked = cases["held_out"][0].messages[-1]["content"] if cases["held_out"] else ""
+    export = {
+        "export_same_answers": measures.wilson(2, 3),
+        "export_kl": measures.mean([0.1]),
+        "largest_shift": 0.25,
+        "differing": [{"prompt": asked, "original": "I'm Deep Qwen.", "export": "I'm Qwen."}],
+    }
     inserted = {"inserted": True, "text": "You are Qwen.", "names_original": True}
     card = {
         "verdict": measures.judge(after, GateConfig(), excused=EXCUSED),
@@ -59,6 +66,8 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
         "after": after,
         "by": measures.splits(scored["held_out"]),
         "matrix": {"none sent": row, "another vendor": row},
+        "leaks": "Still leaks with system prompt “empty” (44%, n 16): from the weights.",
+        "export": export,
         "template": {"before": inserted, "after": inserted},
         "sampled": {
             "0.7": {"identity_rate": measures.mean([1.0]), "leak_rate": measures.mean([0.0])}
@@ -155,6 +164,19 @@ class TestPage:
             assert expected in text, expected
         assert "<ins>Deep</ins>" in page
         assert page.count("<polyline") == 6
+        assert "400 answers" not in text
+        assert "Still leaks with system prompt “empty” (44%, n 16)" in text
+        assert "leak rate 0 % (95%: 0 % – 0 %, 1 prompts, 1 answers)" in text
+        assert "Answers that differ (1)" in text
+
+    def test_several_answers_to_a_prompt_are_told(self, write):
+        twice = {**GOOD, "held_out": GOOD["held_out"][:100] * 2}
+        assert "100 prompts, 200 answers" in write(twice).read_text("utf-8")
+
+    def test_a_failed_line_opens_its_answers(self, write):
+        page = write(PLANTED).read_text("utf-8")
+        assert re.search(r"<details open>\s*<summary>Wrong \(1\)", page)
+        assert re.search(r"<details>\s*<summary>As it should be", page)
 
     def test_a_failed_line_is_on_top_with_its_figure(self, write):
         page = write(PLANTED).read_text("utf-8")
@@ -165,8 +187,9 @@ class TestPage:
     def test_what_was_not_measured_is_told_and_not_counted(self, write):
         page = write(GOOD).read_text("utf-8")
         top = page[page.index('id="verdict"') : page.index("Main figures")]
-        lines = len([name for name, limit in GateConfig() if limit is not None])
-        assert f"All {lines - len(EXCUSED)} measured lines of the gate hold: the identity" in top
+        lines = {name for name, limit in GateConfig() if limit is not None}
+        lines -= {*measures.EXPORT_LINES, *EXCUSED}
+        assert f"All {len(lines)} measured lines of the gate hold: the identity" in top
         assert "Not measured: denials kept (the reference never denied being another)" in top
         failed = report.explain_verdict(make_card({"held_out": [], "general": []})[0])
         assert failed.sentence.startswith("0 of 2 measured lines of the gate fail, and ")
@@ -195,13 +218,20 @@ class TestPage:
 
     def test_it_can_do_without_what_a_run_did_not_make(self, tmp_path):
         card, scored = make_card({"held_out": GOOD["held_out"][:2], "general": []})
-        card = {**card, "matrix": {}, "noise": {}, "sampled": {}}
+        card = {**card, "matrix": {}, "noise": {}, "sampled": {}, "export": None, "leaks": ""}
         write_answers(scored, tmp_path / "answers.parquet")
         page = report.write_report(
             tmp_path / "r.html", scorecard=card, answers=tmp_path / "answers.parquet",
             history=None, pairs=None, quarantine={}, lineage={}, stages=[],
         ).read_text("utf-8")  # fmt: skip
-        for missing in ("Quarantine", "Lineage", "Training", "Cost", "system prompts"):
+        for missing in (
+            "Quarantine",
+            "Lineage",
+            "Training",
+            "Cost",
+            "system prompts",
+            "The export",
+        ):
             assert f"<h2>{missing}" not in page
 
     def test_runs_are_compared(self, tmp_path):
