@@ -5,6 +5,7 @@ Alpaca instruction, or not at all where both answers repeat the whole conversati
 """
 
 import re
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dpo_pipeline.pairs import (
     write_pairs,
 )
 from dpo_pipeline.preferences import describe_pairs, explain_reasons
-from dpo_pipeline.prompts import CONTROL, ROLES, split_wordings
+from dpo_pipeline.prompts import CONTROL, PEEK, ROLES, split_wordings
 from dpo_pipeline.sources import SourceRef, Unreadable, read_rows, read_split
 from dpo_pipeline.wording import language, normalise
 
@@ -77,9 +78,10 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     Prompts of one wording stay on one side. Where rows name one, held out wins.
     """
     asked: dict[int, tuple[str, str, str | None]] = {}  # digest, wording, split of its own
-    for position, row in read_rows(source, config.split):
-        if not asked and isinstance(row, dict):
-            _require_columns(row, source, config)
+    rows = read_rows(source, config.split)
+    head = list(islice(rows, PEEK))
+    _require_columns([row for _, row in head if isinstance(row, dict)], source, config)
+    for position, row in chain(head, rows):
         try:
             prompt, _, _ = parse_row(row, config)
         except Refused:
@@ -101,11 +103,12 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     return splits, {"repeated_prompts": repeated, "left_out": len(asked) - len(kept)}
 
 
-def _require_columns(row: dict[str, Any], source: SourceRef, config: PromptsConfig) -> None:
-    named = _named(row, config)
-    if missing := [name for name in ("chosen", "rejected") if name not in named]:
+def _require_columns(rows: list[dict[str, Any]], source: SourceRef, config: PromptsConfig) -> None:
+    named = {name for row in rows for name in _named(row, config)}
+    missing = [name for name in ("chosen", "rejected") if name not in named]
+    if rows and missing:
         raise DataError(
-            f"{source.location} has no {' and no '.join(missing)}: found {sorted(row)}, expected "
+            f"{source.location} has no {' and no '.join(missing)}: found {sorted(named)}, expected "
             f'{_EXPECTED}. Name yours in prompts.columns, e.g. {{"chosen": "better"}}'
         )
 

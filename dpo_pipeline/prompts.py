@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ CONTROL = re.compile(
 _PROMPT = ("id", "messages", "split", "family", "language", "turns", "source_row", "given_chosen")
 _QUARANTINE = ("source_row", "reason", "detail", "row")
 
-_PEEK = 100  # rows whose columns tell the shape
+PEEK = 100  # rows whose columns tell the shape
 
 Turn = tuple[str, str]
 
@@ -121,7 +122,7 @@ def prepare_prompts(
     """
     spec = IdentitySpec(identity)
     rows = read_rows(source, config.split)
-    head = list(islice(rows, _PEEK))
+    head = list(islice(rows, PEEK))
     if not head:
         raise DataError(f"{source.location} has no rows; name a source with at least one")
     shape = find_shape((row for _, row in head), config, source.location)
@@ -134,7 +135,8 @@ def prepare_prompts(
             counts["answers_dropped"] += record.pop("dropped", 0)
             table.add(record)
             asked.append(remembered)
-    _check_share([row for row in asked if row.refused], len(asked), config, source.location)
+    where = f"{source.location} (shape {shape})"
+    _check_share([row for row in asked if row.refused], len(asked), config, where)
     _drop_duplicates(asked)
     chosen = _sample([row for row in asked if not row.refused], config)
     _split(chosen, config)
@@ -159,36 +161,50 @@ def prepare_prompts(
 
 
 def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
-    """Recognise the shape of rows from all columns that they have.
+    """Recognise the shape whose columns most of the rows fill.
 
     Raises:
-        DataError: The columns fit no shape, or not the configured one.
+        DataError: No row fills the columns of any shape, or of the configured one.
     """
-    found = sorted({str(name) for row in rows if isinstance(row, Mapping) for name in row})
+    rows = [row for row in rows if isinstance(row, Mapping)]
+    found = sorted({str(name) for row in rows for name in row if row[name] is not None})
     # Two of the names lie inside the turns of a conversation.
     mapped = {have for want, have in config.columns.items() if want not in ("from", "value")}
-    if missing := sorted(mapped - set(found)):
-        raise DataError(f"{where} lacks {missing} of prompts.columns; it has {found}")
-    names = {*found, *config.columns}
-    fitting = [shape for shape, columns in SHAPES.items() if names.issuperset(columns)]
-    if config.shape != "auto":
-        if config.shape not in fitting:
-            raise DataError(
-                f"{where}: shape {config.shape} expects {list(SHAPES[config.shape])}, found "
-                f"{found}; map them with prompts.columns"
-            )
-        fitting = [config.shape]
-    if not fitting:
-        expected = " or ".join("+".join(columns) for columns in SHAPES.values())
+    if missing := sorted(mapped - {name for row in rows for name in row}):
         raise DataError(
-            f"{where}: expected columns {expected}, found {found}; map them with prompts.columns"
+            f"{where} lacks {missing} of prompts.columns; it has {_near(missing, found)}"
         )
-    if fitting[0] == "preference":
+
+    def fills(row: Mapping[str, Any], shape: str) -> bool:
+        names = (config.columns.get(name, name) for name in SHAPES[shape])
+        return all(row.get(name) is not None for name in names)
+
+    filled = {shape: sum(fills(row, shape) for row in rows) for shape in SHAPES}
+    # The first of equals.
+    shape = max(filled, key=lambda name: filled[name]) if config.shape == "auto" else config.shape
+    if not filled[shape]:
+        shapes = list(SHAPES) if config.shape == "auto" else [shape]
+        expected = [name for shape in shapes for name in SHAPES[shape]]
+        listed = " or ".join("+".join(SHAPES[shape]) for shape in shapes)
+        example = json.dumps({expected[-1]: found[0] if found else "text"}, ensure_ascii=False)
+        raise DataError(
+            f"{where}: shape {config.shape} expects columns {listed}, found "
+            f"{_near(expected, found)} with values; map them with prompts.columns, e.g. {example}, "
+            "or set prompts.shape"
+        )
+    if shape == "preference" and config.shape == "auto":
         raise DataError(
             f"{where} holds chosen and rejected answers: it is a preference dataset, which "
             "flows/preference.py trains on; set prompts.shape to read its prompts only"
         )
-    return fitting[0]
+    return shape
+
+
+def _near(wanted: Iterable[str], found: Sequence[str]) -> str:
+    """List what was found, and what of it may be a misspelling of what was wanted."""
+    near = [(name, close[0]) for name in wanted if (close := get_close_matches(name, found, 1))]
+    hints = [f"; is {have!r} meant as {want!r}?" for want, have in near if want != have]
+    return f"{list(found)}{''.join(hints[:1])}"
 
 
 def _candidate(
@@ -274,7 +290,7 @@ def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> li
         return [(role, value)]
 
     if shape in ("conversations", "messages"):
-        return _conversation(cell(shape), columns)
+        return _conversation(cell(shape), shape, columns)
     if shape == "alpaca":
         question = turn("user", "instruction")
         if cell("input") is not None:
@@ -286,7 +302,7 @@ def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> li
     if isinstance(cell("prompt"), list):
         answer = cell("completion")
         answers = answer if isinstance(answer, list) else [answer] if answer else []
-        return _conversation([*cell("prompt"), *answers], columns)
+        return _conversation([*cell("prompt"), *answers], "prompt", columns)
     return [*turn("user", "prompt"), *turn("assistant", "completion")]
 
 
@@ -300,9 +316,9 @@ def _history(value: Any) -> list[Turn]:
     return turns
 
 
-def _conversation(value: Any, columns: Mapping[str, str]) -> list[Turn]:
+def _conversation(value: Any, name: str, columns: Mapping[str, str]) -> list[Turn]:
     if not isinstance(value, list):
-        raise _BadRowError("wrong_type", f"expected a list of turns, found {type(value).__name__}")
+        raise _BadRowError("wrong_type", f"{name} is {type(value).__name__}, expected a list")
     turns = []
     for number, item in enumerate(value):
         found = item if isinstance(item, Mapping) else {}
@@ -339,7 +355,7 @@ def _check_share(refused: list[_Asked], total: int, config: PromptsConfig, where
     listed = "; ".join(f"{code} {n} ({first[code]})" for code, n in reasons.most_common())
     raise DataError(
         f"{where}: {len(refused)} of {total} rows cannot become prompts: {listed}. Mend the "
-        "source, or raise prompts.max_quarantine"
+        "source, set prompts.shape or prompts.columns, or raise prompts.max_quarantine"
     )
 
 

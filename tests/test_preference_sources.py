@@ -238,11 +238,13 @@ BAD = {
 
 @pytest.mark.parametrize("reason", BAD)
 def test_a_planted_row_goes_to_quarantine_with_its_reason(prepare, reason):
-    rows = [alpaca(0), alpaca(1), *BAD[reason], alpaca(2)]
+    # Bad rows come first: one of them does not tell the columns of all.
+    rows = [*BAD[reason], alpaca(0), alpaca(1), alpaca(2)]
+    rows = rows if reason != "duplicate" else rows[::-1]
     counts, pairs, quarantine = prepare(rows, PairsConfig(min_pairs=1, max_length=150))
     assert len(pairs) == 3
     assert counts["reasons"] == {reason: len(BAD[reason])}
-    assert [row["source_row"] for row in quarantine] == list(range(2, 2 + len(BAD[reason])))
+    assert [rows[row["source_row"]] for row in quarantine] == BAD[reason]
     assert all(json.loads(row["row"]) for row in quarantine)
 
 

@@ -385,8 +385,11 @@ def test_prompts_are_filled_with_the_identity_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "fields", "expected"),
     [
-        ({"text": "hi"}, {}, r"expected columns .*prompt, found \['text'\]; map them with"),
-        ({"prompt": "hi"}, {"shape": "alpaca"}, r"expects \['instruction'\], found \['prompt'\]"),
+        ({"text": "hi"}, {}, r"columns .*prompt, found \['text'\] .*e\.g\. {\"prompt\": \"text\"}"),
+        ({"prompt": "hi"}, {"shape": "alpaca"}, r"alpaca expects .*ion, found \['prompt'\]"),
+        ({"prompt": None, "id": 1}, {}, r"found \['id'\] with values"),
+        ({"mesages": []}, {}, r"is 'mesages' meant as 'messages'\?"),
+        ({"question": "x"}, {"columns": {"prompt": "questions"}}, "'question' meant as"),
         ({"prompt": "hi"}, {"columns": {"prompt": "ask"}}, r"lacks \['ask'\].* has \['prompt'\]"),
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, {}, r"flows/preference\.py"),
         ([], {}, r"found \[\]"),
@@ -397,6 +400,16 @@ def test_a_wrong_column_stops_and_says_what_was_found(
 ) -> None:
     with pytest.raises(DataError, match=expected):
         prepare(jsonl(tmp_path / "rows.jsonl", [row]), **fields)
+
+
+def test_the_shape_is_the_one_that_most_rows_fill(tmp_path: Path) -> None:
+    odd = {"messages": TWO, "chosen": "a", "rejected": "b"}
+    rows = [{"conversations": None, "chosen": None, **row} for row in numbered(20)]
+    counts, _, quarantine = prepare(jsonl(tmp_path / "rows.jsonl", [odd, *rows]))
+    assert counts["shape"] == "prompt"
+    assert [(row["source_row"], row["reason"]) for row in quarantine] == [(0, "wrong_type")]
+    with pytest.raises(DataError, match=r"shape messages.*wrong_type 20 .*set prompts\.shape"):
+        prepare(tmp_path / "rows.jsonl", shape="messages")
 
 
 @pytest.mark.parametrize("name", ["a.json", "b.jsonl", "c.csv", "d.parquet"])
