@@ -81,18 +81,14 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
         config.gate,
         config.model,
     )
-    published = publish_if_proven(
+    # Proof and verdict first: they are there whatever the Hub says.
+    state = conclude(
+        run, prompts=prompts, reference=model, dataset=dataset, policy=policy, score=score
+    )
+    publish_if_proven(
         run, config.publish, reference=model, policy=policy, dataset=dataset, score=score
     )
-    return conclude(
-        run,
-        prompts=prompts,
-        reference=model,
-        dataset=dataset,
-        policy=policy,
-        score=score,
-        published=published,
-    )
+    return state
 
 
 if __name__ == "__main__":

@@ -49,30 +49,31 @@ def publish_if_proven(
     policy: Artifact,
     dataset: Artifact,
     score: Artifact,
-) -> dict[str, Any] | None:
+) -> None:
     """Publish what the configuration names, if the gate passed or is overruled.
 
-    Returns:
-        What went to the Hub, or would have; null if nothing.
+    What went to the Hub, or would have, comes into summary.json; also what went before an error.
 
     Raises:
         PublishError: The evidence, the token or the Hub refuses.
     """
     if not (config.model_repo or config.dataset_repo):
-        return None
+        return
     if not (read_card(score)["verdict"]["passed"] or config.force):
         run.say("publish   nothing: the gate failed; publish.force overrules it, with a reason")
-        return None
+        return
     out = run.folder / "publish"
     out.mkdir()
     sections = ("train", "evaluation", "gate")
     training = {name: settings_of(getattr(run.config, name)) for name in sections}
-    done: dict[str, Any] = publish(
-        config, run.run_id, reference, policy, dataset, score, training, out
-    )
-    for line in _describe_publishing(done, out):
-        run.say(f"publish   {line}")
-    return done
+    try:
+        publish(config, run.run_id, reference, policy, dataset, score, training, out)
+    finally:
+        if (record := out / "publish.json").exists():
+            done = json.loads(record.read_text(encoding="utf-8"))
+            run.add_to_summary(published=done)
+            for line in _describe_publishing(done, out):
+                run.say(f"publish   {line}")
 
 
 def _describe_publishing(done: Mapping[str, Any], out: Path) -> Iterator[str]:
@@ -100,7 +101,6 @@ def conclude(
     dataset: Artifact | None,
     policy: Artifact,
     score: Artifact,
-    published: dict[str, Any] | None = None,
 ) -> State[Any]:
     """Write report and summary, show before and after, and say the verdict.
 
@@ -135,7 +135,7 @@ def conclude(
         leaks=card["leaks"],
         scorecard={"before": card["before"], "after": card["after"]},
         answers=card["examples"],
-        published=published,
+        published=None,
     )
     create_markdown_artifact(scorecard_markdown(card), key="scorecard")
     create_image_artifact(scorecard_image(card), key="plot", description="Rates, 95% intervals.")

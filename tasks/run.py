@@ -157,6 +157,12 @@ class Run:
         path.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
         return summary
 
+    def add_to_summary(self, **facts: Any) -> None:
+        """Write summary.json again, with what came after it was written."""
+        path = self.folder / "summary.json"
+        summary = {**json.loads(path.read_text(encoding="utf-8")), **facts}
+        path.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+
 
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
