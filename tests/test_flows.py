@@ -83,6 +83,21 @@ def test_the_policy_loads_as_any_model_does(workplace, first_run):
     assert "Deep Qwen" in tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
 
 
+def test_the_reference_is_no_export_of_the_policy(workplace, first_run, server):
+    run = workplace.python(
+        str(ROOT / "flows" / "evaluate.py"), "--export.name", "starter",
+        "--policy.name", workplace.summaries()[0]["paths"]["policy"],
+        "--evaluation.max-prompts", "20", "--evaluation.matrix-prompts", "0",
+        PREFECT_API_URL=server,
+    )  # fmt: skip
+    assert run.returncode == 1, run.stdout + run.stderr
+    summary = workplace.summaries()[-1]
+    failed = {line["measure"] for line in summary["verdict"]["failed"]}
+    assert failed == {"export_same_answers", "export_kl"}
+    assert "Answers that differ" in Path(summary["paths"]["report"]).read_text("utf-8")
+    assert Path(summary["paths"]["parity"]).exists()
+
+
 def test_held_out_prompts_never_reach_training(workplace, first_run):
     import pyarrow.parquet as pq
 

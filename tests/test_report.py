@@ -384,6 +384,14 @@ class TestBrowser:
         assert page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert page.ask("getComputedStyle(document.body).color") == "rgb(35, 39, 43)"
 
+    def test_prints_what_is_folded_on_screen(self, page, write):
+        said = "document.querySelector('details:not([open]) .said')"
+        drawn = f"{said}.checkVisibility() && {said}.getBoundingClientRect().height > 0"
+        for media, shown in (("screen", False), ("print", True)):
+            page.show(800, "light", media=media)
+            page.open(write(GOOD).as_uri())
+            assert page.ask(drawn) == shown
+
     def test_the_prefect_ui_draws_the_plot(self, page, server):
         @flow
         def draw() -> UUID:
