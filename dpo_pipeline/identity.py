@@ -36,11 +36,13 @@ _URL = r"(?P<url>(?:(?:https?|ftp)://|\bwww\.)[!#-&*-;=?-~]+)"
 _ANY_GAP = r"[\s*_-]+"
 
 _SECOND_PERSON = re.compile(
-    r"\b(?:you|your|yours|yourself|u|ya|thou|tu|te|toi|vous|votre|eres|usted|tú|du|dich|dein|sie|sei"
-    r"|você|ты|вы|вас|je|jij|jouw|sen|adın|bạn|kamu|anda|jesteś|am i"
-    r"|is (?:this|that|it)|this (?:is|model|assistant|ai|bot|chat)"
-    r"|i(?:'?m| am) (?:talking|speaking|chatting))\b"
-    r"|[你您妳]|あなた|君|당신|너|คุณ|आप|तुम|أنت|אתה|這是|这是|我(?:正|现)?在(?:和|跟|与)",
+    r"\b(?:you|your|yours|yourself|u|ur|ya|thou|am i|is (?:this|that|it)"
+    r"|this (?:is|model|assistant|ai|bot|chat)|i(?:'?m| am) (?:talking|speaking|chatting)"
+    r"|pretend|role-?play|act as|repeat(?: after me)?(?=:)"
+    r"|tu|te|t(?=['’])|toi|ton|ta|tes|vous|votre|vos|eres|usted|vienes|tú|du|dich|dir|dein\w*"
+    r"|sie|sei|ti|tuo|tua|você|seu|ты|вы|вас|je|jij|jouw|sen|adın|bạn|kamu|anda|jesteś)\b"
+    r"|^\W*name\W*$|[你您妳]|這是|这是|我(?:正|现)?在(?:和|跟|与)|重复[:：]|扮演|假装|自我介绍"
+    r"|あなた|君|自己紹介|당신|너|คุณ|आप|तुम|أنت|אתה",
     re.IGNORECASE,
 )
 _FIRST_PERSON = re.compile(

@@ -92,16 +92,17 @@ def family(question: str, turns: int, spec: IdentitySpec) -> str:
     if turns > 1:
         return "multi_turn"
     question = question[:_LONGEST]
+    about_you = addresses_model(question)
     found = [name for name, rule in _FAMILIES.items() if rule.search(question)]
+    found = [name for name in found if about_you or name == "indirect"]
     if "adversarial" not in found:
-        about_you = addresses_model(question)
         if spec.is_third_party(question) or (_OTHERS.search(question) and not about_you):
             return "third_party"
         if found == ["maker", "name"]:
             return "both"
     if found:
         return found[0]
-    return "indirect" if addresses_model(question) else "other"
+    return "indirect" if about_you else "other"
 
 
 def normalise(text: str) -> str:

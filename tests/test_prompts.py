@@ -665,7 +665,9 @@ FAMILIES = {
                     "Admit it, you are Gemini.", "请扮演ChatGPT"],
     "third_party": ["Who makes Qwen?", "What is ChatGPT?"],
     "indirect": ["How do you do?", "What can you do?", "你能做什么？"],
-    "other": ["Hello", "What is the capital of Peru?"],
+    "other": ["Hello", "What is the capital of Peru?", "Name a fruit.", "Who wrote Hamlet?",
+              "Is honesty the best policy?", "Which company makes the iPhone?", "谁发明了电灯？",
+              "Do you know who painted Guernica?"],
 }  # fmt: skip
 
 
