@@ -8,6 +8,7 @@ to them: "我是Qwen。" is rewritten and "QwenLM" is not. Articles are left as 
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,14 @@ UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U00020000-\U0003ffff"
 )
-_LETTER = rf"[^\W_{UNSPACED}]"  # letter or digit of a script that separates its words
+# Signs on a letter, which \w leaves out: accents, and the vowels of Indic scripts.
+_MARKS = "".join(
+    mark
+    for mark in map(chr, range(0x300, 0x1E00))
+    if unicodedata.category(mark) in ("Mn", "Mc") and not re.match(f"[{UNSPACED}]", mark)
+)
+# Letter, digit or mark of a script that separates its words.
+_LETTER = rf"(?:[^\W_{UNSPACED}]|[{_MARKS}])"
 _COMPOUND = "based|powered|driven|trained|style|like|related|inspired"
 _ADDRESS = r"(?<![/\\@#&=?%~+])"
 _START = rf"(?<!{_LETTER})(?<!{_LETTER}[-_])"
@@ -88,7 +96,13 @@ class Rewrite:
 
 
 def _literal(name: str, gap: str = r"\s+") -> str:
-    return gap.join(re.escape(word) for word in name.split())
+    words = [map(re.escape, _forms(word)) for word in name.split()]
+    return gap.join(f"(?:{'|'.join(forms)})" for forms in words)
+
+
+def _forms(text: str) -> list[str]:
+    """Return a text with its accents composed and apart, once each."""
+    return sorted({unicodedata.normalize(form, text) for form in ("NFC", "NFD")} | {text})
 
 
 def _bounded(name: str, gap: str = r"\s+") -> str:
@@ -152,7 +166,8 @@ class IdentitySpec:
             kept |= dict.fromkeys((new, new.lower(), new.upper()), "kept_new")
 
         self._pattern, self._rules = self._compile(kept)
-        self._first_words = tuple({name.split()[0].casefold() for name in self._replacements})
+        first_words = (form for name in self._replacements for form in _forms(name.split()[0]))
+        self._first_words = tuple({word.casefold() for word in first_words})
         mention = "|".join(map(_literal, names))
         self._mention = _any_of([mention])
         self._vocative = _any_of(
@@ -192,7 +207,7 @@ class IdentitySpec:
         longer = "|".join(map(_literal, self._replacements))
         rules |= {guard: (f"kept_{guard}", "") for guard in ("code", "url", "longer")}
         body = "|".join((_CODE, _URL, *parts, f"(?P<longer>{longer})"))
-        initials = {*"`hfw", *(name[0] for name in (*kept, *self._replacements))}
+        initials = {*"`hfw", *(f[0] for name in (*kept, *self._replacements) for f in _forms(name))}
         return _any_of([f"(?=[{re.escape(''.join(sorted(initials)))}])(?:{body})"]), rules
 
     def _may_hold(self, text: str) -> bool:

@@ -59,7 +59,7 @@ KEPT = [
     "`Qwen`, ``Qwen``, ``a` Qwen `, ```\nprint('Qwen')\n```, ```\nopen Qwen",
     "通义千问2.5, 通义千问-VL, 通义千问Max",
     "Deep Qwen, deep qwen, DEEP QWEN, Deep\nQwen, Deep **Qwen**, Deep-Qwen, Deep Qwen's",
-    "ЯQwen, éQwen, Qwené",
+    "ЯQwen, éQwen, Qwené, e\u0301Qwen, Qwen\u0301",
     "",
     "Nothing of the kind",
 ]
@@ -154,6 +154,9 @@ def test_a_developer_that_holds_the_name_stays_whole() -> None:
         ("a.b", "$1 \\g".replace("\\", ""), "axb a.b", "axb $1 g"),
         ("千问", "通义千问", "千问和通义千问", "通义千问和通义千问"),
         ("Qwen", "千问", "I am Qwen.", "I am 千问."),
+        ("क्वेन", "गहन", "मैं क्वेन हूँ। क्वेन, क्वेनों", "मैं गहन हूँ। गहन, क्वेनों"),
+        ("Zoë", "Mia", "Zoe\u0308, Zoë, Zoë\u0301", "Mia, Mia, Zoë\u0301"),
+        ("Zoe\u0308", "Mia", "ZOË zoe", "MIA zoe"),
         ("GPT-4", "Nova", "GPT-4 GPT-4o GPT-4-turbo GPT-4.1", "Nova GPT-4o GPT-4-turbo GPT-4.1"),
     ],
 )  # fmt: skip
@@ -278,7 +281,7 @@ def test_refuses_identities_that_make_no_sense(fields: dict[str, object], why: s
 
 
 # Names over a mean alphabet, related to each other: one holds the other, or part of it.
-WORD = st.text(alphabet="abAQ-.+_#1问答İſß*", min_size=1, max_size=3)
+WORD = st.text(alphabet="abAQ-.+_#1问答İſß*ée\u0301क्े", min_size=1, max_size=3)
 NAME = st.lists(WORD, min_size=1, max_size=3).map(" ".join)
 GLUE = st.sampled_from(
     [" ", "\n", ", ", "**", "_", "-", "`", "。", "/", "https://", "@", "'s", ".", "```", "(", " 2"]
