@@ -7,7 +7,8 @@
 
 Every repository is a line of commits; contents lie by their sha256 in blobs/. Large files go by
 a second port, as they go by a storage host in the world; one larger than `part_size` (bytes)
-goes in parts. A fault strikes the next `times` calls of a kind; it is an HTTP status, or
+goes in parts. A fault strikes the next `times` calls of a kind, after `skip` that pass; it is an
+HTTP status, or
 "cut-before"  the connection closes before the body of the request is read,
 "cut-in"      in the middle of that body, or of the answer's where the request has none,
 "cut-after"   after the request was carried out, without an answer,
@@ -80,6 +81,7 @@ class Fault:
     call: str
     what: int | str
     times: int = 1
+    skip: int = 0
     retry_after: int | None = None
 
 
@@ -96,6 +98,9 @@ class Faults(list[Fault]):
 
     def take(self, call: str) -> Fault | None:
         due = next((fault for fault in self if fault.call == call and fault.times > 0), None)
+        if due and due.skip:
+            due.skip -= 1
+            return None
         if due:
             due.times -= 1
             self.fired.append(due)

@@ -1,7 +1,6 @@
 """Publishing against a Hub on loopback, with the real client."""
 
 import hashlib
-import itertools
 import json
 import pickle
 import shutil
@@ -407,7 +406,7 @@ def test_dry_run_is_the_default_and_writes_what_would_go(send, hub):
     assert PublishConfig().dry_run
     rehearsed = send(config={"dry_run": True})
     assert not hub.repos
-    assert {call for call, _, _ in hub.calls} == {"whoami", "info"}
+    assert not {call for call, _, _ in hub.calls} & {"create", *UPLOAD_CALLS}
     sent = send()
     written = {
         p.relative_to(rehearsed["out"]).as_posix(): p.read_bytes()
@@ -696,9 +695,8 @@ def test_odd_repository_names_never_reach_the_hub(repo):
 
 # -- faults
 
-CALLS = ("whoami", "create", "info", "tree", "validate", "preupload", "batch", "put", "verify",
-         "commit", "refs", "tag")  # fmt: skip
 FAULTS = (401, 403, 404, 409, 429, 503, "cut-before", "cut-in", "cut-after", "slow", "flip")
+COMMON = (403, 404, 503, "cut-after", "flip")
 FAST = [
     *(("commit", what) for what in FAULTS),
     *((call, "cut-after") for call in ("create", "put", "tag")),
@@ -709,12 +707,12 @@ FAST = [
 ]
 
 
-def one_fault(send, hub, name, call, what, times):
+def one_fault(send, hub, name, call, what, skip=0):
     """Publish under a fault, then without; returns how it went and what the first one left."""
     config = {"model_repo": f"tester/{name}", "dataset_repo": f"tester/{name}"}
     hub.faults.clear()
     hub.faults.fired.clear()
-    hub.faults.add(call, what, times=times, retry_after=1 if what == 429 else None)
+    hub.faults.add(call, what, skip=skip, retry_after=1 if what == 429 else None)
     went = "done"
     try:
         send(config=config)
@@ -740,7 +738,7 @@ def one_fault(send, hub, name, call, what, times):
 
 def test_a_fault_leaves_one_commit_or_none_and_a_second_run_completes_it(send, hub, impatient):
     for number, (call, what) in enumerate(FAST):
-        one_fault(send, hub, f"r{number}", call, what, times=1)
+        one_fault(send, hub, f"r{number}", call, what)
 
 
 def test_large_files_go_in_parts_under_faults_as_well(send, hub, impatient, policy):
@@ -753,22 +751,24 @@ def test_large_files_go_in_parts_under_faults_as_well(send, hub, impatient, poli
     faults = [("put", what) for what in (503, "cut-in", "cut-after", "flip")]
     faults += [("complete", what) for what in (403, 503, "cut-before", "cut-after", "flip")]
     for number, (call, what) in enumerate(faults):
-        one_fault(send, hub, f"r{number}", call, what, times=1)
+        one_fault(send, hub, f"r{number}", call, what)
 
 
 @pytest.mark.slow
 def test_every_fault_at_every_call(send, hub, impatient, capsys):
-    rows = []
-    for call, times in itertools.product(CALLS, (1, 99)):
+    send(config={"model_repo": "tester/first", "dataset_repo": "tester/first"})
+    calls, rows = [call for call, _, _ in hub.calls], []
+    for number, call in enumerate(calls):
         cells = []
-        for what in FAULTS:
-            name = f"{call}-{what}-{times}"
-            went, commits = one_fault(send, hub, name, call, what, times)
+        for what in COMMON:
+            skip = calls[:number].count(call)
+            went, commits = one_fault(send, hub, f"r{number}-{what}", call, what, skip)
             cells.append(f"{went} {commits}")
-        rows.append([f"{call} {'once' if times == 1 else 'always'}", *cells])
+        rows.append([f"{number + 1} {call}", *cells])
+    assert len(rows) > 30
     with capsys.disabled():
         print("\nfault at a call of a publish: how the first run ended, and its commits (of 2)")
-        for row in [["", *map(str, FAULTS)], *rows]:
+        for row in [["", *map(str, COMMON)], *rows]:
             print("".join(f"{cell:<18}" if not n else f"{cell:<11}" for n, cell in enumerate(row)))
 
 
