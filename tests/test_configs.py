@@ -204,7 +204,8 @@ def test_a_config_runs_through_every_stage_unchanged(place, runs, case):
 def test_commits_are_recorded_and_the_pairs_hold_the_right_names(place, runs, case):
     saved = Path(place.summary(case)["stages"]["save"]["path"])
     lineage = json.loads((saved / "dataset.json").read_text(encoding="utf-8"))["lineage"]
-    assert lineage["model"]["name"] == case.model
+    assert (lineage["model"]["name"], lineage["model"]["kind"]) == (case.model, "hub")
+    assert not {"base_url", "served_model"} & lineage["generation"].keys()
     assert lineage["model"]["revision"] == place.hub.model(case.model).head
     assert lineage["prompts"]["name"] == DATASET
     assert lineage["prompts"]["revision"] == place.hub.dataset(DATASET).head
@@ -286,6 +287,22 @@ def test_the_token_is_found_nowhere(place, runs):
     for token in (Hub.WRITE, Hub.READ):
         assert place.holders(token) == set()
         assert all(token not in run.stdout + run.stderr for run in runs.values())
+
+
+def test_a_failure_to_publish_takes_nothing_else_away(place, runs):
+    place.hub.faults.add("commit", 403, skip=1, times=99)
+    late = ("--publish.model-repo", "tester/late", "--publish.dataset-repo", "tester/late")
+    run = place.publish(SMOL, *late, token=Hub.WRITE)
+    place.hub.faults.clear()
+    assert run.returncode == 1
+    assert "Gate " in run.stdout
+    assert "'tester/late' at" in run.stdout.splitlines()[-1]
+    assert "done before: dataset tester/late" in run.stdout
+    summary = place.work.summaries()[-1]
+    assert summary["verdict"]
+    assert Path(summary["paths"]["report"]).exists()
+    assert summary["published"]["dataset"]["commit"] == place.hub.dataset("tester/late").head
+    assert "model" not in summary["published"]
 
 
 def test_offline_the_cache_is_enough_to_make_the_same_pairs(place, runs):

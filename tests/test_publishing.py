@@ -741,6 +741,20 @@ def test_a_fault_leaves_one_commit_or_none_and_a_second_run_completes_it(send, h
         one_fault(send, hub, f"r{number}", call, what)
 
 
+def test_an_error_names_what_went_before_it(send, hub, tmp_path):
+    hub.faults.add("commit", 403, skip=1, times=9)
+    with pytest.raises(
+        PublishError, match=r"model 'tester/deep' .* is closed to this token"
+    ) as error:
+        send()
+    head = hub.dataset("tester/pairs").head
+    assert f"done before: dataset tester/pairs is at commit {head}" in str(error.value)
+    assert "publishing again" not in str(error.value), "the same call would fail again"
+    written = json.loads((tmp_path / "out0" / "publish.json").read_text())
+    assert written["dataset"]["commit"] == head
+    assert "model" not in written
+
+
 def test_large_files_go_in_parts_under_faults_as_well(send, hub, impatient, policy):
     hub.part_size = 30_000
     send()
