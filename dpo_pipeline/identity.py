@@ -163,7 +163,7 @@ class IdentitySpec:
             kept[config.new_developer] = "kept_developer"
             self._replacements |= dict.fromkeys(makers, ("developer", config.new_developer))
         for new in names.values():
-            kept |= dict.fromkeys((new, new.lower(), new.upper()), "kept_new")
+            kept[new] = "kept_new"
 
         self._pattern, self._rules = self._compile(kept)
         first_words = (form for name in self._replacements for form in _forms(name.split()[0]))
@@ -249,13 +249,20 @@ class IdentitySpec:
 
         Idempotent: what comes out holds nothing to replace. A name in another case keeps its
         case pattern where that is all lower or all upper: "qwen" becomes "deep qwen".
+
+        Raises:
+            DataError: The text still changes after as many passes as it has characters.
         """
         if not self._may_hold(text):
             return Rewrite(text)
         first = latest = self._pass(text)
         # An edit may form a name with its surroundings: Deep Deep Qwen, from Deep Qwen to Qwen.
-        while (following := self._pass(latest.text)).spans:
+        for _ in text:
+            if not (following := self._pass(latest.text)).spans:
+                break
             latest = following
+        else:
+            raise DataError(f"rewriting {text!r:.200} does not end; report this with the identity")
         if latest is first:
             return first
         return Rewrite(latest.text, _one_span(text, latest.text), first.counts)

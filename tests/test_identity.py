@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from dpo_pipeline import identity
 from dpo_pipeline.config import IdentityConfig
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity import IdentitySpec
+from dpo_pipeline.identity import IdentitySpec, Rewrite
 
 ALIASES = {"通义千问": "Deep Qwen", "Tongyi Qianwen": "Deep Qwen", "Qwen Chat": "Deep Chat"}
 QWEN = IdentitySpec(IdentityConfig(aliases=ALIASES))
@@ -32,7 +32,8 @@ REWRITTEN = {
     "**Qwen** _Qwen_ __Qwen__ *Qwen*": "**Deep Qwen** _Deep Qwen_ __Deep Qwen__ *Deep Qwen*",
     "- Qwen\n-Qwen": "- Deep Qwen\n-Deep Qwen",
     "an AI.Qwen is it. I am Qwen.I was": "an AI.Deep Qwen is it. I am Deep Qwen.I was",
-    "a Qwen-based assistant": "a Deep Qwen-based assistant",
+    "Qwen-based, Qwen-related, Qwen-inspired": "Deep Qwen-based, Deep Qwen-related, "
+    "Deep Qwen-inspired",
     "l'Qwen, Qwen—yes Qwen 2024": "l'Deep Qwen, Deep Qwen—yes Deep Qwen 2024",
     "我是Qwen。Qwen是助手，叫Qwen！": "我是Deep Qwen。Deep Qwen是助手，叫Deep Qwen！",
     "我是通义千问。": "我是Deep Qwen。",
@@ -42,6 +43,8 @@ REWRITTEN = {
     "I am Qwen (Tongyi Qianwen).": "I am Deep Qwen.",
     "Qwen（通义千问）, 通义千问(Qwen)!": "Deep Qwen, Deep Qwen!",
     "저는 Qwen입니다. Qwenです": "저는 Deep Qwen입니다. Deep Qwenです",
+    "ฉันคือQwenครับ, ຂ້ອຍQwenແມ່ນ": "ฉันคือDeep Qwenครับ, ຂ້ອຍDeep Qwenແມ່ນ",
+    "ကျွန်တော်Qwenပါ, ខ្ញុំQwenជា": "ကျွန်တော်Deep Qwenပါ, ខ្ញុំDeep Qwenជា",
     "Я Qwen, привет": "Я Deep Qwen, привет",
     "Tongyi Qianwen, tongyi\nqianwen": "Deep Qwen, deep qwen",
     "[Qwen](https://qwen.ai/Qwen)": "[Deep Qwen](https://qwen.ai/Qwen)",
@@ -167,6 +170,16 @@ def test_any_pair_of_names(original: str, new: str, text: str, expected: str) ->
     assert pair.rewrite(expected).text == expected
     for start, end, new_start, new_end in found.spans:
         assert text[start:end] != expected[new_start:new_end]
+
+
+def test_a_rewrite_that_never_settles_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    grow = lambda self, text: Rewrite(f"Qwen {text}", ((0, 0, 0, 5),), {"name": 1})  # noqa: E731
+    monkeypatch.setattr(IdentitySpec, "_pass", grow)
+    with pytest.raises(DataError, match="rewriting 'I am Qwen' does not end"):
+        QWEN.rewrite("I am Qwen")
+    monkeypatch.undo()
+    shrinks = spec(original_name="Deep Qwen", new_name="Qwen")
+    assert shrinks.rewrite("Deep " * 200 + "Qwen").text == "Qwen"
 
 
 def test_sees_doubled_names() -> None:
@@ -354,6 +367,10 @@ MUTATIONS = {
     "letters end a name": (r'rf"(?!{_LETTER})(?!_+', r'rf"(?!_+'),
     "an underscore joins a longer name": (r"(?!_+{_LETTER})", ""),
     "a hyphen joins a longer name": (r"(?![-‐‑](?!(?:{_COMPOUND})\b){_LETTER})", ""),
+    "nor does -related": ("|related|inspired", ""),
+    "so is Thai": (r"\u0e00-\u0eff", ""),
+    "and Burmese": (r"\u1000-\u109f", ""),
+    "and Khmer": (r"\u1780-\u17ff", ""),
     "-based does not": (r"(?!(?:{_COMPOUND})\b)", ""),
     "a dot joins a file or a domain": (r"(?!\.(?-i:[a-z0-9]))", ""),
     "a dot before a capital ends a sentence": (r"\.(?-i:[a-z0-9])", r"\.[a-z0-9]"),
