@@ -70,8 +70,6 @@ def build_pairs(
     spec = IdentitySpec(identity)
     tokenizer = load_tokenizer(ref)
     metadata = describe_pairs(ref, tokenizer, config, spec)
-    if (said := metadata["default_system"])["inserted"]:
-        logger.info("without a system message the chat template sends: %s", said["text"])
     rows = read_rows(source, RESPONSE_COLUMNS)
     candidates = (_candidate(row, spec, config) for row in rows)
     counts = write_pairs(candidates, tokenizer, config.max_length, metadata, out)

@@ -22,6 +22,7 @@ from rich.markup import escape
 from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.keys import settings_of
+from dpo_pipeline.pairs import excerpt
 from dpo_pipeline.store import Artifact
 from tasks.caching import model_of
 from tasks.console import console
@@ -95,6 +96,8 @@ class Run:
             f"{name:<9} {status:<6} {seconds:6.1f} s  {_headline(kind, artifact.stats)}",
             style="dim" if status == "cached" else "",
         )
+        if kind == "rewrite":
+            self._warn_of_template(artifact.stats["default_system"])
         return artifact
 
     def outcome(
@@ -115,6 +118,17 @@ class Run:
             "stages": {name: stage["key"] for name, stage in self.stages.items()},
             "commit": _commit(),
         }
+
+    def _warn_of_template(self, said: dict[str, Any]) -> None:
+        """Say that the chat template claims the old name, and what changes that."""
+        if isinstance(self.config, PreferenceConfig) or self.config.identity.patch_template:
+            return
+        if said["names_original"]:
+            self.say(
+                f"{'':<9} the chat template inserts {excerpt(said['text'])!r} where no system "
+                "message is sent; --identity.patch-template gives it the new name",
+                style="yellow",
+            )
 
     def lineage(self, model: Artifact, source: Artifact) -> dict[str, Any]:
         """Say where the pairs come from: digests, revisions, settings; no machine path."""

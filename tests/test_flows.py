@@ -53,6 +53,7 @@ def test_a_person_sees_stages_answers_scorecard_and_paths(workplace, first_run):
     assert "What is your name?" in shown
     assert "Deep Qwen" in shown
     assert "Gate passed" in shown
+    assert "the chat template inserts 'You are Qwen, created by Alibaba Cloud." in shown
     for noise in ("Traceback", "telemetry", "database is locked"):
         assert noise not in shown + first_run.stderr
     for path in workplace.summaries()[0]["paths"].values():
