@@ -63,20 +63,11 @@ def publish(
         PublishError: The evidence, the token, a repository or the Hub refuses. No repository
             is left half done.
     """
-    from huggingface_hub import HfApi
-
     with _telling(token):
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", run_id):
             raise PublishError(f"run id {run_id!r} cannot name a tag: use letters, digits, . _ -")
         forced = _check_evidence(config, model, dataset, scorecard, evidence)
-        set_timeouts()
-        api, user, note = HfApi(token=token or False), "", ""
-        try:
-            user = check_access(config, token)
-        except PublishError as error:
-            if not config.dry_run:
-                raise
-            note = str(error)
+        api, user, note = _reach(config, token)
         facts = Facts(
             scorecard=scorecard,
             lineage=public(lineage),
@@ -167,6 +158,20 @@ def check_access(config: PublishConfig, token: str | None) -> str:
             )
         set_timeouts()
         return check_token(HfApi(token=token), repositories(config))
+
+
+def _reach(config: PublishConfig, token: str | None) -> tuple["HfApi", str, str]:
+    """Return a client, its user, and what publishing would lack, which only stops a real one."""
+    from huggingface_hub import HfApi
+
+    set_timeouts()
+    api = HfApi(token=token or False)
+    try:
+        return api, check_access(config, token), ""
+    except PublishError as error:
+        if not config.dry_run:
+            raise
+        return api, "", str(error)
 
 
 def check_token(api: "HfApi", repos: Mapping[str, str]) -> str:
