@@ -16,6 +16,7 @@ FAMILIES = (
 )
 _LONGEST = 1000  # characters that are read for a family
 _TOKEN = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+_APOSTROPHE = re.compile(r"(?<=\w)['’ʼ](?=\w)")
 _TRAILING = re.compile(r"[\s.,;:!?…。、~'\"’”)\]]+$")
 
 _SCRIPTS = {
@@ -106,8 +107,9 @@ def family(question: str, turns: int, spec: IdentitySpec) -> str:
 
 
 def normalise(text: str) -> str:
-    """Fold what makes no other question: width, case, spacing, closing punctuation."""
+    """Fold what makes no other question: width, case, spacing, apostrophes, closing marks."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = _APOSTROPHE.sub("", folded)
     return _TRAILING.sub("", folded) or folded
 
 

@@ -686,6 +686,8 @@ def test_normalising_folds_what_makes_no_other_question() -> None:
     alike: Callable[[str, str], bool] = lambda a, b: normalise(a) == normalise(b)  # noqa: E731
     assert alike("  Who ARE\tyou？！ ", "who are you")
     assert alike("ＱＷＥＮ", "qwen")
+    assert alike("What's your name?", "Whats your name")
+    assert alike("What’s", "What's")
     assert not alike("???", "!!!")
     assert not alike("Who are you", "Who are you 2")
 
