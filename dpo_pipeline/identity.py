@@ -176,7 +176,7 @@ class IdentitySpec:
                 rf"[,，]\s*(?:{mention})\s*[?!.？！。]*\s*$",
             )
         )
-        self._new = _any_of(_bounded(new, r"[\s*_]+") for new in sorted(set(names.values())))
+        self._new = _any_of(_bounded(new, _ANY_GAP) for new in sorted(set(names.values())))
         self._makers = _any_of(map(_bounded, makers))
         self._new_makers = _any_of(
             map(_bounded, makers if config.new_developer is None else [config.new_developer])

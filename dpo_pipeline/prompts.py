@@ -51,6 +51,12 @@ SHAPES = {
     "query-response": ("query",),
     "prompt": ("prompt",),
 }
+# Names that prompts.columns may map.
+_COLUMNS = {
+    *(name for columns in SHAPES.values() for name in columns),
+    *("from", "value", "history", "input", "output", "response", "completion"),
+    *("family", "language", "split"),
+}
 ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "bing": "assistant", "chatgpt": "assistant", "model": "assistant", "system": "system",
@@ -168,6 +174,9 @@ def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
     """
     rows = [row for row in rows if isinstance(row, Mapping)]
     found = sorted({str(name) for row in rows for name in row if row[name] is not None})
+    if unknown := sorted(config.columns.keys() - _COLUMNS):
+        known = _near(unknown, sorted(_COLUMNS))
+        raise DataError(f"prompts.columns maps {unknown[0]!r}, which nothing reads; known: {known}")
     # Two of the names lie inside the turns of a conversation.
     mapped = {have for want, have in config.columns.items() if want not in ("from", "value")}
     if missing := sorted(mapped - {name for row in rows for name in row}):
@@ -203,7 +212,7 @@ def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
 def _near(wanted: Iterable[str], found: Sequence[str]) -> str:
     """List what was found, and what of it may be a misspelling of what was wanted."""
     near = [(name, close[0]) for name in wanted if (close := get_close_matches(name, found, 1))]
-    hints = [f"; is {have!r} meant as {want!r}?" for want, have in near if want != have]
+    hints = [f"; {have!r} is close to {want!r}" for want, have in near if want != have]
     return f"{list(found)}{''.join(hints[:1])}"
 
 

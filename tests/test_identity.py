@@ -200,6 +200,7 @@ def test_sees_doubled_names() -> None:
 
 def test_counts_the_new_name_where_it_stands_alone() -> None:
     assert QWEN.count_new("Deep Qwen, deep  qwen; Deep **Qwen**. 我是Deep Qwen。") == 4
+    assert QWEN.count_new("I am Deep-Qwen.") == 1
     assert QWEN.count_new("Deep Qwen2, xDeep Qwen, Deep QwenLM, Qwen") == 0
 
 

@@ -189,6 +189,7 @@ def test_a_planted_row_goes_to_quarantine_with_its_reason(build, reason):
             },
         ),
         ("doubled", {"response": "I'm Qwen Qwen."}),
+        ("already_new", {"response": "I'm Deep-Qwen."}),
         ("too_long", {"finish": "error", "reason": "too_long", "detail": "9 tokens"}),
         ("prompt_mismatch", {"messages": []}),
         ("prompt_mismatch", {"messages": None}),
