@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from dpo_pipeline.config import IdentityConfig, PipelineConfig, StopConfig, TrainConfig
 from dpo_pipeline.models import ModelRef, describe_model, load_tokenizer
+from dpo_pipeline.training import worker
 from dpo_pipeline.training.assembly import build_trainer
 from dpo_pipeline.training.target import Probe, StopAtTarget
 from dpo_pipeline.training.tokens import tokenize_pairs
@@ -71,7 +72,7 @@ def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: StopConfi
             references=Path(folder) / "references",
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(TimedStop(probe, stop, lambda _: None))
+        trainer.add_callback(TimedStop(probe, stop))
         trainer.train()
         seconds = time.process_time() - started - asked
     found = next(row for row in reversed(trainer.state.log_history) if "outcome" in row)
@@ -88,6 +89,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
+    worker.send = lambda record: None  # nobody follows
     newest = max(options.home.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
     summary = json.loads(newest.read_text())
     ref = describe_model(Path(summary["stages"]["model"]["path"]) / "model", "starter")

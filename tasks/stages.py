@@ -276,7 +276,7 @@ def train(
     return get_or_build(
         "train",
         build,
-        module="dpo_pipeline.training.worker",
+        module="dpo_pipeline.training." + ("target" if config.stop else "worker"),
         packages=(*NUMERIC, "trl", "peft", "accelerate"),
         inputs={
             "model": ref,

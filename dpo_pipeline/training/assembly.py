@@ -91,17 +91,8 @@ def _assemble(
 
 
 def plan(kind: type, tokens: "Dataset", config: TrainConfig) -> MicroBatch:
-    """Choose what goes through the model at once with a trainer of this kind.
-
-    Raises:
-        TrainingError: The pairs of a step cannot be split over the processes.
-    """
-    share, rest = divmod(config.batch_size, config.processes)
-    if rest:
-        raise TrainingError(
-            f"train.batch_size = {config.batch_size} cannot be split over train.processes = "
-            f"{config.processes}; make it a multiple."
-        )
+    """Choose what goes through the model at once with a trainer of this kind."""
+    share = config.batch_size // config.processes
     packed = issubclass(kind, SharedPrefixDPOTrainer)
     return micro_batch(tokens, share, config.row_tokens, config.max_length, packed=packed)
 

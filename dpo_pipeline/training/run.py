@@ -145,8 +145,9 @@ def _run_child(job: dict[str, Any], path: Path, on_progress: Progress | None) ->
     path.write_text(json.dumps(job, indent=2))
     tail: deque[str] = deque(maxlen=15)
     failure: dict[str, Any] = {}
+    module = "dpo_pipeline.training." + ("target" if job["config"]["stop"] else "worker")
     with subprocess.Popen(
-        [sys.executable, "-m", "dpo_pipeline.training.worker", str(path)],
+        [sys.executable, "-m", module, str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

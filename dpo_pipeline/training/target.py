@@ -2,9 +2,13 @@
 
 Every few steps the policy answers some held-out prompts, and is compared with its reference
 by the measures of the scorecard. These prompts are set aside: no evaluation counts them.
+
+A training process that looks is started here; others know nothing of generation and measures,
+so that an edit there trains nothing anew.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,14 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
-from dpo_pipeline.config import GenerationConfig, IdentityConfig, StopConfig
+from dpo_pipeline.config import GenerationConfig, IdentityConfig, StopConfig, TrainConfig
 from dpo_pipeline.decoding import Row, decode, slots_agree
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.likelihood import Tokens, pair_rows, preference_measures, score_tokens
 from dpo_pipeline.measures import Case, identity_measures, mean, score
 from dpo_pipeline.models import ModelRef, encode, end_tokens, load_model, load_tokenizer
 from dpo_pipeline.questions import probe_pairs, read_general
+from dpo_pipeline.training import worker
 
 NEUTRAL = 16  # general questions on whose answers the divergence is measured
 GREEDY = GenerationConfig(max_new_tokens=64)
@@ -79,10 +84,8 @@ class Probe:
 class StopAtTarget(TrainerCallback):
     """Ask the probe every few steps; end training at its identity rate or KL budget."""
 
-    def __init__(
-        self, probe: Probe, stop: StopConfig, tell: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self.probe, self.stop, self.tell = probe, stop, tell
+    def __init__(self, probe: Probe, stop: StopConfig) -> None:
+        self.probe, self.stop = probe, stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure where a probe is due; what it found stays in the trainer's history."""
@@ -100,7 +103,7 @@ class StopAtTarget(TrainerCallback):
         outcome = _outcome(measured, self.stop)
         state.log_history.append({"step": state.global_step, **measured, "outcome": outcome})
         if state.is_world_process_zero:
-            self.tell({"probe": state.global_step, **measured, "outcome": outcome})
+            worker.send({"probe": state.global_step, **measured, "outcome": outcome})
         control.should_training_stop |= outcome is not None
 
 
@@ -110,3 +113,16 @@ def _outcome(found: dict[str, Any], stop: StopConfig) -> str | None:
     if found["identity_rate"] >= stop.identity_rate:
         return f"the identity rate reached {stop.identity_rate:.0%}"
     return None
+
+
+def callbacks(job: dict[str, Any]) -> list[TrainerCallback]:
+    """Make the callback of a job that has train.stop."""
+    stop = TrainConfig.model_validate(job["config"]).stop
+    assert stop is not None
+    ref = ModelRef.model_validate(job["ref"])
+    identity = IdentityConfig.model_validate(job["identity"])
+    return [StopAtTarget(Probe(ref, identity, stop, Path(job["held_out"])), stop)]
+
+
+if __name__ == "__main__":
+    worker.main(sys.argv[1], "dpo_pipeline.training.target", callbacks)

@@ -9,10 +9,11 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_pipeline.config import IdentityConfig, TrainConfig
+from dpo_pipeline.config import TrainConfig
 from dpo_pipeline.errors import DPOPipelineError, TrainingError
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.training.checkpoints import last_good, seal
@@ -20,7 +21,10 @@ from dpo_pipeline.training.run import RECORD
 from dpo_pipeline.training.tokens import tokenize_pairs
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
     from trl.trainer.dpo_trainer import DPOTrainer
+
+Callbacks = Callable[[dict[str, Any]], "Sequence[TrainerCallback]"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -43,8 +47,14 @@ PROBED = ("identity_rate", "edit_exactness", "tail_gap", "kl")  # where config.s
 SMALL_MODEL = 1 << 24
 
 
-def main(path: str) -> None:
-    """Run the job in the JSON file `path`, alone or as one of several processes."""
+def main(path: str, module: str, callbacks: "Callbacks" = lambda job: []) -> None:
+    """Run the job in the JSON file `path`, alone or as one of several processes.
+
+    Args:
+        path: The job.
+        module: The module that was started, for the other processes to start as well.
+        callbacks: Makes what looks on while training, of the job.
+    """
     job = json.loads(Path(path).read_text())
     launched = "LOCAL_RANK" in os.environ  # by torch, as one of several
     _die_with_parent(None if launched else job["parent"])
@@ -52,16 +62,15 @@ def main(path: str) -> None:
     processes = job["config"]["processes"]
     if processes > 1 and not launched:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        worker = ["-m", "dpo_pipeline.training.worker", path]
-        os.execv(sys.executable, [sys.executable, *launcher, *worker])
+        os.execv(sys.executable, [sys.executable, *launcher, "-m", module, path])
     try:
-        run(job)
+        run(job, callbacks(job))
     except DPOPipelineError as error:
-        _send({"failure": {"type": type(error).__name__, "arguments": error.args}})
+        send({"failure": {"type": type(error).__name__, "arguments": error.args}})
         raise
 
 
-def run(job: dict[str, Any]) -> None:
+def run(job: dict[str, Any], callbacks: "Sequence[TrainerCallback]" = ()) -> None:
     """Train as the job says and write model/, history.jsonl and training.json to its `out`."""
     import torch
     from transformers import PrinterCallback
@@ -83,13 +92,8 @@ def run(job: dict[str, Any]) -> None:
         references=Path(job["references"]),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_watch(config))
-    if config.stop:
-        from dpo_pipeline.training.target import Probe, StopAtTarget
-
-        identity = IdentityConfig.model_validate(job["identity"])
-        probe = Probe(ref, identity, config.stop, Path(job["held_out"]))
-        trainer.add_callback(StopAtTarget(probe, config.stop, _send))
+    for callback in (_watch(config), *callbacks):
+        trainer.add_callback(callback)
     good = last_good(checkpoints)
     with memory_for(plan(type(trainer), tokens, config)):
         trainer.train(resume_from_checkpoint=str(good) if good else None)
@@ -159,7 +163,7 @@ def _watch(config: TrainConfig) -> Any:
                 record |= {"step": state.global_step, "total": state.max_steps}
                 record["speed"] = steps * config.batch_size
                 record["left"] = (state.max_steps - state.global_step) / steps
-                _send(record)
+                send(record)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.is_world_process_zero:
@@ -192,7 +196,8 @@ def _save_model(trainer: "DPOTrainer", config: TrainConfig, ref: ModelRef, folde
         (folder / "config.json").unlink()  # else the folder reads as a whole model
 
 
-def _send(record: dict[str, Any]) -> None:
+def send(record: dict[str, Any]) -> None:
+    """Tell the owning process."""
     sys.stdout.write(RECORD + json.dumps(record) + "\n")
     sys.stdout.flush()
 
@@ -206,4 +211,4 @@ def _die_with_parent(parent: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], "dpo_pipeline.training.worker")
