@@ -167,7 +167,7 @@ def _build_slowly(root: Path, log: Path) -> None:
 
 
 def test_two_runs_at_once_build_once(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     runs = [
         context.Process(target=_build_slowly, args=(tmp_path / "store", tmp_path / "log"))
         for _ in range(4)
