@@ -9,12 +9,26 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT = 120  # seconds a server may take to answer on a loaded machine
+
+
+class ByFile(LoadScopeScheduling):
+    """A file's tests go to one process, with what they share; flows and deployments share a run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return file.replace("test_deployments.py", "test_flows.py")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)

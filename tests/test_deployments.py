@@ -13,9 +13,6 @@ from conftest import ROOT, Workplace
 
 from dpo_pipeline.config import PipelineConfig
 
-# One process holds the session's run and server.
-pytestmark = pytest.mark.xdist_group("flows")
-
 
 def prefect(workplace: Workplace, server: str, *args: str) -> subprocess.CompletedProcess[str]:
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

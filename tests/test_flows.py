@@ -11,9 +11,6 @@ from conftest import ROOT, Workplace
 
 from dpo_pipeline.config import PipelineConfig
 
-# One process holds the session's run and server.
-pytestmark = pytest.mark.xdist_group("flows")
-
 STAGES = ["download", "model", "generate", "rewrite", "save", "train", "evaluate"]
 
 RUN_AND_LIST_HEAVY = """

@@ -46,6 +46,8 @@ def digests_after_edit(folder: Path, module: str, edited: str) -> tuple[dict, di
         ("dpo_pipeline.evaluation", "training/worker.py", False),
         ("dpo_pipeline.training.worker", "training/shared_prefix.py", True),
         ("dpo_pipeline.training.worker", "generation.py", False),
+        ("dpo_pipeline.training.worker", "measures.py", False),
+        ("dpo_pipeline.training.target", "measures.py", True),
         ("dpo_pipeline.prompts", "identity.py", True),
         ("dpo_pipeline.prompts", "generation.py", False),
         ("dpo_pipeline.starter", "starter/corpus.py", True),

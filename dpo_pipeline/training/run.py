@@ -23,7 +23,6 @@ from dpo_pipeline.config import IdentityConfig, ModelConfig, TrainConfig
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.keys import digest_of, settings_of
 from dpo_pipeline.models import ModelRef
-from dpo_pipeline.questions import probe_pairs
 from dpo_pipeline.training.tokens import check_pairs
 
 log = logging.getLogger("dpo_pipeline.training")
@@ -93,8 +92,6 @@ def train(
     """
     pairs = dataset / "train.parquet"
     check_pairs(pairs)
-    if config.stop:
-        probe_pairs(dataset / "held_out.parquet", config.stop.prompts)
     work.mkdir(parents=True, exist_ok=True)
     job = {
         "ref": ref.model_dump(mode="json"),
