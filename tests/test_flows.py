@@ -81,6 +81,7 @@ def test_the_policy_loads_as_any_model_does(workplace, first_run):
     assert "Deep Qwen" in tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
 
 
+@pytest.mark.slow
 def test_the_reference_is_no_export_of_the_policy(workplace, first_run, server):
     run = workplace.python(
         str(ROOT / "flows" / "evaluate.py"), "--export.name", "starter",
@@ -205,14 +206,15 @@ def test_help_lists_every_option_with_its_default(workplace):
     assert "lambda" not in shown
 
 
-def test_preferences_that_exist_are_trained_on_from_any_folder(tmp_path):
+def test_preferences_that_exist_are_trained_on_from_any_folder(tmp_path, server):
     from dpo_pipeline.report import LABELS
 
     workplace = Workplace(tmp_path)
     config = str(ROOT / "configs" / "llama-scratch.yaml")
     run = workplace.python(
-        str(ROOT / "flows" / "preference.py"), "--config", config, "--train.epochs", "1"
-    )
+        str(ROOT / "flows" / "preference.py"), "--config", config, "--train.epochs", "1",
+        PREFECT_API_URL=server,
+    )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     (summary,) = workplace.summaries()
     assert Path(summary["paths"]["policy"]).is_dir()
@@ -223,6 +225,12 @@ def test_preferences_that_exist_are_trained_on_from_any_folder(tmp_path):
         assert f"({LABELS[name].unit})" in table or LABELS[name].unit in ("", "%")
     assert "Next: " in rest
     assert "sequence length" not in run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_preferences_of_which_none_is_measured_are_trained_on(tmp_path):
+    workplace = Workplace(tmp_path)
+    config = str(ROOT / "configs" / "llama-scratch.yaml")
     unmeasured = ("--train.epochs", "1", "--evaluation.max-pairs", "0")
     run = workplace.python(str(ROOT / "flows" / "preference.py"), "--config", config, *unmeasured)
     assert run.returncode == 0, run.stdout + run.stderr
