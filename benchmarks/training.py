@@ -188,22 +188,7 @@ def time_setting(
         trainer = Trainer(
             make(),
             None if setting.shared else make(),
-            args=DPOConfig(
-                folder,
-                use_cpu=device == "cpu",
-                bf16=setting.bf16,
-                activation_checkpointing=setting.checkpointing,
-                per_device_train_batch_size=setting.at_once,
-                gradient_accumulation_steps=BATCH // setting.at_once,
-                precompute_ref_log_probs=setting.shared,
-                num_train_epochs=1,
-                max_length=None,
-                logging_steps=1,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-            ),
+            args=make_arguments(setting, folder, device),
             train_dataset=pairs,
             processing_class=make_tokenizer(),
             folder=Path(folder),
@@ -218,6 +203,26 @@ def time_setting(
         )
         assert trainer.state.log_history[-2]["num_tokens"] == sides
     return spent[0] / len(pairs)
+
+
+def make_arguments(setting: Setting, folder: str, device: str) -> DPOConfig:
+    """Translate a setting into TRL's arguments; what it does not name is the same in all."""
+    return DPOConfig(
+        folder,
+        use_cpu=device == "cpu",
+        bf16=setting.bf16,
+        activation_checkpointing=setting.checkpointing,
+        per_device_train_batch_size=setting.at_once,
+        gradient_accumulation_steps=BATCH // setting.at_once,
+        precompute_ref_log_probs=setting.shared,
+        num_train_epochs=1,
+        max_length=None,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

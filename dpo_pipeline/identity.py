@@ -54,7 +54,7 @@ _SECOND_PERSON = re.compile(
     re.IGNORECASE,
 )
 _FIRST_PERSON = re.compile(
-    r"\b(?:i|me|my|mine|myself|we|us|our|je|j|moi|mon|nous|ich|mich|mein\w*|yo|soy|me|mi|eu|sou|meu"
+    r"\b(?:i|me|my|mine|myself|we|us|our|je|j|moi|mon|nous|ich|mich|mein\w*|yo|soy|mi|eu|sou|meu"
     r"|io|sono|mio|я|меня|мой|ik|mijn|ben|benim|tôi|saya|aku|jestem|jag|jeg)\b"
     r"|我|私|僕|저는|나는|제|ฉัน|ผม|मैं|मेरा|أنا|اسمي|אני|είμαι",
     re.IGNORECASE,

@@ -189,7 +189,6 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
             "settings": one["settings"],
             "scorecard": read_card(one["score"]),
             "steps": one["policy"].stats["steps"],
-            "policy": str(model_of(one["policy"]).path),
         }
         for one in tried
     ]
@@ -234,7 +233,7 @@ def _as_yaml(config: BaseModel, settings: Mapping[str, Any]) -> str:
 
 
 def _figures(one: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay out what a sweep is judged by: settings, verdict, some measures, seconds of training."""
+    """Lay out what a sweep is judged by: settings, verdict, some measures, steps of training."""
     after = one["scorecard"]["after"]
     shown = ("identity_rate", "leak_rate", "edit_exactness", "general_kept", "tail_gap", "kl")
     passed = one["scorecard"]["verdict"]["passed"]

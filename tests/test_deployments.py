@@ -44,10 +44,11 @@ def test_the_deployment_is_daily_alone_and_described(deployed):
     assert all(field.get("description") for field in train.values())
 
 
-def test_its_parameters_are_a_valid_configuration():
+def test_its_parameters_are_the_default_configuration():
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    for deployment in declared["deployments"]:
-        PipelineConfig.model_validate(deployment["parameters"]["config"])
+    (deployment,) = declared["deployments"]
+    config = PipelineConfig.model_validate(deployment["parameters"]["config"])
+    assert config == PipelineConfig()
 
 
 def test_wrong_parameters_are_refused_when_the_run_is_asked_for(workplace, deployed):
