@@ -30,7 +30,7 @@ log = logging.getLogger("dpo_pipeline.training")
 RECORD = "\x1e"  # a line of the child that starts with this is a JSON record, not log text
 
 # Freed activations stay with the process: the next step asks for the same sizes again.
-MALLOC = {"mmap_threshold": 1 << 25, "trim_threshold": 1 << 34, "top_pad": 1 << 28}
+MALLOC = {"mmap_max": 0, "trim_threshold": 1 << 34, "top_pad": 1 << 28}
 
 Progress = Callable[[int, int, str], None]
 

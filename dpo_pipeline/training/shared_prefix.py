@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -84,18 +85,6 @@ class _BlockAttention(torch.autograd.Function):
         return grad_query, grad_key, grad_value, None, None
 
 
-def _dense_attention(
-    query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float
-) -> Tensor:
-    """Attend over the whole row under the tree's mask: one kernel, for a GPU."""
-    # Kernels that take a mask do not share key heads.
-    groups = len(query) // len(key)
-    key, value = (tensor.repeat_interleave(groups, dim=0) for tensor in (key, value))
-    return F.scaled_dot_product_attention(
-        query[None], key[None], value[None], attn_mask=tree.mask, scale=scaling
-    )[0]
-
-
 def _fold(query: Tensor, block: Block, key_heads: int) -> Tensor:
     """Take a block's queries, the heads that share a key head below each other.
 
@@ -118,6 +107,10 @@ def _attend(
     """Attend within the tree of a packed row, or as usual where there is none.
 
     Shapes (1, heads, nodes, dim), key and value with key heads; out (1, nodes, heads, dim).
+    A CPU works block by block; any other device by FlexAttention, which compiles a kernel that
+    skips the blocks in which nobody attends.
+
+    Source: Dong et al. 2024, arXiv:2412.05496 (FlexAttention).
     """
     if tree is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
@@ -134,9 +127,12 @@ def _attend(
         raise NotExactError("its attention uses dropout")
     query, key = query.to(value.dtype), key.to(value.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend: Any = _BlockAttention.apply if query.device.type == "cpu" else _dense_attention
-    out: Tensor = attend(query[0], key[0], value[0], tree, scaling)[None]
-    return out.transpose(1, 2).contiguous(), None
+    if query.device.type == "cpu":
+        attend: Any = _BlockAttention.apply
+        out: Tensor = attend(query[0], key[0], value[0], tree, scaling)[None]
+        return out.transpose(1, 2).contiguous(), None
+    flex: Any = flex_attention_forward
+    return flex(module, query, key, value, tree.flex_mask, scaling)[0], None
 
 
 AttentionInterface.register(ATTENTION, _attend)

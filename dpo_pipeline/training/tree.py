@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 BLOCK = 128  # query tokens of one attention block on a CPU
 
@@ -43,14 +44,18 @@ class Tree:
     grid: Tensor
 
     @cached_property
-    def mask(self) -> Tensor:
-        """Whether a query (row) attends to a key (column). Shape (nodes, nodes)."""
-        index = torch.arange(len(self.stop), device=self.stop.device)
-        return (index <= index[:, None]) & (index[:, None] < self.stop)
+    def flex_mask(self) -> BlockMask:
+        """Who sees whom, in the form that FlexAttention compiles."""
+        nodes, stop = len(self.stop), self.stop
+
+        def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (key <= query) & (query < stop[key])
+
+        return create_block_mask(attends, None, None, nodes, nodes, device=stop.device)
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """The row cut into blocks of queries, each with its own keys only."""
+        """The row cut into blocks of queries, each with its own keys only, for a CPU."""
         blocks = []
         for start in range(0, len(self.stop), BLOCK):
             queries = torch.arange(start, min(start + BLOCK, len(self.stop)))
