@@ -220,10 +220,11 @@ class GenerationConfig(Section):
         "transformers", description="In process, or any OpenAI-compatible server."
     )
     system_prompts: tuple[str | None, ...] = Field(
-        (None, "You are a helpful assistant."),
+        (None, "You are a helpful assistant.", ""),
         min_length=1,
-        description="Every prompt is asked once under each; null sends none, so that the chat "
-        "template inserts its own default if it has one (JSON list).",
+        description="Every prompt is asked once under each, so that the new name holds under "
+        "more than one; null sends none, so that the chat template inserts its own default if it "
+        "has one (JSON list).",
     )
     max_new_tokens: int = Field(128, ge=1, description="Longest answer (tokens).")
     temperature: float = Field(0.0, ge=0, description="0 is greedy decoding.")
@@ -477,7 +478,7 @@ class GateConfig(Section):
         0.90, description="Least share of denials (Are you ChatGPT? No.) that still deny."
     )
     matrix_leak: Share | None = Field(
-        None,
+        0.10,
         description="Largest leak rate under a system prompt that claims no other identity than "
         "the new one.",
     )
