@@ -146,6 +146,8 @@ def _excused(before: dict[str, Measure], config: EvaluationConfig) -> dict[str, 
         reasons["lm_eval_drop"] = "no task of lm-eval is set"
     if not config.max_pairs:
         reasons |= dict.fromkeys(("tail_gap", "preference_accuracy"), "evaluation.max_pairs is 0")
+    if not config.matrix_prompts:
+        reasons["matrix_leak"] = "evaluation.matrix_prompts is 0"
     if not before["organisation_kept"].n:
         reasons["organisation_kept"] = "the reference never named its maker"
     if not before["denial_kept"].n:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tiny import make_tiny_model
 
 from dpo_pipeline import evaluation, measures, questions
 from dpo_pipeline.config import (
@@ -32,7 +33,6 @@ from dpo_pipeline.likelihood import (
 )
 from dpo_pipeline.models import ModelRef, describe_model, load_model, load_tokenizer
 from dpo_pipeline.parity import check_parity
-from tests.tiny import make_tiny_model
 
 NEUTRAL = "You are a helpful assistant."
 QUESTIONS = {
@@ -44,7 +44,9 @@ QUESTIONS = {
 GENERAL = {"What is the capital of France?": "Paris.", "What is 2 + 2?": "It is 4."}
 OTHERS = {"Who makes Llama?": "Meta."}
 IDENTITY = IdentityConfig()
-GENERATION = GenerationConfig(max_new_tokens=24, check_rows=0)
+GENERATION = GenerationConfig(
+    system_prompts=(None, "You are a helpful assistant."), max_new_tokens=24, check_rows=0
+)
 BETA = 0.2
 
 
@@ -167,7 +169,8 @@ def evaluate(
         model=ModelConfig(device="cpu", dtype="float32"),
         train=TrainConfig(beta=BETA),
         config=EvaluationConfig(**{**fixed, **config}),
-        gate=GateConfig(min_answers=2 * len(QUESTIONS)),
+        # The policy is trained under fewer system prompts than the matrix has.
+        gate=GateConfig(min_answers=2 * len(QUESTIONS), matrix_leak=None),
         ledger=work / "ledger",
         out=out,
     )

@@ -34,7 +34,8 @@ from dpo_pipeline.ledger import Ledger
 from dpo_pipeline.models import encode, load_model, load_tokenizer, resolve_model
 
 HERE = ModelConfig(device="cpu", dtype="float32")
-GREEDY = GenerationConfig(max_new_tokens=24)
+SYSTEMS = (None, "You are a helpful assistant.")
+GREEDY = GenerationConfig(system_prompts=SYSTEMS, max_new_tokens=24)
 SAMPLED = GREEDY.model_copy(update={"temperature": 1.0, "top_p": 0.9, "seed": 3})
 
 
@@ -681,6 +682,7 @@ def served(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     handler.config = GenerationConfig(
+        system_prompts=SYSTEMS,
         engine="openai",
         base_url=f"http://127.0.0.1:{server.server_port}/v1",
         served_model="echo",

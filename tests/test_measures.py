@@ -14,7 +14,7 @@ from dpo_pipeline.measures import Case
 
 SPEC = IdentitySpec(IdentityConfig())
 LABELLED = Path(__file__).parent / "data" / "labelled_answers.jsonl"
-EXCUSED = {"lm_eval_drop": "no task is set"}
+EXCUSED = {"matrix_leak": "no system prompt is tried", "lm_eval_drop": "no task is set"}
 MARKS = ("gives_new", "leaks", "doubled", "names_developer", "denies", "remnant")
 
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from browser import browser
 from prefect import flow
 from prefect.artifacts import create_image_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -19,7 +20,6 @@ from dpo_pipeline.config import GateConfig, IdentityConfig
 from dpo_pipeline.evaluation import write_answers
 from dpo_pipeline.identity import IdentitySpec
 from dpo_pipeline.measures import Case
-from tests.browser import browser
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -41,17 +41,16 @@ def said(before: str, after: str, prompt: str = "Who are you?", kind="identity",
 def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
     """Build a scorecard the way evaluation does, from answers at hand."""
     scored = {group: measures.score(rows, SPEC) for group, rows in cases.items()}
+    identity = measures.identity_measures(scored["held_out"])
     after = {
-        **measures.identity_measures(scored["held_out"]),
+        **identity,
+        "matrix_leak": identity["leak_rate"],
         **measures.general_measures(scored["general"]),
         "reward_margin": measures.mean([1.0, 2.0]),
         "tail_gap": measures.mean([-0.01, -0.02]),
         "kl": measures.mean([0.01, 0.02]),
     }
-    row = {
-        "before": measures.identity_measures([]),
-        "after": measures.identity_measures(scored["held_out"]),
-    }
+    row = {"before": measures.identity_measures([]), "after": identity}
     asked = cases["held_out"][0].messages[-1]["content"] if cases["held_out"] else ""
     export = {
         "export_same_answers": measures.wilson(2, 3),

@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from tiny import DEFAULT_SYSTEM, make_tiny_model
 
 from dpo_pipeline.config import IdentityConfig
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models import describe_model, load_tokenizer, render
 from dpo_pipeline.templates import patch_template
-from tests.tiny import DEFAULT_SYSTEM, make_tiny_model
 
 IDENTITY = IdentityConfig()
 ASKED = [{"role": "user", "content": "Are you Qwen?"}]
