@@ -15,6 +15,9 @@ import httpx
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+# Two test processes share two cores: more threads than cores slow small models many times over.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parent.parent
 START_LIMIT = 120  # seconds a server may take to answer on a loaded machine
 

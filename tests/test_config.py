@@ -232,7 +232,7 @@ def test_help_is_for_people(capsys):
         assert noise not in shown
     assert "--identity.developer-aliases JSON" in shown
     assert '(default: ["阿里云"])' in shown
-    assert '(default: [null, "You are a helpful assistant."])' in shown
+    assert '(default: [null, "You are a helpful assistant.", ""])' in shown
     assert "refuse a public one. (default: on)" in shown
     assert "--train.beta float" in shown
 
