@@ -298,7 +298,6 @@ class LoraConfig(Section):
 
     rank: int = Field(16, ge=1, description="Rank of the adapters.")
     alpha: int = Field(32, ge=1, description="Scale numerator: updates are scaled by alpha / rank.")
-    dropout: Share = Field(0.0, description="Dropout on the adapters' input.")
     merge: bool = Field(True, description="Merge into the weights at the end, or keep an adapter.")
     quantize: bool = Field(False, description="QLoRA: 4-bit base weights (bitsandbytes, CUDA).")
 
@@ -358,13 +357,15 @@ class TrainConfig(Section):
         0.0,
         ge=0,
         description="Weight of an SFT term on the chosen answer; keeps the sentence whole (the "
-        "starter: 1).",
+        "starter: 1). Averaged over the tokens that go through the model at once.",
     )
     max_length: int = Field(1024, ge=8, description="Longest prompt + response (tokens).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
     warmup: Share = Field(0.1, description="Share of the steps that warm the rate up.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Autocast on fp32 master weights; auto: bf16 on GPU, else fp32."
+        "auto",
+        description="Autocast on fp32 master weights; auto: bf16 where the hardware computes it "
+        "well, which is a GPU, or a CPU that has it and a model wide enough to gain; else fp32.",
     )
     row_tokens: int = Field(
         4096,
@@ -394,10 +395,11 @@ class TrainConfig(Section):
     )
     report_to: tuple[str, ...] = Field(
         (),
-        description="Trackers that are installed: tensorboard, trackio, wandb (JSON list).",
+        description="Trackers that are installed: tensorboard (its logs lie beside the policy), "
+        "trackio, wandb (JSON list).",
         json_schema_extra=NO_EFFECT,
     )
-    seed: int = Field(0, ge=0, description="Seed of data order and dropout.")
+    seed: int = Field(0, ge=0, description="Seed of data order and of new adapters.")
 
     @model_validator(mode="after")
     def _processes_share_a_batch(self) -> "TrainConfig":

@@ -8,7 +8,7 @@ Alpaca, and only the answer after "### Response:" is scored. The rows hold a pla
 
 What to look at:
 - Held-out accuracy: rows whose words the model has never seen, so it goes by tone alone.
-- Training accuracy is 1 long before: 26 rows are soon learnt by heart.
+- Training loss falls far below the held-out one: 25 rows are soon learnt by heart.
 """
 
 import copy

@@ -44,11 +44,12 @@ def make_pairs() -> tuple[list[Pair], list[Pair]]:
 
 def make_batch(examples: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad (prompt, answer) texts to tokens and a mask of the answer. Shapes (batch, seq)."""
-    width = max(len(prompt + answer) for prompt, answer in examples)
+    encoded = [(prompt.encode(), answer.encode()) for prompt, answer in examples]
+    width = max(len(prompt + answer) for prompt, answer in encoded)
     tokens = torch.zeros(len(examples), width, dtype=torch.long)
     mask = torch.zeros(len(examples), width, dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(examples):
-        text = (prompt + answer).encode()
+    for row, (prompt, answer) in enumerate(encoded):
+        text = prompt + answer
         tokens[row, : len(text)] = torch.tensor(list(text))
         mask[row, len(prompt) : len(text)] = True
     return tokens, mask

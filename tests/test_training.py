@@ -25,6 +25,7 @@ from dpo_pipeline.config import (
 from dpo_pipeline.errors import DataError, EvaluationError, ModelError, TrainingError
 from dpo_pipeline.models import ModelRef, describe_model, load_model, load_tokenizer
 from dpo_pipeline.training import run, target, train, worker
+from dpo_pipeline.training.assembly import trainer_arguments
 from dpo_pipeline.training.reference import read_logps, write_logps
 from dpo_pipeline.training.tokens import micro_batch, tokenize_pairs
 
@@ -98,6 +99,7 @@ def undisturbed(ref, dataset, tmp_path_factory) -> Path:
 
 
 def test_train_writes_a_model_its_history_and_its_settings(ref, dataset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out, work, seen = tmp_path / "out", tmp_path / "work", []
@@ -106,7 +108,7 @@ def test_train_writes_a_model_its_history_and_its_settings(ref, dataset, tmp_pat
         ref,
         dataset,
         model=ModelConfig(device="cpu"),
-        config=CONFIG,
+        config=CONFIG.model_copy(update={"report_to": ("tensorboard",)}),
         out=out,
         work=work,
         on_progress=lambda *step: seen.append(step),
@@ -115,7 +117,7 @@ def test_train_writes_a_model_its_history_and_its_settings(ref, dataset, tmp_pat
     assert all("pairs/s" in step[2] for step in seen)
     assert record["pairs"] == PAIRS
     assert record["steps"] == 6
-    assert record["engine"] == "shared-prefix"
+    assert (record["engine"], record["precision"]) == ("shared-prefix", "fp32")
     history = [json.loads(line) for line in (out / "history.jsonl").open()]
     assert [row["step"] for row in history] == list(range(1, 7))
     assert history[-1]["margin"] > history[0]["margin"] == pytest.approx(0, abs=1e-4)
@@ -131,7 +133,10 @@ def test_train_writes_a_model_its_history_and_its_settings(ref, dataset, tmp_pat
         assert (out / "model" / name).read_bytes() == (ref.path / name).read_bytes()
     before = load_model(ref, "cpu", "float32").state_dict()
     assert all(not after.equal(before[name]) for name, after in model.state_dict().items())
-    assert {p.suffix for p in out.rglob("*.*")} <= {".json", ".jsonl", ".safetensors", ".jinja"}
+    written = {path.suffix for folder in (out, out / "model") for path in folder.glob("*.*")}
+    assert written == {".json", ".jsonl", ".safetensors", ".jinja"}
+    logged = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert len(logged.Scalars("train/rewards/margins")) == 6
 
 
 @pytest.mark.parametrize(
@@ -260,6 +265,24 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_checkpoints(ref, data
     assert not (tmp_path / "out" / "model").exists()
 
 
+@pytest.mark.parametrize("width", [64, 576])
+@pytest.mark.parametrize("fast", [True, False])
+def test_precision_follows_width_and_hardware_unless_it_is_set(
+    ref, tmp_path, monkeypatch, width, fast
+):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": fast})
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": width}))
+    wide = ref.model_copy(update={"path": tmp_path})
+
+    def chosen(precision: str) -> bool:
+        config = TrainConfig(precision=precision)
+        return trainer_arguments(wide, config, tmp_path, 1, on_gpu=False).bf16
+
+    assert chosen("auto") == (fast and width == 576)
+    assert not chosen("fp32")
+    assert chosen("bf16")
+
+
 def test_an_unknown_tracker_is_refused(ref, dataset, tmp_path):
     with pytest.raises(TrainingError, match="pip install no_such_tracker"):
         train_here(ref, dataset, tmp_path, report_to=("no_such_tracker",))
@@ -315,6 +338,10 @@ class StopError(Exception):
     pass
 
 
+def interrupt(*args, **kwargs):
+    raise StopError
+
+
 def interrupt_at(monkeypatch, step: int) -> None:
     """Have the next run in this process fail when it reports this step."""
 
@@ -355,7 +382,7 @@ def test_smaller_rows_go_on_from_the_checkpoint_of_larger_ones(ref, dataset, tmp
     assert largest_difference(out, whole) < 1e-4
 
 
-@pytest.mark.parametrize("damage", ["cut", "unsealed"])
+@pytest.mark.parametrize("damage", ["cut", "unsealed", "empty seal"])
 def test_a_damaged_checkpoint_gives_way_to_the_older_one(
     ref, dataset, tmp_path, monkeypatch, undisturbed, damage
 ):
@@ -367,6 +394,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_older_one(
     if damage == "cut":
         content = (newest / "model.safetensors").read_bytes()
         (newest / "model.safetensors").write_bytes(content[: len(content) // 2])
+    elif damage == "empty seal":
+        (newest / "complete.json").write_text("")
     else:
         (newest / "complete.json").unlink()
     steps = []
@@ -605,6 +634,18 @@ def test_an_interrupted_run_remembers_what_it_saw(ref, probed, tmp_path, monkeyp
             train_here(ref, probed, tmp_path / "run", stop=stop)
     out = train_here(ref, probed, tmp_path / "run", stop=stop)
     assert (out / "history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
+
+
+def test_a_run_that_dies_after_its_stop_stops_there_again(ref, probed, tmp_path, monkeypatch):
+    stop = StopConfig(identity_rate=0.0, every=2, prompts=3)
+    whole = train_here(ref, probed, tmp_path / "whole", stop=stop, save_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_save_model", interrupt)
+        with pytest.raises(StopError):
+            train_here(ref, probed, tmp_path / "run", stop=stop, save_steps=1)
+    out = train_here(ref, probed, tmp_path / "run", stop=stop, save_steps=1)
+    assert json.loads((out / "training.json").read_text())["steps"] == 2
+    assert largest_difference(out, whole) == 0
 
 
 def test_a_probe_that_leaves_nothing_to_judge_by_is_refused(ref, probed, tmp_path):

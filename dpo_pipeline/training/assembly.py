@@ -11,7 +11,7 @@ import torch
 
 from dpo_pipeline.config import TrainConfig
 from dpo_pipeline.errors import TrainingError
-from dpo_pipeline.models import ModelRef, load_model, load_tokenizer, pick_device
+from dpo_pipeline.models import ModelRef, load_model, load_tokenizer, pick_device, pick_precision
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.run import OutOfMemoryError
 from dpo_pipeline.training.shared_prefix import NotExactError, SharedPrefixDPOTrainer
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from trl.trainer.dpo_config import DPOConfig
 
 log = logging.getLogger("dpo_pipeline.training")
+
+PRECISIONS: dict[str, Any] = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16"}
 
 
 class PackedDPOTrainer(SharedPrefixDPOTrainer, CachedReferenceDPOTrainer):
@@ -78,10 +80,12 @@ def _assemble(
     on_gpu: bool,
 ) -> CachedReferenceDPOTrainer:
     at_once = plan(kind, tokens, config)
+    # First, as they choose the GPU of this process.
+    arguments = trainer_arguments(ref, config, checkpoints, at_once.pairs, on_gpu=on_gpu)
     with memory_for(at_once):
         return kind(
             model=_load_policy(ref, config, on_gpu=on_gpu),
-            args=trainer_arguments(config, checkpoints, at_once.pairs, on_gpu=on_gpu),
+            args=arguments,
             train_dataset=tokens,
             processing_class=load_tokenizer(ref),
             peft_config=_adapters(config),
@@ -142,18 +146,18 @@ def _adapters(config: TrainConfig) -> Any:
     return LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
 
 
 def trainer_arguments(
-    config: TrainConfig, checkpoints: Path, at_once: int, *, on_gpu: bool
+    ref: ModelRef, config: TrainConfig, checkpoints: Path, at_once: int, *, on_gpu: bool
 ) -> "DPOConfig":
     """Translate our settings into TRL's.
 
     Args:
+        ref: The model, whose width counts for the precision.
         config: Our settings.
         checkpoints: Folder of checkpoints and tracker logs.
         at_once: Pairs that go through the model at once, in each process.
@@ -167,11 +171,12 @@ def trainer_arguments(
     for tracker in config.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise TrainingError(f"train.report_to names {tracker}: pip install {tracker}.")
+    device = "cuda" if on_gpu else "cpu"
     losses = {config.loss_type: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
     return DPOConfig(
         output_dir=str(checkpoints),
         use_cpu=not on_gpu,
-        bf16=config.precision == "bf16" or (config.precision == "auto" and on_gpu),
+        bf16=pick_precision(ref, device, PRECISIONS[config.precision]) == "bfloat16",
         beta=config.beta,
         loss_type=list(losses),
         loss_weights=list(losses.values()),

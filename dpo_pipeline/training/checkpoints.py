@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 
 log = logging.getLogger("dpo_pipeline.training")
@@ -13,7 +14,10 @@ SEAL = "complete.json"  # written last: the digest of every file
 def seal(checkpoint: Path) -> None:
     """Mark a checkpoint as complete, with the digest of each of its files."""
     partial = checkpoint / f"{SEAL}.part"
-    partial.write_text(json.dumps(_digests(checkpoint)))
+    with partial.open("w") as file:
+        json.dump(_digests(checkpoint), file)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(checkpoint / SEAL)
 
 
@@ -21,17 +25,26 @@ def last_good(folder: Path) -> Path | None:
     """Find the newest checkpoint that is whole; None where there is none."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1]))
     for checkpoint in found:
-        mark = checkpoint / SEAL
-        if mark.is_file() and json.loads(mark.read_text()) == _digests(checkpoint):
+        if _sealed(checkpoint) == _digests(checkpoint):
             return checkpoint
         log.warning("%s is not whole; trying an older one", checkpoint.name)
     return None
 
 
+def _sealed(checkpoint: Path) -> dict[str, str] | None:
+    try:
+        digests: dict[str, str] = json.loads((checkpoint / SEAL).read_text())
+    except (OSError, ValueError):
+        return None
+    return digests
+
+
 def _digests(checkpoint: Path) -> dict[str, str]:
     digests = {}
-    for path in sorted(checkpoint.iterdir()):
-        if not path.name.startswith(SEAL):
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and not path.name.startswith(SEAL):
             with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[str(path.relative_to(checkpoint))] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
     return digests

@@ -32,6 +32,8 @@ RECORD = "\x1e"  # a line of the child that starts with this is a JSON record, n
 # Freed activations stay with the process: the next step asks for the same sizes again.
 MALLOC = {"mmap_max": 0, "trim_threshold": 1 << 34, "top_pad": 1 << 28}
 
+TENSORBOARD = "tensorboard"  # folder of its logs, in work while training, then in out
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -76,7 +78,8 @@ def train(
         model: Device to train on.
         config: How to train.
         identity: What config.stop looks for; null: it is null too.
-        out: Existing empty folder; receives model/, history.jsonl and training.json.
+        out: Existing empty folder; receives model/, history.jsonl and training.json, and
+            tensorboard/ where config.report_to names it.
         work: Folder that survives a crash, for checkpoints.
         references: Folder of reference log-probs, to be kept for other settings; None: in work.
         on_progress: Called after every optimizer step with the steps done, the steps in all,
@@ -150,7 +153,7 @@ def _run_child(job: dict[str, Any], path: Path, on_progress: Progress | None) ->
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=_environment(),
+        env=_environment(path.parent),
         start_new_session=True,
     ) as child:
         try:
@@ -165,10 +168,11 @@ def _run_child(job: dict[str, Any], path: Path, on_progress: Progress | None) ->
         _raise_failure(code, failure, tail)
 
 
-def _environment() -> dict[str, str]:
+def _environment(work: Path) -> dict[str, str]:
     package = str(Path(__file__).parents[2])
     return {
         "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{k}={v}" for k, v in MALLOC.items()),
+        "TENSORBOARD_LOGGING_DIR": str(work / TENSORBOARD),
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",

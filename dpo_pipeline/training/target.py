@@ -104,7 +104,10 @@ class StopAtTarget(TrainerCallback):
         state.log_history.append({"step": state.global_step, **measured, "outcome": outcome})
         if state.is_world_process_zero:
             worker.send({"probe": state.global_step, **measured, "outcome": outcome})
-        control.should_training_stop |= outcome is not None
+        if outcome is not None:
+            control.should_training_stop = True
+            # A run that resumed from here would train on: it comes to this point again instead.
+            control.should_save = False
 
 
 def _outcome(found: dict[str, Any], stop: StopConfig) -> str | None:

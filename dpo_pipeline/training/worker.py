@@ -17,7 +17,7 @@ from dpo_pipeline.config import TrainConfig
 from dpo_pipeline.errors import DPOPipelineError, TrainingError
 from dpo_pipeline.models import ModelRef, load_tokenizer
 from dpo_pipeline.training.checkpoints import last_good, seal
-from dpo_pipeline.training.run import RECORD
+from dpo_pipeline.training.run import RECORD, TENSORBOARD
 from dpo_pipeline.training.tokens import tokenize_pairs
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def run(job: dict[str, Any], callbacks: "Sequence[TrainerCallback]" = ()) -> Non
 
 
 def _save_record(trainer: "DPOTrainer", job: dict[str, Any], pairs: int, out: Path) -> None:
-    """Write history.jsonl, a line a step, and training.json."""
+    """Write history.jsonl, a line a step, training.json, and what TensorBoard logged."""
     logged = trainer.state.log_history
     probes = {row["step"]: row for row in logged if "outcome" in row}
     history = [
@@ -125,6 +125,7 @@ def _save_record(trainer: "DPOTrainer", job: dict[str, Any], pairs: int, out: Pa
         "pairs_digest": job["pairs_digest"],
         "arguments": job["config"],
         "engine": "shared-prefix" if hasattr(trainer, "_shared") else "trl",
+        "precision": "bf16" if trainer.args.bf16 else "fp32",
         "micro_batch": trainer.args.per_device_train_batch_size,
         "pairs": pairs,
         "steps": trainer.state.global_step,
@@ -133,6 +134,9 @@ def _save_record(trainer: "DPOTrainer", job: dict[str, Any], pairs: int, out: Pa
         "first": history[0],
         "last": history[-1],
     }
+    logs = Path(job["work"]) / TENSORBOARD
+    if logs.is_dir():
+        shutil.copytree(logs, out / TENSORBOARD)
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
