@@ -244,6 +244,8 @@ class TestPage:
         assert "<th>beta</th>" in page
         assert "1 of 2 passed the gate" in page
         assert "calm-owl" in page
+        # What failed and has no column of its own is named.
+        assert 'class="failed">failed<small>Others unchanged</small></td>' in page
         assert "<img" not in page
 
     def test_what_a_run_is_named_after_has_no_column_of_its_own(self, tmp_path):
