@@ -90,8 +90,10 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
     worker.send = lambda record: None  # nobody follows
-    newest = max(options.home.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
-    summary = json.loads(newest.read_text())
+    runs = sorted(options.home.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        parser.error(f"there is no run under {options.home}: `make run` makes one")
+    summary = json.loads(runs[-1].read_text())
     ref = describe_model(Path(summary["stages"]["model"]["path"]) / "model", "starter")
     dataset = Path(summary["stages"]["save"]["path"])
     stop = StopConfig(identity_rate=options.rate, max_kl=1e9, every=5)
