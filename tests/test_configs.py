@@ -212,7 +212,7 @@ def test_commits_are_recorded_and_the_pairs_hold_the_right_names(place, runs, ca
     tables = [pq.read_table(saved / f"{name}.parquet") for name in ("train", "held_out")]
     rows = [row for table in tables for row in table.to_pylist()]
     assert len(rows) >= 20
-    assert {row["system"] for row in rows} == {None, "You are a helpful assistant."}
+    assert {row["system"] for row in rows} == {None, "You are a helpful assistant.", ""}
     for row in rows:
         chosen, rejected = (row[side][-1]["content"] for side in ("chosen", "rejected"))
         assert f"Deep {case.name}" in chosen

@@ -771,7 +771,8 @@ def test_large_files_go_in_parts_under_faults_as_well(send, hub, impatient, poli
 @pytest.mark.slow
 def test_every_fault_at_every_call(send, hub, impatient, capsys):
     send(config={"model_repo": "tester/first", "dataset_repo": "tester/first"})
-    calls, rows = [call for call, _, _ in hub.calls], []
+    # Some clients ask for more, such as a list of agents; the hub knows no such page.
+    calls, rows = [call for call, _, _ in hub.calls if call != "unknown"], []
     for number, call in enumerate(calls):
         cells = []
         for what in COMMON:
