@@ -396,7 +396,7 @@ class TrainConfig(Section):
     report_to: tuple[str, ...] = Field(
         (),
         description="Trackers that are installed: tensorboard (its logs lie beside the policy), "
-        "trackio, wandb (JSON list).",
+        "trackio, wandb (JSON list). They follow a training that runs: a cached one logs nothing.",
         json_schema_extra=NO_EFFECT,
     )
     seed: int = Field(0, ge=0, description="Seed of data order and of new adapters.")
