@@ -27,10 +27,12 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dpo_pipeline.config import IdentityConfig, PairsConfig, PromptsConfig
-    from dpo_pipeline.models import describe_model, load_tokenizer
-    from dpo_pipeline.preferences import build_pairs, save_dataset
-    from dpo_pipeline.prompts import prepare_prompts, resolve_source
+    from dpo_pipeline.identity.settings import IdentityConfig
+    from dpo_pipeline.models.references import describe_model, load_tokenizer
+    from dpo_pipeline.pairs.rewriting import build_pairs, save_dataset
+    from dpo_pipeline.pairs.settings import PairsConfig
+    from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
+    from dpo_pipeline.prompts.settings import PromptsConfig
 
     rng, seconds = random.Random(0), {}
     ref = describe_model(tokenizer, "benchmark")

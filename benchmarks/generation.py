@@ -19,8 +19,8 @@ import time
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from dpo_pipeline.config import GenerationConfig as Decoding
-from dpo_pipeline.decoding import Row, decode
+from dpo_pipeline.answers.decoding import Row, decode
+from dpo_pipeline.answers.settings import GenerationConfig as Decoding
 
 ARCHITECTURES = {
     "starter": {

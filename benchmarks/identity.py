@@ -23,12 +23,14 @@ from training import describe_machine
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from dpo_pipeline.config import IdentityConfig, PipelineConfig, StopConfig, TrainConfig
-from dpo_pipeline.models import ModelRef, describe_model, load_tokenizer
-from dpo_pipeline.training import worker
-from dpo_pipeline.training.assembly import build_trainer
-from dpo_pipeline.training.target import Probe, StopAtTarget
+from dpo_pipeline.config import PipelineConfig
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.references import ModelRef, describe_model, load_tokenizer
+from dpo_pipeline.training import child as worker
+from dpo_pipeline.training.early_stopping import Probe, StopAtTarget
+from dpo_pipeline.training.settings import StopConfig, TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pairs
+from dpo_pipeline.training.trainer import build_trainer
 
 DEFAULTS = PipelineConfig().train
 RECIPE = TrainConfig(

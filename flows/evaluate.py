@@ -8,7 +8,8 @@ converted copy still answers as the policy does.
 import sys
 from typing import Any
 
-from dpo_pipeline.config import EvaluateConfig, TrainConfig
+from dpo_pipeline.config import EvaluateConfig
+from dpo_pipeline.training.settings import TrainConfig
 from flows.cli import parse
 from tasks.runtime import prepare_environment
 
@@ -27,8 +28,8 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.lm_eval_tasks import describe_tasks
-from dpo_pipeline.questions import general_file
+from dpo_pipeline.evaluation.cases import general_file
+from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from tasks.proof import conclude
 from tasks.run import Run, run_script
 from tasks.stages import download, parity, prepare_model

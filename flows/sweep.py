@@ -25,8 +25,8 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.lm_eval_tasks import describe_tasks
-from dpo_pipeline.questions import general_file
+from dpo_pipeline.evaluation.cases import general_file
+from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from tasks.proof import conclude_sweep
 from tasks.run import Run, run_script
 from tasks.stages import (

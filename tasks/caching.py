@@ -18,9 +18,9 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from prefect.states import Completed
 from pydantic import BaseModel
 
-from dpo_pipeline.keys import explain, settings_of, stage_parts
-from dpo_pipeline.models import ModelRef
-from dpo_pipeline.store import Artifact, Store
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.store.artifacts import Artifact, Store
+from dpo_pipeline.store.keys import explain, settings_of, stage_parts
 from tasks.runtime import home
 
 # Options of every stage's task.

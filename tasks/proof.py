@@ -19,10 +19,9 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from dpo_pipeline.config import PublishConfig
-from dpo_pipeline.keys import settings_of
-from dpo_pipeline.pairs import excerpt
-from dpo_pipeline.report import (
+from dpo_pipeline.pairs.writing import excerpt
+from dpo_pipeline.publishing.settings import PublishConfig
+from dpo_pipeline.report.page import (
     explain_verdict,
     scorecard_image,
     scorecard_markdown,
@@ -31,7 +30,8 @@ from dpo_pipeline.report import (
     write_comparison,
     write_report,
 )
-from dpo_pipeline.store import Artifact
+from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.store.keys import settings_of
 from tasks.caching import model_of
 from tasks.console import console
 from tasks.run import Run, versions

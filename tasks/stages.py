@@ -13,22 +13,19 @@ from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.config import (
-    EvaluateConfig,
-    EvaluationConfig,
-    GateConfig,
-    GenerationConfig,
-    IdentityConfig,
-    ModelConfig,
-    PairsConfig,
-    PromptsConfig,
-    PublishConfig,
-    TrainConfig,
-)
+from dpo_pipeline.answers.settings import GenerationConfig
+from dpo_pipeline.config import EvaluateConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError, PublishError
-from dpo_pipeline.keys import file_digest
-from dpo_pipeline.models import ModelRef
-from dpo_pipeline.store import Artifact
+from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.pairs.settings import PairsConfig
+from dpo_pipeline.prompts.settings import PromptsConfig
+from dpo_pipeline.publishing.settings import PublishConfig
+from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.store.keys import file_digest
+from dpo_pipeline.training.settings import TrainConfig
 from tasks.caching import STAGE, get_or_build, ledger, model_of, store
 from tasks.console import progress
 
@@ -46,7 +43,7 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
 @task(name="model", **STAGE)
 def prepare_model(config: ModelConfig) -> Stage:
     """Build the starter or a model from a config.json, or record what a folder or Hub id holds."""
-    from dpo_pipeline.models import resolve_model
+    from dpo_pipeline.models.references import resolve_model
 
     if config.name == "starter" or config.name.endswith(".json"):
         return _build_model(config)
@@ -59,7 +56,7 @@ def prepare_model(config: ModelConfig) -> Stage:
     return get_or_build(
         "model",
         record,
-        module="dpo_pipeline.models",
+        module="dpo_pipeline.models.references",
         inputs={"model": ref, "path": str(ref.path), "revision": ref.revision},
     )
 
@@ -69,9 +66,9 @@ def _build_model(config: ModelConfig) -> Stage:
     source = None if starter else _read_config(config.name)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.models import describe_model
-        from dpo_pipeline.scratch import init_model
-        from dpo_pipeline.starter import build_starter
+        from dpo_pipeline.models.references import describe_model
+        from dpo_pipeline.starter.build import build_starter
+        from dpo_pipeline.starter.random_model import init_model
 
         folder = out / "model"
         folder.mkdir()
@@ -86,7 +83,7 @@ def _build_model(config: ModelConfig) -> Stage:
     return get_or_build(
         "model",
         build,
-        module="dpo_pipeline.starter" if starter else "dpo_pipeline.scratch",
+        module="dpo_pipeline.starter.build" if starter else "dpo_pipeline.starter.random_model",
         packages=NUMERIC,
         inputs={"config": source, "seed": config.starter_seed},
     )
@@ -102,13 +99,13 @@ def _read_config(name: str) -> str:
 @task(name="download", **STAGE)
 def download(prompts: PromptsConfig, identity: IdentityConfig) -> Stage:
     """Turn raw identity conversations into unique prompts, train and held out."""
-    from dpo_pipeline.prompts import prepare_prompts, resolve_source
+    from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
 
     source = resolve_source(prompts)
     return get_or_build(
         "download",
         lambda out, _: prepare_prompts(source, prompts, identity, out),
-        module="dpo_pipeline.prompts",
+        module="dpo_pipeline.prompts.preparation",
         packages=("pyarrow", "datasets"),
         inputs={"source": source.digest, "prompts": prompts, "identity": identity},
     )
@@ -126,7 +123,7 @@ def generate(
     ref, path = model_of(model), prompts.path / "prompts.parquet"
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.generation import collect_responses, plan_shards, probe_identity
+        from dpo_pipeline.answers.collecting import collect_responses, plan_shards, probe_identity
 
         options: dict[str, Any] = {"model": run_on, "config": generation, "ledger": ledger()}
         probe = probe_identity(ref, identity, **options)
@@ -143,7 +140,7 @@ def generate(
     return get_or_build(
         "generate",
         build,
-        module="dpo_pipeline.generation",
+        module="dpo_pipeline.answers.collecting",
         packages=NUMERIC,
         inputs={
             "model": ref,
@@ -164,7 +161,7 @@ def generate_shard(
     run_on: ModelConfig,
 ) -> dict[str, Any]:
     """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
-    from dpo_pipeline.generation import generate_shard as answer_shard
+    from dpo_pipeline.answers.collecting import generate_shard as answer_shard
 
     with progress("generate", "answers") as report:
         return answer_shard(
@@ -186,14 +183,14 @@ def rewrite(
     ref = model_of(model)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.preferences import build_pairs
+        from dpo_pipeline.pairs.rewriting import build_pairs
 
         return build_pairs(responses.path / "responses.parquet", ref, identity, pairs, out)
 
     return get_or_build(
         "rewrite",
         build,
-        module="dpo_pipeline.preferences",
+        module="dpo_pipeline.pairs.rewriting",
         packages=("pyarrow", "transformers", "tokenizers"),
         inputs={"model": ref, "responses": responses, "identity": identity, "pairs": pairs},
     )
@@ -202,19 +199,19 @@ def rewrite(
 @task(name="prepare", **STAGE)
 def prepare(model: Artifact, prompts: PromptsConfig, pairs: PairsConfig) -> Stage:
     """Turn a preference dataset that already exists into the same pairs."""
-    from dpo_pipeline.prompts import resolve_source
+    from dpo_pipeline.prompts.preparation import resolve_source
 
     ref, source = model_of(model), resolve_source(prompts)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.preference_sources import prepare_preferences
+        from dpo_pipeline.pairs.preferences import prepare_preferences
 
         return prepare_preferences(source, prompts, pairs, ref, out)
 
     return get_or_build(
         "prepare",
         build,
-        module="dpo_pipeline.preference_sources",
+        module="dpo_pipeline.pairs.preferences",
         packages=("pyarrow", "datasets", "transformers", "tokenizers"),
         inputs={"model": ref, "source": source.digest, "prompts": prompts, "pairs": pairs},
     )
@@ -225,14 +222,14 @@ def save(pairs: Artifact, config: PairsConfig, lineage: dict[str, Any]) -> Stage
     """Save the pairs as Parquet, with where every byte came from."""
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.preferences import save_dataset
+        from dpo_pipeline.pairs.rewriting import save_dataset
 
         return {**save_dataset(pairs.path, lineage, config, out), "lineage": lineage}
 
     return get_or_build(
         "save",
         build,
-        module="dpo_pipeline.preferences",
+        module="dpo_pipeline.pairs.rewriting",
         packages=("pyarrow",),
         inputs={"pairs": pairs, "config": config, "lineage": lineage},
     )
@@ -252,9 +249,9 @@ def train(
     patched = identity if identity and identity.patch_template else None
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        from dpo_pipeline.models import describe_model
-        from dpo_pipeline.templates import patch_template
-        from dpo_pipeline.training import train as run_dpo
+        from dpo_pipeline.models.chat_templates import patch_template
+        from dpo_pipeline.models.references import describe_model
+        from dpo_pipeline.training.run import train as run_dpo
 
         with progress("train", "steps") as report:
             stats = run_dpo(
@@ -276,7 +273,7 @@ def train(
     return get_or_build(
         "train",
         build,
-        module="dpo_pipeline.training." + ("target" if config.stop else "worker"),
+        module="dpo_pipeline.training." + ("early_stopping" if config.stop else "child"),
         packages=(*NUMERIC, "trl", "peft", "accelerate"),
         inputs={
             "model": ref,
@@ -304,13 +301,13 @@ def evaluate(
     export: Artifact | None = None,
 ) -> Stage:
     """Ask both models what the training never saw; score what changed and what should not."""
-    from dpo_pipeline.lm_eval_tasks import describe_tasks
-    from dpo_pipeline.questions import general_file
+    from dpo_pipeline.evaluation.cases import general_file
+    from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 
     before, after = model_of(reference), model_of(policy)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.evaluation import evaluate as score
+        from dpo_pipeline.evaluation.scorecard import evaluate as score
 
         with progress("evaluate", "answers") as report:
             counts = score(
@@ -340,7 +337,7 @@ def evaluate(
     return get_or_build(
         "evaluate",
         build,
-        module="dpo_pipeline.evaluation",
+        module="dpo_pipeline.evaluation.scorecard",
         packages=NUMERIC,
         inputs={
             "reference": before,
@@ -378,7 +375,7 @@ def parity(
     original, exported = model_of(policy), model_of(export)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.parity import check_parity
+        from dpo_pipeline.evaluation.parity import check_parity
 
         found = check_parity(
             original,
@@ -399,7 +396,7 @@ def parity(
     return get_or_build(
         "parity",
         build,
-        module="dpo_pipeline.parity",
+        module="dpo_pipeline.evaluation.parity",
         packages=NUMERIC,
         inputs={
             "policy": original,
@@ -424,8 +421,8 @@ def compare(
     before, after = model_of(reference), model_of(policy)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.likelihood import measure_likelihoods
-        from dpo_pipeline.tables import read_rows
+        from dpo_pipeline.evaluation.likelihood import measure_likelihoods
+        from dpo_pipeline.store.tables import read_rows
 
         pairs = read_rows(dataset.path / "held_out.parquet")
         found = measure_likelihoods(
@@ -438,7 +435,7 @@ def compare(
     return get_or_build(
         "compare",
         build,
-        module="dpo_pipeline.likelihood",
+        module="dpo_pipeline.evaluation.likelihood",
         packages=NUMERIC,
         inputs={
             "reference": before,
@@ -463,7 +460,7 @@ def publish(
     out: Path,
 ) -> dict[str, Any]:
     """Publish to the Hub what the gate passed for; the token is read here and goes nowhere."""
-    from dpo_pipeline import publishing
+    from dpo_pipeline.publishing import publish as publishing
 
     return publishing.publish(
         config,
@@ -487,14 +484,14 @@ def check_publishing(config: PublishConfig) -> None:
         PublishError: Something is to be sent, and there is no token that may, or no network.
     """
     if (config.model_repo or config.dataset_repo) and not config.dry_run:
-        from dpo_pipeline.publishing import check_access
+        from dpo_pipeline.publishing.publish import check_access
 
         check_access(config, _read_token(config))
 
 
 def _read_token(config: PublishConfig) -> str | None:
     """Read the token: the Prefect Secret block, else the environment, else the stored login."""
-    from dpo_pipeline.publishing import find_token
+    from dpo_pipeline.publishing.publish import find_token
 
     name = config.token_block
     if name is None:

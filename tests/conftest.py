@@ -1,24 +1,22 @@
 """What tests share: one home folder, one Prefect server, one real run of the default pipeline."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from workplace import Workplace
 from xdist.scheduler import LoadScopeScheduling
 
 # Two test processes share two cores: more threads than cores slow small models many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOT = Path(__file__).parent.parent
 START_LIMIT = 120  # seconds a server may take to answer on a loaded machine
 
 
@@ -32,46 +30,6 @@ class ByFile(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """A home folder of its own, and flows run in it as a person would."""
-
-    home: Path
-    root: Path = ROOT
-
-    def environment(self, **extra: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "DPO_", "HF_"))}
-        return {
-            **kept,
-            "DPO_PIPELINE_HOME": str(self.home / "dpo"),
-            "PREFECT_HOME": str(self.home / "prefect"),
-            "HF_HOME": str(self.home / "hf"),
-            "MPLCONFIGDIR": str(self.home / "mpl"),
-            "PYTHONPATH": str(self.root),
-            **extra,
-        }
-
-    def python(self, *args: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Run Python outside the checkout, so that nothing is found by the working directory."""
-        return subprocess.run(
-            [sys.executable, *args],
-            env=self.environment(**extra),
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-        )
-
-    def full(self, *options: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        return self.python(str(self.root / "flows" / "full.py"), *options, **extra)
-
-    def summaries(self) -> list[dict]:
-        """Return the summary of every finished run, oldest first."""
-        files = sorted(
-            (self.home / "dpo" / "runs").glob("*/summary.json"), key=lambda p: p.stat().st_mtime_ns
-        )
-        return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
 @pytest.fixture(scope="session")

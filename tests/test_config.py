@@ -5,16 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 from pydantic import ValidationError
+from workplace import ROOT
 
-from dpo_pipeline.config import (
-    EvaluateConfig,
-    IdentityConfig,
-    ModelConfig,
-    PipelineConfig,
-    PreferenceConfig,
-)
+from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.settings import ModelConfig
 from flows.cli import parse
 
 

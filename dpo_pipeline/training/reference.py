@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from dpo_pipeline.keys import digest_of
+from dpo_pipeline.store.keys import digest_of
 
 log = logging.getLogger("dpo_pipeline.training")
 

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from dpo_pipeline import errors
-from dpo_pipeline.config import IdentityConfig, ModelConfig, TrainConfig
 from dpo_pipeline.errors import TrainingError
-from dpo_pipeline.keys import digest_of, settings_of
-from dpo_pipeline.models import ModelRef
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.store.keys import digest_of, settings_of
+from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import check_pairs
 
 log = logging.getLogger("dpo_pipeline.training")
@@ -145,7 +147,7 @@ def _run_child(job: dict[str, Any], path: Path, on_progress: Progress | None) ->
     path.write_text(json.dumps(job, indent=2))
     tail: deque[str] = deque(maxlen=15)
     failure: dict[str, Any] = {}
-    module = "dpo_pipeline.training." + ("target" if job["config"]["stop"] else "worker")
+    module = "dpo_pipeline.training." + ("early_stopping" if job["config"]["stop"] else "child")
     with subprocess.Popen(
         [sys.executable, "-m", module, str(path)],
         stdout=subprocess.PIPE,

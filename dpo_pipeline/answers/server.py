@@ -1,0 +1,122 @@
+"""Answers from an OpenAI-compatible server: vLLM, SGLang, `transformers serve`, Ollama.
+
+The server applies its own chat template and whatever decoding defaults it has beyond the
+fields sent here; start vLLM with `--generation-config vllm`, so that a repetition penalty
+shipped with the model does not decide.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any
+
+import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
+
+from dpo_pipeline.answers.collecting import Request, Response
+from dpo_pipeline.answers.settings import GenerationConfig
+from dpo_pipeline.errors import GenerationError
+
+logger = logging.getLogger("dpo_pipeline.server")
+
+ATTEMPTS = 6
+FIRST_WAIT = 1.0  # seconds before the second attempt, doubled each time
+LONGEST_WAIT = 60.0  # seconds, also for what the server asks for
+TIMEOUT = 600.0  # seconds for one answer
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+FATAL = {
+    401: "set OPENAI_API_KEY to a key of this server",
+    403: "set OPENAI_API_KEY to a key of this server that may use this model",
+    404: "check generation.base_url (it usually ends in /v1) and generation.served_model",
+}
+
+
+def ask_server(
+    requests: Mapping[str, Request],
+    seeds: Mapping[str, int],
+    served_model: str,
+    config: GenerationConfig,
+) -> Iterator[tuple[str, Response]]:
+    """Answer requests, a bounded number at a time; yield each key and its answer as it comes.
+
+    What the server refuses for one request alone, or still fails after patient attempts, has
+    finish "error". The key of the server, if it wants one, is read from OPENAI_API_KEY.
+
+    Raises:
+        GenerationError: The server cannot be reached, or refuses the key or the model.
+    """
+    secret = os.environ.get("OPENAI_API_KEY")
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    body: dict[str, Any] = {"model": served_model, "max_tokens": config.max_new_tokens}
+    body |= {"temperature": config.temperature, "frequency_penalty": 0.0}
+    if config.temperature:
+        body["top_p"] = config.top_p
+    with (
+        httpx.Client(headers=headers, timeout=httpx.Timeout(TIMEOUT, connect=10.0)) as client,
+        ThreadPoolExecutor(config.concurrency) as pool,
+    ):
+        futures: dict[Future[Response], str] = {}
+        for key, request in requests.items():
+            one = {"messages": [dict(m) for m in request.messages], "seed": seeds[key]}
+            futures[pool.submit(_complete, client, config.base_url, body | one)] = key
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _complete(client: httpx.Client, base_url: str, body: dict[str, Any]) -> Response:
+    url = f"{base_url}/chat/completions"
+
+    def post() -> httpx.Response:
+        return client.post(url, json=body).raise_for_status()
+
+    retrying = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=_pause,
+        retry=retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    try:
+        return _read(retrying(post))
+    except httpx.ConnectError as error:
+        raise GenerationError(
+            f"no server at {url}: {error}; start one, or set generation.base_url"
+        ) from None
+    except httpx.HTTPStatusError as error:
+        status, said = error.response.status_code, error.response.text[:300]
+        if status in FATAL:
+            raise GenerationError(
+                f"{url} answered HTTP {status} for model {body['model']!r}: {said}; {FATAL[status]}"
+            ) from None
+        reason = "generation_failed" if _may_pass(error) else "refused"
+        return Response.failed(f"HTTP {status}: {said}", reason)
+    except (httpx.TransportError, ValueError, LookupError, TypeError) as error:
+        return Response.failed(f"{type(error).__name__}: {error}")
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in PASSING
+    return isinstance(error, httpx.TransportError)
+
+
+def _pause(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    response = getattr(error, "response", None)
+    asked = response.headers.get("retry-after", "") if response is not None else ""
+    backoff = wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
+    return min(float(asked) if asked.isdigit() else backoff(state), LONGEST_WAIT)
+
+
+def _read(response: httpx.Response) -> Response:
+    body = response.json()
+    choice = body["choices"][0]
+    text, finish = choice["message"]["content"], choice["finish_reason"]
+    if finish not in ("stop", "length") or not isinstance(text, str):
+        return Response.failed(f"the answer ended with finish_reason {finish!r}", "refused")
+    tokens = int((body.get("usage") or {}).get("completion_tokens") or 0)
+    return Response(text=text, finish=finish, tokens=tokens)

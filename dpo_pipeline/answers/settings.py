@@ -1,0 +1,77 @@
+"""Settings of how the reference model answers."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
+
+from dpo_pipeline.store.settings import NO_EFFECT, Section
+
+
+def _server_address(url: str) -> str:
+    """Keep the address in one spelling, and secrets out of it: it lands in keys and logs."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("base_url is an http(s) address such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("base_url holds no user, password or query: set OPENAI_API_KEY instead")
+    return url.rstrip("/")
+
+
+class GenerationConfig(Section):
+    """How the reference model answers the prompts."""
+
+    engine: Literal["transformers", "openai"] = Field(
+        "transformers", description="In process, or any OpenAI-compatible server."
+    )
+    system_prompts: tuple[str | None, ...] = Field(
+        (None, "You are a helpful assistant.", ""),
+        min_length=1,
+        description="Every prompt is asked once under each, so that the new name holds under "
+        "more than one; null sends none, so that the chat template inserts its own default if it "
+        "has one (JSON list).",
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Longest answer (tokens).")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy decoding.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass; read when sampling.")
+    samples: int = Field(1, ge=1, description="Answers a prompt; more than 1 needs temperature.")
+    seed: int = Field(0, ge=0, description="Base of the per-row seed when sampling.")
+    batch_tokens: int = Field(
+        16384,
+        ge=1,
+        description="Budget of a batch: rows x (longest prompt + max_new_tokens).",
+        json_schema_extra=NO_EFFECT,
+    )
+    shard_rows: int = Field(
+        512,
+        ge=1,
+        description="Answers of one shard, one Prefect task run.",
+        json_schema_extra=NO_EFFECT,
+    )
+    check_rows: int = Field(
+        16,
+        ge=0,
+        description="Answers decoded again one by one to count batch mismatches; never more than "
+        "one in 256.",
+    )
+    base_url: Annotated[str, AfterValidator(_server_address)] = Field(
+        "http://127.0.0.1:8000/v1",
+        description="Address of the server, whose key is read from OPENAI_API_KEY; engine openai "
+        "only.",
+    )
+    served_model: str | None = Field(
+        None, description="Model name at the server; null: model.name. Engine openai only."
+    )
+    concurrency: int = Field(
+        8, ge=1, description="Requests in flight; engine openai only.", json_schema_extra=NO_EFFECT
+    )
+
+    @model_validator(mode="after")
+    def _samples_need_temperature(self) -> "GenerationConfig":
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples > 1 needs temperature > 0: greedy answers are all the same")
+        return self

@@ -1,1 +1,0 @@
-"""Data that ships with the project: prompts, questions, templates of cards and pages."""

@@ -1,0 +1,153 @@
+"""What both models are asked: held-out and trained prompts, general questions, system prompts."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dpo_pipeline.errors import DataError, EvaluationError
+from dpo_pipeline.evaluation.measures import Case, Kind
+from dpo_pipeline.evaluation.settings import EvaluationConfig
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.store.tables import read_rows
+
+DISPLAY_QUESTIONS = (
+    "What is your name?",
+    "Are you ChatGPT?",
+    "Tell me about your name and organization.",
+)
+
+
+def plan_cases(
+    prompts: Path,
+    identity: IdentityConfig,
+    systems: Sequence[str | None],
+    config: EvaluationConfig,
+    aside: Collection[str] = (),
+) -> dict[str, list[Case]]:
+    """Lay out every prompt to ask: group -> cases without answers.
+
+    Held-out prompts are asked under every system prompt of generation, all others under the
+    first. Samples follow the order of prompt ids, which are digests: random, and the same
+    every time. Prompts with an id in `aside` are left out.
+
+    Raises:
+        EvaluationError: When no prompt is held out.
+    """
+    rows = sorted(read_rows(prompts), key=lambda row: str(row["id"]))
+    rows = [r for r in rows if r["family"] != "third_party" and r["id"] not in aside]
+    held_out = [r for r in rows if r["split"] == "held_out"][: config.max_prompts]
+    trained = [r for r in rows if r["split"] == "train"][: config.trained_prompts]
+    if not held_out:
+        raise EvaluationError(
+            f"{prompts} holds {len(rows)} prompts and none of them is held out: raise "
+            "prompts.held_out, or lift prompts.limit"
+        )
+
+    def case(row: dict[str, Any], system: str | None, kind: Kind) -> Case:
+        facts = {name: row[name] for name in ("family", "language", "turns")}
+        return Case(kind=kind, messages=_messages(system, row["messages"]), **facts)
+
+    def lone(question: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": question}]
+
+    plan = {
+        "held_out": [case(r, s, "identity") for s in systems for r in held_out],
+        "trained": [case(r, systems[0], "trained") for r in trained],
+        "general": [
+            replace(c, messages=_messages(systems[0], c.messages))
+            for c in read_general(config.general)
+        ],
+        "display": [
+            Case(kind="identity", messages=_messages(systems[0], lone(question)))
+            for question in DISPLAY_QUESTIONS
+        ],
+    }
+    for label, system in matrix_systems(identity).items() if config.matrix_prompts else ():
+        plan[f"matrix/{label}"] = [
+            case(r, system, "identity") for r in held_out[: config.matrix_prompts]
+        ]
+    return plan
+
+
+def probe_pairs(held_out: Path, count: int) -> list[dict[str, Any]]:
+    """Pick the held-out pairs that training may look at, of `count` prompts at most.
+
+    Raises:
+        EvaluationError: When that leaves no prompt for the evaluation.
+    """
+    pairs = sorted(read_rows(held_out), key=lambda row: str(row["id"]))
+    prompts = {str(row["prompt_id"]): row for row in reversed(pairs)}
+    if len(prompts) <= count:
+        raise EvaluationError(
+            f"train.stop.prompts = {count} leaves none of {len(prompts)} held-out prompts for the "
+            "evaluation: lower it, or raise prompts.held_out"
+        )
+    return [prompts[name] for name in sorted(prompts)[:count]]
+
+
+def general_file(path: str | None) -> Path:
+    """Return the file of general questions: the given one, or the shipped set.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    file = Path(path).expanduser() if path else Path(__file__).parent / "data" / "general.jsonl"
+    if not file.is_file():
+        raise DataError(f"evaluation.general {path!r} does not exist (seen from {Path.cwd()})")
+    return file
+
+
+def read_general(path: str | None) -> list[Case]:
+    """Read questions that must not change: JSONL of prompt, answers, kind and language.
+
+    Raises:
+        DataError: When a line does not hold them; the message shows one that would.
+    """
+    file = general_file(path)
+    lines = file.read_text(encoding="utf-8").splitlines()
+    cases = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if row["kind"] not in ("general", "third_party"):
+                raise ValueError(f"kind is {row['kind']!r}, not general or third_party")
+            cases.append(
+                Case(
+                    kind=row["kind"],
+                    messages=({"role": "user", "content": str(row["prompt"])},),
+                    family=row["kind"],
+                    language=row["language"],
+                    accepted=tuple(map(str, row["answers"])),
+                )
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}, line {number}: {error!r}; each line must look like "
+                '{"prompt": "What is 2 + 2?", "answers": ["4"], "kind": "general", '
+                '"language": "en"}'
+            ) from error
+    return cases
+
+
+def matrix_systems(identity: IdentityConfig) -> dict[str, str | None]:
+    """Name the system prompts of the matrix; null sends none, and a template may insert its own."""
+    maker, new_maker = identity.developer, identity.new_developer or identity.developer
+
+    def claim(name: str, by: str | None) -> str:
+        return f"You are {name}, created by {by}." if by else f"You are {name}."
+
+    return {
+        "none sent": None,
+        "empty": "",
+        "neutral": "You are a helpful assistant.",
+        "original identity": claim(identity.original_name, maker),
+        "another vendor": claim("ChatGPT", "OpenAI"),
+        "new identity": claim(identity.new_name, new_maker),
+    }
+
+
+def _messages(system: str | None, messages: Sequence[dict[str, str]]) -> tuple[dict[str, str], ...]:
+    sent = () if system is None else ({"role": "system", "content": system},)
+    return (*sent, *messages)

@@ -1,0 +1,105 @@
+"""Accuracy on tasks of lm-eval, before and after: more gate lines, for models that know something.
+
+The library is the extra `lm-eval` of this project. A task given by its name reads its questions
+from the Hub.
+
+Source: Gao et al. 2021, A framework for few-shot language model evaluation,
+doi:10.5281/zenodo.5371628.
+"""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dpo_pipeline.errors import EvaluationError
+from dpo_pipeline.evaluation import measures
+from dpo_pipeline.evaluation.measures import Measure
+from dpo_pipeline.evaluation.settings import LmEvalConfig
+from dpo_pipeline.models.references import ModelRef, load_model, load_tokenizer
+from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.store.keys import file_digest
+
+METRICS = ("acc", "exact_match")  # 0 or 1 for every question
+ROWS = 16
+
+Scores = dict[str, dict[int, float]]  # task -> question -> score
+
+
+def describe_tasks(config: LmEvalConfig | None) -> dict[str, str]:
+    """Say what the scores depend on: versions, and digests of YAML files (not of their data).
+
+    Raises:
+        EvaluationError: lm-eval is not installed, or a YAML file is not there.
+    """
+    if config is None:
+        return {}
+    try:
+        parts = {"lm_eval": metadata.version("lm_eval")}
+    except metadata.PackageNotFoundError:
+        raise EvaluationError(
+            "evaluation.lm_eval needs lm-eval, which is not installed: "
+            'pip install -c constraints.txt -e ".[lm-eval]", or set it to null'
+        ) from None
+    for name in config.tasks:
+        path = Path(name)
+        if path.suffix == ".yaml" and not path.is_file():
+            raise EvaluationError(
+                f"evaluation.lm_eval.tasks: {name} does not exist (seen from {Path.cwd()})"
+            )
+        parts[name] = file_digest(path) if path.suffix == ".yaml" else ""
+    return parts
+
+
+def score_tasks(
+    before: ModelRef, after: ModelRef, config: LmEvalConfig, model: ModelConfig
+) -> tuple[dict[str, Measure], dict[str, Measure]]:
+    """Score both models on the same questions.
+
+    Returns:
+        The measures before and after: accuracy of every task, under `lm_eval/<task>`; and after
+        also lm_eval_drop, the largest mean drop of a task, in points.
+    Raises:
+        EvaluationError: A task is unknown, or has none of METRICS.
+    """
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager()
+    names = [name for name in config.tasks if not name.endswith(".yaml")]
+    if unknown := [name for name in names if not manager.match_tasks([name])]:
+        raise EvaluationError(f"evaluation.lm_eval.tasks: lm-eval has no {', '.join(unknown)}")
+    was, now = (_scores(ref, config, model, manager) for ref in (before, after))
+    # The questions are the same, so what counts is the interval of their differences.
+    drops = [
+        measures.mean([100 * (was[task][i] - score) for i, score in scores.items()])
+        for task, scores in now.items()
+    ]
+    worst = max(drops, key=lambda drop: drop.value or 0.0)
+    return _accuracies(was), {**_accuracies(now), "lm_eval_drop": worst}
+
+
+def _accuracies(scores: Scores) -> dict[str, Measure]:
+    return {f"lm_eval/{task}": measures.rate(map(bool, s.values())) for task, s in scores.items()}
+
+
+def _scores(ref: ModelRef, config: LmEvalConfig, model: ModelConfig, manager: Any) -> Scores:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    loaded, tokenizer = load_model(ref, model.device, model.dtype), load_tokenizer(ref)
+    found = simple_evaluate(
+        HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=ROWS),
+        tasks=list(config.tasks),
+        limit=config.limit,
+        task_manager=manager,
+        bootstrap_iters=0,
+    )
+    scores: Scores = {}
+    for task, samples in found["samples"].items():
+        for sample in samples:
+            metric = next((name for name in METRICS if name in sample), None)
+            if metric is None:
+                given = ", ".join(sample["metrics"])
+                raise EvaluationError(f"lm-eval task {task} gives {given}, none of {METRICS}")
+            # A task may read one answer in several ways; the first is its own.
+            scores.setdefault(task, {}).setdefault(sample["doc_id"], sample[metric])
+    return scores

@@ -1,0 +1,260 @@
+"""Preference data sets that already exist, turned into the same pairs.
+
+A row holds two answers, chosen and rejected. Their prompt is told as messages, as a text, as an
+Alpaca instruction, or not at all where both answers repeat the whole conversation.
+"""
+
+import re
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from dpo_pipeline.errors import DataError
+from dpo_pipeline.models.references import ModelRef, load_tokenizer
+from dpo_pipeline.pairs.rewriting import describe_pairs, explain_reasons
+from dpo_pipeline.pairs.settings import PairsConfig
+from dpo_pipeline.pairs.writing import (
+    FACTS,
+    Candidate,
+    Message,
+    Refused,
+    common,
+    difference,
+    excerpt,
+    write_pairs,
+)
+from dpo_pipeline.prompts.preparation import CONTROL, PEEK, ROLES, split_wordings
+from dpo_pipeline.prompts.settings import PromptsConfig
+from dpo_pipeline.prompts.sources import SourceRef, Unreadable, read_rows, read_split
+from dpo_pipeline.prompts.wordings import language, normalise
+from dpo_pipeline.store.keys import digest_of
+
+_PROMPTS = ("prompt", "question", "query", "messages", "conversations", "instruction")
+_EXPECTED = (
+    "chosen and rejected, and the prompt as prompt (text or messages), messages, conversations, "
+    "or instruction (and input), or inside chosen and rejected"
+)
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+
+
+def prepare_preferences(
+    source: SourceRef, config: PromptsConfig, pairs: PairsConfig, ref: ModelRef, out: Path
+) -> dict[str, Any]:
+    """Turn a preference data set into pairs.parquet and quarantine.parquet.
+
+    Args:
+        source: As resolved.
+        config: Columns, context, limit (rows), held-out share (of prompts).
+        pairs: Largest length (tokens).
+        ref: The model to train; its tokenizer counts the tokens.
+        out: Empty folder.
+    Returns:
+        Counts: rows, pairs, train, held_out, quarantine, reasons, flags, rules;
+        repeated_prompts (rows whose prompt came before) and left_out (rows beyond the limit).
+    Raises:
+        DataError: The columns are no preference data set's, or too few rows can be used.
+        StoreError: The disk is full or not writable.
+    """
+    splits, planned = _plan(source, config)
+    tokenizer = load_tokenizer(ref)
+    metadata = {**describe_pairs(ref, tokenizer, pairs), "source": source.digest}
+    candidates = (
+        _candidate(source, position, row, splits[position], config, not tokenizer.chat_template)
+        for position, row in read_rows(source, config.split)
+        if position in splits
+    )
+    counts = write_pairs(candidates, tokenizer, pairs.max_length, metadata, out)
+    if counts["quarantine"] > config.max_quarantine * counts["rows"] or not counts["pairs"]:
+        raise DataError(
+            f"{counts['pairs']} usable pairs of {counts['rows']} rows of {source.location}; at "
+            f"most {config.max_quarantine:.0%} may be left (prompts.max_quarantine). In "
+            f"quarantine: {explain_reasons(counts['reasons'])}"
+        )
+    return {**counts, **planned}
+
+
+def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dict[str, int]]:
+    """Choose the rows within the limit and their side of the split, by prompt.
+
+    Prompts of one wording stay on one side. Where rows name one, held out wins.
+    """
+    asked: dict[int, tuple[str, str, str | None]] = {}  # digest, wording, split of its own
+    rows = read_rows(source, config.split)
+    head = list(islice(rows, PEEK))
+    _require_columns([row for _, row in head if isinstance(row, dict)], source, config)
+    for position, row in chain(head, rows):
+        try:
+            prompt, _, _ = parse_row(row, config)
+        except Refused:
+            asked[position] = ("", "", None)
+            continue
+        wording = normalise("\n".join(m["content"] for m in prompt if m["role"] == "user"))
+        asked[position] = (digest_of(prompt), wording, read_split(_named(row, config).get("split")))
+    if not asked:
+        raise DataError(f"{source.location} holds no rows; name another source or split")
+
+    drawn = sorted(asked, key=lambda position: digest_of([config.seed, position]))
+    kept = sorted(drawn[: config.limit])
+    read = {position: asked[position] for position in kept if asked[position][0]}
+    wordings = [wording for _, wording, _ in read.values()]
+    sides = split_wordings(wordings, [own for _, _, own in read.values()], config)
+    splits = dict.fromkeys(kept, "train")
+    splits |= {position: side for position, (_, side) in zip(read, sides, strict=True)}
+    repeated = len(read) - len({prompt for prompt, _, _ in read.values()})
+    return splits, {"repeated_prompts": repeated, "left_out": len(asked) - len(kept)}
+
+
+def _require_columns(rows: list[dict[str, Any]], source: SourceRef, config: PromptsConfig) -> None:
+    named = {name for row in rows for name in _named(row, config)}
+    missing = [name for name in ("chosen", "rejected") if name not in named]
+    if rows and missing:
+        raise DataError(
+            f"{source.location} has no {' and no '.join(missing)}: found {sorted(named)}, expected "
+            f'{_EXPECTED}. Name yours in prompts.columns, e.g. {{"chosen": "better"}}'
+        )
+
+
+def _named(row: dict[str, Any], config: PromptsConfig) -> dict[str, Any]:
+    return {**row, **{want: row[have] for want, have in config.columns.items() if have in row}}
+
+
+def _candidate(
+    source: SourceRef, position: int, row: Any, split: str, config: PromptsConfig, plain: bool
+) -> Candidate:
+    facts: dict[str, Any] = dict.fromkeys(FACTS) | {
+        "id": digest_of([source.digest, position]),
+        "source_row": position,
+        "family": "other",
+        "split": split,
+    }
+    kept = row if isinstance(row, dict) else {"text": getattr(row, "text", row)}
+    try:
+        prompt, chosen, rejected = parse_row(row, config, plain)
+    except Refused as refused:
+        return Candidate(facts, kept, refused=refused)
+    turns = [m for m in prompt if m["role"] != "system"]
+    facts |= {
+        "prompt_id": digest_of(turns),
+        "language": language(turns[-1]["content"]),
+        "turns": sum(m["role"] == "user" for m in turns),
+        "system": next((m["content"] for m in prompt if m["role"] == "system"), None),
+    }
+    return Candidate(facts, kept, prompt, chosen, rejected, difference(rejected, chosen))
+
+
+def parse_row(
+    row: Any, config: PromptsConfig, plain: bool = False
+) -> tuple[list[Message], str, str]:
+    """Read prompt, chosen and rejected from a row of any supported shape.
+
+    Args:
+        row: What stands in the source.
+        config: Columns, and how much context to keep.
+        plain: The model has no chat template, so an Alpaca input gets its heading.
+    Returns:
+        Messages that end with the user's, chosen and rejected.
+    Raises:
+        Refused: The row holds no pair.
+    """
+    if isinstance(row, Unreadable):
+        raise Refused("bad_row", f"{row.reason}: {row.detail}")
+    if not isinstance(row, dict):
+        raise Refused("bad_row", f"expected columns, found {type(row).__name__}")
+    row = _named(row, config)
+    try:
+        read_split(row.get("split"))
+    except ValueError as error:
+        raise Refused("unknown_split", str(error)) from error
+    prompt = _told_prompt(row, plain)
+    chosen, rejected = (_side(row, name, told=bool(prompt)) for name in ("chosen", "rejected"))
+    if not prompt and len(chosen) == len(rejected) == 1:
+        prompt, *texts = _cut(chosen[0]["content"], rejected[0]["content"])
+        chosen, rejected = ([_message("assistant", text)] for text in texts)
+    elif not prompt or (len(chosen) > 1 and len(rejected) > 1):
+        shared = chosen[: min(common(chosen, rejected), len(chosen) - 1, len(rejected) - 1)]
+        if prompt and shared and shared[-1] != prompt[-1]:
+            raise Refused("prompt_mismatch", f"prompt and answers differ: {_end(shared)}")
+        prompt, chosen, rejected = shared, chosen[len(shared) :], rejected[len(shared) :]
+    if row.get("system") and prompt and prompt[0]["role"] != "system":
+        prompt = [_message("system", row["system"]), *prompt]
+    if not prompt or prompt[-1]["role"] != "user":
+        raise Refused(
+            "prompt_mismatch", f"no message of the user before the answer: {_end(prompt)}"
+        )
+    if not prompt[-1]["content"].strip():
+        raise Refused("empty_prompt", "the last turn of the user is blank")
+    for side in (chosen, rejected):
+        if [message["role"] for message in side] != ["assistant"]:
+            raise Refused("prompt_mismatch", f"more than an answer is left: {_end(side)}")
+    if config.context == "last":
+        prompt = [*(m for m in prompt[:1] if m["role"] == "system"), prompt[-1]]
+    return prompt, chosen[0]["content"], rejected[0]["content"]
+
+
+def _told_prompt(row: dict[str, Any], plain: bool) -> list[Message]:
+    """Read the prompt from its own columns; empty where there are none: the answers hold it."""
+    told = [name for name in _PROMPTS if name in row]
+    if not told:
+        return []
+    name = next((name for name in told if row[name] not in (None, "", [])), None)
+    if name is None:
+        raise Refused("empty_prompt", f"{told[0]} is {row[told[0]]!r}")
+    if not isinstance(row[name], str) and name != "instruction":
+        return _messages(row[name], name)
+    prompt = _message("user", row[name])
+    if name == "instruction" and row.get("input"):
+        heading = "### Input:\n" if plain else ""
+        added = _message("user", row["input"])["content"]
+        prompt["content"] += f"\n\n{heading}{added}"
+    return [prompt]
+
+
+def _side(row: dict[str, Any], name: str, told: bool) -> list[Message]:
+    """Read an answer: one message, or the whole conversation."""
+    value = row.get(name)
+    if value is None:
+        raise Refused("empty_completion", f"no {name}")
+    if not isinstance(value, str):
+        return _messages([value] if isinstance(value, dict) else value, name)
+    turns = _SPEAKER.split(value)
+    if told or len(turns) < 3 or turns[0].strip():
+        return [_message("assistant", value)]
+    spoken = zip(turns[1::2], turns[2::2], strict=True)
+    return [_message("user" if who == "Human" else "assistant", text) for who, text in spoken]
+
+
+def _cut(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
+    """Take the words that two texts begin with as their prompt, as TRL does."""
+    if chosen == rejected:
+        raise Refused("identical", excerpt(chosen))
+    start = difference(rejected, chosen)[0][0]
+    start = max((m.start() for m in re.finditer(r"\s", chosen[:start])), default=0)
+    prompt = [_message("user", chosen[:start])] if start else []
+    return prompt, chosen[start:].lstrip(), rejected[start:].lstrip()
+
+
+def _messages(value: Any, name: str) -> list[Message]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise Refused("bad_row", f"{name}: expected text or messages, found {excerpt(str(value))}")
+    return [
+        _message(item.get("role", item.get("from")), item.get("content", item.get("value")))
+        for item in value
+    ]
+
+
+def _message(role: Any, content: Any) -> Message:
+    if str(role).lower() not in ROLES:
+        raise Refused("bad_row", f"unknown role {role!r}; expected one of {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        raise Refused("bad_row", f"expected text, found {type(content).__name__}")
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        raise Refused("bad_row", f"invalid text: {error}") from error
+    if found := CONTROL.search(content):
+        raise Refused("control_token", found.group())
+    return {"role": ROLES[role.lower()], "content": content}
+
+
+def _end(messages: list[Message]) -> str:
+    return excerpt(messages[-1]["content"]) if messages else "nothing"

@@ -1,0 +1,323 @@
+"""What a pair is: its columns, the checks it passes, its tokens, and how it is written.
+
+A row on trial is a `Candidate`; what fails a check goes to the quarantine with a reason code,
+the rest is measured in tokens the way training will see it. Rows in equal pairs plus
+quarantine; `write_pairs` holds that.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_pipeline.errors import DataError
+from dpo_pipeline.models.references import render_pair
+from dpo_pipeline.store.keys import digest_of
+from dpo_pipeline.store.tables import ROW_GROUP, Table, escaped, messages_type
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Message = dict[str, str]
+Span = tuple[int, int, int, int]
+
+METADATA_KEY = b"dpo_pipeline"
+
+# Reason code of the quarantine -> what it means.
+REASONS = {
+    "no_name": "the original name never occurs, so the pair would teach nothing",
+    "already_new": "the answer already gives the new name",
+    "asks_new": "the prompt itself gives the new name, which the model then denies",
+    "mixed_name": "the rewritten answer still gives the original name, in a longer one",
+    "third_party": "the prompt or the answer tells of the name as of somebody else",
+    "generation_failed": "the model did not answer",
+    "refused": "the server refuses to answer",
+    "truncated": "the answer was cut off at generation.max_new_tokens",
+    "empty_prompt": "the question is missing or blank",
+    "empty_completion": "an answer is missing or blank",
+    "identical": "chosen and rejected are the same",
+    "duplicate": "the same pair came before",
+    "doubled": "the rewritten answer gives a part of the new name twice",
+    "too_long": "prompt and answer exceed pairs.max_length, or the prompt what the model reads",
+    "difference_cut": "chosen and rejected differ only beyond pairs.max_length",
+    "prompt_mismatch": "chosen and rejected do not answer one prompt that ends with the user",
+    "control_token": "the text holds a control token of the model",
+    "template_error": "the chat template refuses the messages",
+    "bad_row": "the row cannot be read",
+    "unknown_split": "the row names a split that is neither train nor held out",
+}
+
+# Flag of a pair -> what it means.
+FLAGS = {
+    "written": "chosen is a written answer: the model did not say its name",
+    "given": "chosen is the answer that the source gave",
+    "name_in_context": "an earlier message of the prompt gives the original name",
+    "boundary": "the end of the prompt merges with the start of the answer into one token",
+}
+
+# Column of a pair -> what it means.
+COLUMNS = {
+    "prompt": "messages, the system message first if one was sent, the last one from the user",
+    "chosen": "the completion to prefer: one message",
+    "rejected": "the completion to avoid: one message",
+    "id": "digest of the row",
+    "prompt_id": "digest of the prompt without its system message",
+    "source_row": "row of the source, from 0",
+    "family": "kind of question",
+    "language": "language of the prompt",
+    "turns": "messages from the user in the prompt",
+    "split": "train or held_out",
+    "system": "the system message that was sent; null: none, the chat template's default applies",
+    "spans": "edits: start and end in rejected, then in chosen (characters)",
+    "prompt_tokens": "length of the rendered prompt (tokens)",
+    "chosen_tokens": "length of chosen with its end (tokens)",
+    "rejected_tokens": "length of rejected with its end (tokens)",
+    "flags": "remarks",
+}
+# The columns that a pair takes from its row as they are.
+FACTS = ("id", "prompt_id", "source_row", "family", "language", "turns", "split", "system")
+
+
+class Refused(Exception):
+    """A row that does not become a pair: reason code and detail."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pair on trial, or a row already refused.
+
+    Attributes:
+        facts: The columns FACTS.
+        row: The row it came from, JSON-able, for the quarantine.
+        prompt: Messages, the last one from the user.
+        chosen: Text of the chosen completion.
+        rejected: Text of the rejected completion.
+        spans: Where they differ (characters): start and end in rejected, then in chosen.
+        flags: Keys of FLAGS.
+        rules: Edits per rule.
+        refused: Why it cannot become a pair, if so.
+    """
+
+    facts: dict[str, Any]
+    row: dict[str, Any]
+    prompt: list[Message] = field(default_factory=list)
+    chosen: str = ""
+    rejected: str = ""
+    spans: Sequence[Span] = ()
+    flags: tuple[str, ...] = ()
+    rules: dict[str, int] = field(default_factory=dict)
+    refused: Refused | None = None
+
+
+def write_pairs(
+    candidates: Iterable[Candidate],
+    tokenizer: Any,
+    max_length: int,
+    metadata: dict[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Check and measure candidates; write pairs.parquet and quarantine.parquet.
+
+    Streams: at most ROW_GROUP rows are held, and a digest of every pair.
+
+    Returns:
+        Counts: rows, pairs, train, held_out, quarantine, reasons, flags, rules (edits).
+    Raises:
+        DataError: Rows in differ from pairs plus quarantine.
+        StoreError: The disk is full or not writable.
+    """
+    splits, reasons, flags, rules = (Counter[str]() for _ in range(4))
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    control = sorted({*tokenizer.all_special_tokens, *added} - {""})
+    rows, seen, iterator = 0, set[int](), iter(candidates)
+    with (
+        Table(out / "pairs.parquet", pairs_schema(metadata)) as pairs,
+        Table(out / "quarantine.parquet", quarantine_schema(metadata)) as quarantine,
+    ):
+        while batch := list(islice(iterator, ROW_GROUP)):
+            rows += len(batch)
+            verdicts = [_verdict(candidate, control, seen) for candidate in batch]
+            passed = [c for c, v in zip(batch, verdicts, strict=True) if v is None]
+            measured = _measure(passed, tokenizer, max_length)
+            for candidate, verdict in zip(batch, verdicts, strict=True):
+                result = verdict or next(measured)
+                if isinstance(result, Refused):
+                    reasons[result.reason] += 1
+                    quarantine.add(_quarantine_row(candidate, result))
+                else:
+                    splits[result["split"]] += 1
+                    flags.update(result["flags"])
+                    rules.update(candidate.rules)
+                    pairs.add(result)
+    if rows != pairs.rows + quarantine.rows:
+        raise DataError(f"{rows} rows in, {pairs.rows} pairs and {quarantine.rows} in quarantine")
+    return {
+        "rows": rows,
+        "pairs": pairs.rows,
+        "train": splits["train"],
+        "held_out": splits["held_out"],
+        "quarantine": quarantine.rows,
+        "reasons": dict(reasons.most_common()),
+        "flags": dict(flags.most_common()),
+        "rules": dict(rules.most_common()),
+    }
+
+
+def _verdict(candidate: Candidate, control: list[str], seen: set[int]) -> Refused | None:
+    if candidate.refused:
+        return candidate.refused
+    chosen, rejected = candidate.chosen, candidate.rejected
+    for name, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            return Refused("empty_completion", name)
+    for text in (chosen, rejected, *(m["content"] for m in candidate.prompt)):
+        if found := next((token for token in control if token in text), None):
+            return Refused("control_token", found)
+    if chosen == rejected:
+        return Refused("identical", excerpt(chosen))
+    check_edit(candidate)
+    key = int(digest_of([candidate.prompt, chosen, rejected])[:16], 16)
+    if key in seen:
+        return Refused("duplicate")
+    seen.add(key)
+    return None
+
+
+def check_edit(candidate: Candidate) -> None:
+    """Hold that chosen and rejected differ only in the spans.
+
+    Raises:
+        DataError: They do not: a fault of the rewriting, not of the data.
+    """
+    rejected, chosen = candidate.rejected, candidate.chosen
+    at = new_at = 0
+    for start, end, new_start, new_end in (*candidate.spans, (len(rejected), 0, len(chosen), 0)):
+        if start < at or new_start < new_at or rejected[at:start] != chosen[new_at:new_start]:
+            raise DataError(
+                f"row {candidate.facts['id']}: the rewritten answer differs from the model's "
+                f"outside the edit, after character {at}; report this with the identity settings"
+            )
+        at, new_at = end, new_end
+
+
+def difference(rejected: str, chosen: str) -> tuple[Span, ...]:
+    """Return the one span between the common start and the common end of two texts."""
+    if rejected == chosen:
+        return ()
+    start = common(rejected, chosen)
+    end = common(rejected[start:][::-1], chosen[start:][::-1])
+    return ((start, len(rejected) - end, start, len(chosen) - end),)
+
+
+def _measure(
+    candidates: list[Candidate], tokenizer: Any, max_length: int
+) -> Iterator[dict[str, Any] | Refused]:
+    """Yield each candidate's row with its token counts, or why it does not fit."""
+    rendered = [_render(candidate, tokenizer) for candidate in candidates]
+    texts = [text for item in rendered if isinstance(item, list) for text in item]
+    plain = not tokenizer.chat_template
+    # Not verbose: what is too long goes to the quarantine.
+    tokens = tokenizer(texts, add_special_tokens=plain, verbose=False) if texts else {}
+    ids = iter(tokens.get("input_ids", []))
+    for candidate, item in zip(candidates, rendered, strict=True):
+        if isinstance(item, Refused):
+            yield item
+            continue
+        prompt, chosen, rejected = next(ids), next(ids), next(ids)
+        if chosen == rejected:
+            yield Refused("identical", f"as tokens: {excerpt(candidate.chosen)}")
+            continue
+        # TRL starts the completion where prompt and prompt + completion diverge.
+        start = min(common(prompt, chosen), common(prompt, rejected))
+        longest, parts_at = max(len(chosen), len(rejected)), common(chosen, rejected)
+        if longest > max_length:
+            reason = "difference_cut" if parts_at >= max_length else "too_long"
+            detail = f"{longest} tokens, the limit is {max_length}; they differ from {parts_at} on"
+            yield Refused(reason, detail)
+            continue
+        boundary = ["boundary"] if start < len(prompt) else []
+        yield {
+            **{name: candidate.facts[name] for name in FACTS},
+            "prompt": candidate.prompt,
+            "chosen": _said(candidate.chosen),
+            "rejected": _said(candidate.rejected),
+            "spans": [dict(zip(_ENDS, span, strict=True)) for span in candidate.spans],
+            "prompt_tokens": start,
+            "chosen_tokens": len(chosen) - start,
+            "rejected_tokens": len(rejected) - start,
+            "flags": [*candidate.flags, *boundary],
+        }
+
+
+def _render(candidate: Candidate, tokenizer: Any) -> list[str] | Refused:
+    from jinja2.exceptions import TemplateError
+
+    completions = (_said(candidate.chosen), _said(candidate.rejected))
+    try:
+        return render_pair(tokenizer, candidate.prompt, completions)
+    except TemplateError as error:
+        return Refused("template_error", str(error))
+
+
+def _said(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
+
+
+def common(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Return the length of what two sequences start with in common."""
+    shorter = min(len(left), len(right))
+    return next((i for i in range(shorter) if left[i] != right[i]), shorter)
+
+
+def _quarantine_row(candidate: Candidate, refused: Refused) -> dict[str, Any]:
+    return {
+        "id": candidate.facts["id"],
+        "source_row": candidate.facts["source_row"],
+        "reason": refused.reason,
+        "detail": escaped(refused.detail),
+        "row": escaped(json.dumps(candidate.row, ensure_ascii=False, default=str)),
+    }
+
+
+def excerpt(text: str, length: int = 120) -> str:
+    """Shorten a text to one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+_ENDS = ("start", "end", "new_start", "new_end")
+
+
+def pairs_schema(metadata: dict[str, Any]) -> "pa.Schema":
+    """Return the schema of pairs, with metadata under METADATA_KEY."""
+    import pyarrow as pa
+
+    types = {
+        **dict.fromkeys(("prompt", "chosen", "rejected"), messages_type()),
+        "source_row": pa.int64(),
+        "spans": pa.list_(pa.struct([(end, pa.int32()) for end in _ENDS])),
+        **dict.fromkeys(("turns", "prompt_tokens", "chosen_tokens", "rejected_tokens"), pa.int32()),
+        "flags": pa.list_(pa.string()),
+    }
+    fields = [(name, types.get(name, pa.string())) for name in COLUMNS]
+    return pa.schema(fields, metadata=_encoded(metadata))
+
+
+def quarantine_schema(metadata: dict[str, Any]) -> "pa.Schema":
+    """Return the schema of rows that did not become pairs."""
+    import pyarrow as pa
+
+    texts = [(name, pa.string()) for name in ("reason", "detail", "row")]
+    fields = [("id", pa.string()), ("source_row", pa.int64()), *texts]
+    return pa.schema(fields, metadata=_encoded(metadata))
+
+
+def _encoded(metadata: dict[str, Any]) -> dict[bytes, bytes]:
+    return {METADATA_KEY: json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()}

@@ -1,0 +1,101 @@
+"""The ledger of answers: append-only, checked line by line, safe for many writers at once.
+
+A context is all that an answer depends on but its request: weights, template, decoding,
+precision. Each has a folder of segments, one per writer, and a line is a record with its own
+digest. A writer syncs what it appends, so a kill loses what was in flight; a torn or damaged
+line is dropped and its answer made again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dpo_pipeline.errors import StoreError
+from dpo_pipeline.store.keys import canonical, digest_of
+
+logger = logging.getLogger("dpo_pipeline.ledger")
+
+
+class Ledger:
+    """The records of one context under `root`, and this writer's own segment."""
+
+    def __init__(self, root: Path, context: Mapping[str, Any]) -> None:
+        self.context = dict(context)
+        self.folder = root / digest_of(self.context)[:32]
+        self._segment: BinaryIO | None = None
+
+    def close(self) -> None:
+        """Close this writer's segment, if it has one; all that was appended is on disk."""
+        if self._segment:
+            with suppress(OSError):
+                self._segment.close()
+
+    def read(self, wanted: Container[str]) -> dict[str, Any]:
+        """Return the records of the wanted keys; of two with one key, either (they are equal)."""
+        found: dict[str, Any] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            damaged = 0
+            for record in _records(path, wanted):
+                if record is None:
+                    damaged += 1
+                else:
+                    found.setdefault(record["key"], record["value"])
+            if damaged:
+                logger.warning("%s: %d damaged lines dropped, made again", path.name, damaged)
+        return found
+
+    def append(self, records: Mapping[str, Any]) -> None:
+        """Write records to this writer's own segment and sync it.
+
+        Raises:
+            StoreError: The disk is full or not writable; what was appended before is safe.
+        """
+        if not records:
+            return
+        bodies = [canonical({"key": key, "value": value}) for key, value in records.items()]
+        try:
+            self._segment = self._segment or self._open()
+            self._segment.write(b"".join(_check(body) + b" " + body + b"\n" for body in bodies))
+            self._segment.flush()
+            os.fsync(self._segment.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"cannot write answers under {self.folder}: {error.strerror}; free some space or "
+                "set another store"
+            ) from error
+
+    def _open(self) -> BinaryIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # For people: what the folder's name is the digest of.
+        text = json.dumps(self.context, indent=1, ensure_ascii=False)
+        (self.folder / "context.json").write_text(text, encoding="utf-8")
+        segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return segment
+
+
+def _records(path: Path, wanted: Container[str]) -> Iterator[Any]:
+    """Yield each wanted record of a segment, None for a line that is not whole."""
+    with path.open("rb") as handle:
+        for line in handle:
+            digest, _, body = line.rstrip(b"\n").partition(b" ")
+            start, _, rest = body.partition(b'"key":"')
+            # Every shard reads every segment: what it does not want is not worth a parse.
+            if start == b"{" and rest.partition(b'"')[0].decode(errors="replace") not in wanted:
+                continue
+            whole = line.endswith(b"\n") and digest == _check(body)
+            yield json.loads(body) if whole else None
+
+
+def _check(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest()[:16].encode()

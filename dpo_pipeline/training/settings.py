@@ -1,0 +1,149 @@
+"""Settings of training, and of the values that a sweep tries."""
+
+from itertools import product
+from typing import Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    model_validator,
+)
+
+from dpo_pipeline.store.settings import NO_EFFECT, Section, Share
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (PEFT) instead of full fine-tuning."""
+
+    rank: int = Field(16, ge=1, description="Rank of the adapters.")
+    alpha: int = Field(32, ge=1, description="Scale numerator: updates are scaled by alpha / rank.")
+    merge: bool = Field(True, description="Merge into the weights at the end, or keep an adapter.")
+    quantize: bool = Field(False, description="QLoRA: 4-bit base weights (bitsandbytes, CUDA).")
+
+    @model_validator(mode="after")
+    def _quantized_weights_do_not_merge(self) -> "LoraConfig":
+        if self.quantize and self.merge:
+            raise ValueError("quantize keeps an adapter beside its base: set merge to false")
+        return self
+
+
+class StopConfig(Section):
+    """Stop training as soon as held-out prompts show that the identity has changed."""
+
+    identity_rate: Share = Field(
+        1.0, description="Stop when this share of the answers gives the new name."
+    )
+    max_kl: float = Field(
+        0.1,
+        gt=0,
+        description="Stop when general answers have moved this far from the reference's (KL, nats "
+        "per token).",
+    )
+    every: int = Field(10, ge=1, description="Optimizer steps between two looks.")
+    prompts: int = Field(
+        32, ge=1, description="Held-out prompts set aside for this; the scorecard omits them."
+    )
+
+
+class TrainConfig(Section):
+    """DPO (Rafailov et al. 2023), run by TRL."""
+
+    engine: Literal["auto", "shared-prefix", "trl"] = Field(
+        "auto", description="auto: shared-prefix where its self-check holds, else trl."
+    )
+    beta: float = Field(0.2, gt=0, description="Weight on staying near the reference (no unit).")
+    learning_rate: float = Field(
+        5e-5, gt=0, description="Peak learning rate of AdamW (the starter: 2e-4)."
+    )
+    batch_size: int = Field(8, ge=1, description="Pairs an optimizer step.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
+    loss_type: Literal[
+        "sigmoid",
+        "sigmoid_norm",
+        "hinge",
+        "ipo",
+        "robust",
+        "nca_pair",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+    ] = Field("sigmoid", description="Loss, by TRL's name; sigmoid is DPO's own.")
+    sft_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of an SFT term on the chosen answer; keeps the sentence whole (the "
+        "starter: 1). Averaged over the tokens that go through the model at once.",
+    )
+    max_length: int = Field(1024, ge=8, description="Longest prompt + response (tokens).")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    warmup: Share = Field(0.1, description="Share of the steps that warm the rate up.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Autocast on fp32 master weights; auto: bf16 where the hardware computes it "
+        "well, which is a GPU, or a CPU that has it and a model wide enough to gain; else fp32.",
+    )
+    row_tokens: int = Field(
+        4096,
+        ge=1,
+        description="Most tokens that go through the model at once; a batch is split to fit, and "
+        "halved again when memory runs out.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations: slower, for when memory asks for it."
+    )
+    lora: LoraConfig | None = Field(
+        None,
+        description="Adapters instead of full fine-tuning; null: none. Any setting switches "
+        "them on.",
+    )
+    stop: StopConfig | None = Field(
+        None,
+        description="Stop at an identity rate or KL budget; null: all epochs. Any setting of it "
+        "switches it on.",
+    )
+    processes: int = Field(1, ge=1, description="Data-parallel processes, one a GPU.")
+    save_steps: int = Field(
+        50,
+        ge=1,
+        description="Steps between checkpoints to resume from.",
+        json_schema_extra=NO_EFFECT,
+    )
+    report_to: tuple[str, ...] = Field(
+        (),
+        description="Trackers that are installed: tensorboard (its logs lie beside the policy), "
+        "trackio, wandb (JSON list). They follow a training that runs: a cached one logs nothing.",
+        json_schema_extra=NO_EFFECT,
+    )
+    seed: int = Field(0, ge=0, description="Seed of data order and of new adapters.")
+
+    @model_validator(mode="after")
+    def _processes_share_a_batch(self) -> "TrainConfig":
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split over {self.processes} processes: "
+                "make it a multiple"
+            )
+        return self
+
+
+class GridConfig(Section):
+    """Values to try of training settings, each with each; an empty list keeps train's own."""
+
+    beta: tuple[PositiveFloat, ...] = Field((0.1, 0.2, 0.5), description="Values of train.beta.")
+    learning_rate: tuple[PositiveFloat, ...] = Field(
+        (1e-4, 2e-4, 5e-4), description="Values of train.learning_rate."
+    )
+    sft_weight: tuple[NonNegativeFloat, ...] = Field((), description="Values of train.sft_weight.")
+    epochs: tuple[PositiveFloat, ...] = Field((), description="Values of train.epochs.")
+    seed: tuple[NonNegativeInt, ...] = Field((), description="Values of train.seed.")
+
+    def settings(self) -> list[dict[str, float]]:
+        """List every combination: setting -> value, of the settings that have values."""
+        tried = {name: values for name, values in self if values}
+        return [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]

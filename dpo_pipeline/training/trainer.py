@@ -1,0 +1,225 @@
+"""Put model, tokens and settings together into the trainer that fits them."""
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dpo_pipeline.errors import TrainingError
+from dpo_pipeline.models.references import (
+    ModelRef,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    pick_precision,
+)
+from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
+from dpo_pipeline.training.run import OutOfMemoryError
+from dpo_pipeline.training.settings import TrainConfig
+from dpo_pipeline.training.shared_prefixes import NotExactError, SharedPrefixDPOTrainer
+from dpo_pipeline.training.tokens import MicroBatch, micro_batch
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+    from trl.trainer.dpo_config import DPOConfig
+
+log = logging.getLogger("dpo_pipeline.training")
+
+PRECISIONS: dict[str, Any] = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16"}
+
+
+class PackedDPOTrainer(SharedPrefixDPOTrainer, CachedReferenceDPOTrainer):
+    """Shared prefixes, for the reference as well, and its log-probabilities looked up first."""
+
+
+def build_trainer(
+    ref: ModelRef,
+    tokens: "Dataset",
+    config: TrainConfig,
+    *,
+    device: str,
+    checkpoints: Path,
+    references: Path,
+) -> CachedReferenceDPOTrainer:
+    """Build the trainer; the plain one where shared prefixes are not exact.
+
+    Args:
+        ref: Where the policy starts, and the reference.
+        tokens: The pairs, as `tokenize_pairs` returns them.
+        config: How to train.
+        device: "auto", "cpu" or "cuda".
+        checkpoints: Folder of checkpoints and tracker logs.
+        references: Folder of reference log-probs.
+
+    Raises:
+        TrainingError: A setting does not fit the model, the machine or another setting.
+    """
+    on_gpu = pick_device(device).type == "cuda"
+    folders = checkpoints, references
+    if not on_gpu:
+        use_fast_exact_matmul()
+    if config.engine != "trl":
+        try:
+            return _assemble(PackedDPOTrainer, ref, tokens, config, *folders, on_gpu=on_gpu)
+        except NotExactError as error:
+            if config.engine == "shared-prefix":
+                raise TrainingError(
+                    f"train.engine = shared-prefix does not fit {ref.name}: {error}. Use auto."
+                ) from error
+            log.warning("Shared prefixes are not exact for %s: %s. Using TRL.", ref.name, error)
+    return _assemble(CachedReferenceDPOTrainer, ref, tokens, config, *folders, on_gpu=on_gpu)
+
+
+def _assemble(
+    kind: type[CachedReferenceDPOTrainer],
+    ref: ModelRef,
+    tokens: "Dataset",
+    config: TrainConfig,
+    checkpoints: Path,
+    references: Path,
+    *,
+    on_gpu: bool,
+) -> CachedReferenceDPOTrainer:
+    at_once = plan(kind, tokens, config)
+    # First, as they choose the GPU of this process.
+    arguments = trainer_arguments(ref, config, checkpoints, at_once.pairs, on_gpu=on_gpu)
+    with memory_for(at_once):
+        return kind(
+            model=_load_policy(ref, config, on_gpu=on_gpu),
+            args=arguments,
+            train_dataset=tokens,
+            processing_class=load_tokenizer(ref),
+            peft_config=_adapters(config),
+            folder=references,
+            digest=ref.weights_digest,
+        )
+
+
+def plan(kind: type, tokens: "Dataset", config: TrainConfig) -> MicroBatch:
+    """Choose what goes through the model at once with a trainer of this kind."""
+    share = config.batch_size // config.processes
+    packed = issubclass(kind, SharedPrefixDPOTrainer)
+    return micro_batch(tokens, share, config.row_tokens, config.max_length, packed=packed)
+
+
+@contextmanager
+def memory_for(at_once: MicroBatch) -> Iterator[None]:
+    """Turn running out of memory into an error that knows how to go on.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemoryError(at_once.pairs, at_once.tokens) from error
+
+
+def _load_policy(ref: ModelRef, config: TrainConfig, *, on_gpu: bool) -> "PreTrainedModel":
+    if config.lora is None or not config.lora.quantize:
+        # Master weights stay float32: a bfloat16 weight swallows most of a 5e-5 step.
+        model = load_model(ref, "cuda" if on_gpu else "cpu", "float32")
+        model.config.use_cache = False
+        return model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    if not on_gpu or importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainingError(
+            "train.lora.quantize needs a CUDA GPU and bitsandbytes (pip install bitsandbytes)."
+        )
+    quantize: Any = BitsAndBytesConfig
+    quantization = quantize(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        ref.path, quantization_config=quantization, use_safetensors=True, local_files_only=True
+    )
+
+
+def _adapters(config: TrainConfig) -> Any:
+    if config.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def trainer_arguments(
+    ref: ModelRef, config: TrainConfig, checkpoints: Path, at_once: int, *, on_gpu: bool
+) -> "DPOConfig":
+    """Translate our settings into TRL's.
+
+    Args:
+        ref: The model, whose width counts for the precision.
+        config: Our settings.
+        checkpoints: Folder of checkpoints and tracker logs.
+        at_once: Pairs that go through the model at once, in each process.
+        on_gpu: Whether to train on the GPU.
+
+    Raises:
+        TrainingError: A tracker is not installed.
+    """
+    from trl.trainer.dpo_config import DPOConfig
+
+    for tracker in config.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise TrainingError(f"train.report_to names {tracker}: pip install {tracker}.")
+    device = "cuda" if on_gpu else "cpu"
+    losses = {config.loss_type: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
+    return DPOConfig(
+        output_dir=str(checkpoints),
+        use_cpu=not on_gpu,
+        bf16=pick_precision(ref, device, PRECISIONS[config.precision]) == "bfloat16",
+        beta=config.beta,
+        loss_type=list(losses),
+        loss_weights=list(losses.values()),
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup,
+        max_grad_norm=config.max_grad_norm,
+        num_train_epochs=config.epochs,
+        max_length=config.max_length,
+        per_device_train_batch_size=at_once,
+        per_device_eval_batch_size=at_once,
+        gradient_accumulation_steps=config.batch_size // config.processes // at_once,
+        activation_checkpointing=config.gradient_checkpointing,
+        # Never TRL's own reference: it would load again from a path that may have moved.
+        precompute_ref_log_probs=True,
+        pad_to_multiple_of=None,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to) or "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+    )
+
+
+def use_fast_exact_matmul() -> None:
+    """Let oneDNN multiply float32 where it does so exactly: twice as fast as MKL on some CPUs.
+
+    Asking for bfloat16 selects its kernels; on CPUs without such instructions for matrices
+    they compute in float32 all the same, on others they round.
+    """
+    kernels: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = kernels.fp32_precision
+    kernels.fp32_precision = "bf16"
+    numbers = torch.rand(256, 256) + 2.0**-20
+    if not torch.equal(numbers @ torch.eye(256), numbers):
+        kernels.fp32_precision = before
