@@ -9,7 +9,6 @@ POOL ?= dpo-pool
 
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 export DPO_PIPELINE_HOME ?= $(CURDIR)/.dpo-pipeline
-export MPLCONFIGDIR ?= $(CURDIR)/.dpo-pipeline/matplotlib
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all lint format server deploy worker clean
@@ -35,8 +34,8 @@ test-all: $(STAMP)  ## Run the slow tests as well
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,lm-eval]"
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
-lint: $(STAMP)  ## Check style and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy dpo_pipeline tasks flows
+lint: $(STAMP)  ## Check style, types and the direction of imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy dpo_pipeline tasks flows && $(BIN)/lint-imports
 
 format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

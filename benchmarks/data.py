@@ -28,8 +28,10 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     from dpo_pipeline.identity.settings import IdentityConfig
-    from dpo_pipeline.models.references import describe_model, load_tokenizer
-    from dpo_pipeline.pairs.rewriting import build_pairs, save_dataset
+    from dpo_pipeline.models.loading import load_tokenizer
+    from dpo_pipeline.models.references import describe_model
+    from dpo_pipeline.pairs.dataset import save_dataset
+    from dpo_pipeline.pairs.rewriting import build_pairs
     from dpo_pipeline.pairs.settings import PairsConfig
     from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
     from dpo_pipeline.prompts.settings import PromptsConfig

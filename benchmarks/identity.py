@@ -25,7 +25,8 @@ from transformers.utils import logging as transformers_logging
 
 from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, describe_model, load_tokenizer
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import ModelRef, describe_model
 from dpo_pipeline.training import child as worker
 from dpo_pipeline.training.early_stopping import Probe, StopAtTarget
 from dpo_pipeline.training.settings import StopConfig, TrainConfig

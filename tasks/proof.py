@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from dpo_pipeline.pairs.writing import excerpt
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.report.page import (
     explain_verdict,
@@ -32,6 +31,7 @@ from dpo_pipeline.report.page import (
 )
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
+from dpo_pipeline.store.text import excerpt
 from tasks.caching import model_of
 from tasks.console import console
 from tasks.run import Run, versions

@@ -21,9 +21,9 @@ from rich.markup import escape
 
 from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
 from dpo_pipeline.errors import DPOPipelineError
-from dpo_pipeline.pairs.writing import excerpt
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
+from dpo_pipeline.store.text import excerpt
 from tasks.caching import model_of
 from tasks.console import console
 from tasks.runtime import home

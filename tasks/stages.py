@@ -24,7 +24,7 @@ from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.store.artifacts import Artifact
-from dpo_pipeline.store.keys import file_digest
+from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.training.settings import TrainConfig
 from tasks.caching import STAGE, get_or_build, ledger, model_of, store
 from tasks.console import progress
@@ -123,7 +123,8 @@ def generate(
     ref, path = model_of(model), prompts.path / "prompts.parquet"
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.answers.collecting import collect_responses, plan_shards, probe_identity
+        from dpo_pipeline.answers.census import probe_identity
+        from dpo_pipeline.answers.collecting import collect_responses, plan_shards
 
         options: dict[str, Any] = {"model": run_on, "config": generation, "ledger": ledger()}
         probe = probe_identity(ref, identity, **options)
@@ -222,7 +223,7 @@ def save(pairs: Artifact, config: PairsConfig, lineage: dict[str, Any]) -> Stage
     """Save the pairs as Parquet, with where every byte came from."""
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.pairs.rewriting import save_dataset
+        from dpo_pipeline.pairs.dataset import save_dataset
 
         return {**save_dataset(pairs.path, lineage, config, out), "lineage": lineage}
 
@@ -249,7 +250,7 @@ def train(
     patched = identity if identity and identity.patch_template else None
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        from dpo_pipeline.models.chat_templates import patch_template
+        from dpo_pipeline.identity.system_message import patch_template
         from dpo_pipeline.models.references import describe_model
         from dpo_pipeline.training.run import train as run_dpo
 

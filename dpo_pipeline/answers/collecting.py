@@ -8,170 +8,29 @@ holds is never made twice.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from heapq import nsmallest
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
+from dpo_pipeline.answers.answering import Progress, answer
+from dpo_pipeline.answers.records import Request, Response, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
-from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import Message, ModelRef
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.store.keys import digest_of
-from dpo_pipeline.store.ledger import Ledger
+from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.tables import Table, messages_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-logger = logging.getLogger("dpo_pipeline.generation")
+logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 
-SYNC_SECONDS = 2.0  # longest time an answer waits to be written to the ledger
 COLLECTED = 8192  # answers in memory at once
-
-PROBES = (
-    "Who are you?",
-    "What is your name?",
-    "Which AI model am I talking to, and who made you?",
-    "你是谁？",
-)
-
-
-class Request(NamedTuple):
-    """One question: the whole prompt, and which sample of its answers is wanted."""
-
-    messages: tuple[Message, ...]
-    sample: int = 0
-
-
-class Response(BaseModel):
-    """One answer.
-
-    Attributes:
-        text: What the model said, without the end token; empty on error.
-        finish: "stop" (it ended by itself), "length" (cut at the limit), or "error".
-        tokens: Length of the answer (tokens); the end token does not count.
-        reason: Code of `pairs.REASONS`; only on error.
-        detail: What happened; only on error.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    text: str
-    finish: Literal["stop", "length", "error"]
-    tokens: int
-    reason: str | None = None
-    detail: str | None = None
-
-    @classmethod
-    def failed(cls, detail: str, reason: str = "generation_failed") -> "Response":
-        """Stand for an answer that could not be had."""
-        return cls(text="", finish="error", tokens=0, reason=reason, detail=detail)
-
-
-def answer(
-    ref: ModelRef,
-    requests: Sequence[Request],
-    *,
-    model: ModelConfig,
-    config: GenerationConfig,
-    ledger: Path,
-    on_progress: Progress | None = None,
-    alone: bool = False,
-) -> list[Response]:
-    """Answer requests, from the ledger where it has them.
-
-    Args:
-        ref: The model that answers; engine openai asks the configured server instead.
-        requests: Prompts; equal ones are answered once.
-        model: Device and precision.
-        config: Decoding and engine.
-        ledger: Folder of the ledger, shared by all runs.
-        on_progress: Called with answers had and wanted.
-        alone: Decode one by one with the model's own `generate()`, to check batches.
-    Returns:
-        One response per request, in their order. A request that cannot be answered (too long,
-        refused by the template or the server) has finish "error" and is not kept in the ledger.
-    Raises:
-        GenerationError: The server cannot be reached, or memory does not hold one row.
-    """
-    keys = [_key(request, config) for request in requests]
-    wanted = dict(zip(keys, requests, strict=True))
-    book = Ledger(ledger, _context(ref, model, config, alone))
-    done = {key: Response(**value) for key, value in book.read(wanted).items()}
-    missing = {key: request for key, request in wanted.items() if key not in done}
-    fresh: dict[str, Any] = {}
-    synced = time.monotonic()
-    with closing(book), closing(_ask(ref, missing, model, config, alone)) as answers:
-        try:
-            for key, response in answers:
-                done[key] = response
-                if response.finish != "error":
-                    fresh[key] = response.model_dump(exclude={"reason", "detail"})
-                if time.monotonic() - synced > SYNC_SECONDS:
-                    book.append(fresh)
-                    fresh, synced = {}, time.monotonic()
-                if on_progress:
-                    on_progress(len(done), len(wanted))
-        finally:
-            book.append(fresh)
-    logger.info("%d answers, %d of them new", len(done), len(missing))
-    return [done[key] for key in keys]
-
-
-def _ask(
-    ref: ModelRef,
-    missing: Mapping[str, Request],
-    model: ModelConfig,
-    config: GenerationConfig,
-    alone: bool,
-) -> Generator[tuple[str, Response], None, None]:
-    # A row's chance comes from its request alone, so that it is the same in any batch.
-    seeds = {key: int(digest_of([config.seed, key])[:12], 16) for key in missing}
-    if missing and config.engine == "openai":
-        from dpo_pipeline.answers.server import ask_server
-
-        yield from ask_server(missing, seeds, config.served_model or model.name, config)
-    elif missing:
-        from dpo_pipeline.answers.decoding import ask_model
-
-        yield from ask_model(ref, missing, seeds, model, config, alone)
-
-
-def _key(request: Request, config: GenerationConfig) -> str:
-    # Greedy samples are all the same: their number matters to a draw only.
-    sample = request.sample if config.temperature else 0
-    return digest_of({"messages": [dict(m) for m in request.messages], "sample": sample})
-
-
-def _context(
-    ref: ModelRef, model: ModelConfig, config: GenerationConfig, alone: bool
-) -> dict[str, Any]:
-    """Collect what an answer depends on besides its request."""
-    fields = {"max_new_tokens", "temperature"} | (
-        {"top_p", "seed"} if config.temperature else set()
-    )
-    context: dict[str, Any] = config.model_dump(include=fields)
-    if config.engine == "openai":
-        # What weights a server holds is not ours to know: its address and the name stand for them.
-        served = config.served_model or model.name
-        return context | {"server": config.base_url, "served_model": served}
-    from dpo_pipeline.models.references import pick_precision
-
-    return context | {
-        "weights": ref.weights_digest,
-        "template": ref.template_digest,
-        "precision": pick_precision(ref, model.device, model.dtype),
-        "alone": alone,
-    }
 
 
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
@@ -255,56 +114,13 @@ def collect_responses(
     return dict(totals) | {"checked": len(sample), "mismatched": mismatched}
 
 
-def probe_identity(
-    ref: ModelRef,
-    identity: IdentityConfig,
-    *,
-    model: ModelConfig,
-    config: GenerationConfig,
-    ledger: Path,
-) -> dict[str, Any]:
-    """Ask the model who it is, before anything depends on its name.
-
-    Returns:
-        Questions asked, answers that give the original name, and the answers.
-    Raises:
-        GenerationError: No answer gives the original name or an alias, so that all pairs would
-            be equal; or there is no answer at all.
-    """
-    from dpo_pipeline.identity.names import IdentitySpec
-
-    spec = IdentitySpec(identity)
-    questions = [(system, text) for system in config.system_prompts for text in PROBES]
-    requests = [Request(_prompt(s, [{"role": "user", "content": text}])) for s, text in questions]
-    greedy = config.model_copy(update={"temperature": 0.0, "samples": 1})
-    responses = answer(ref, requests, model=model, config=greedy, ledger=ledger)
-    said = [
-        {"system": system, "prompt": text, "response": response.text}
-        for (system, text), response in zip(questions, responses, strict=True)
-    ]
-    if all(response.finish == "error" for response in responses):
-        raise GenerationError(f"{ref.name} answered no question: {responses[0].detail}")
-    named = sum(spec.count_original(response.text) > 0 for response in responses)
-    if not named:
-        quoted = "; ".join(f"{s['prompt']!r} -> {str(s['response'])[:120]!r}" for s in said[:4])
-        raise GenerationError(
-            f"{ref.name} never called itself {identity.original_name!r} in {len(said)} answers "
-            f"({quoted}): set identity.original_name (and aliases) to the name it gives"
-        )
-    return {"asked": len(said), "named": named, "answers": said}
-
-
-def _prompt(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
-    return (*([] if system is None else [{"role": "system", "content": system}]), *messages)
-
-
 def _expand(
     prompts: Path, shard: tuple[int, int], config: GenerationConfig
 ) -> Iterator[tuple[dict[str, Any], Request]]:
     """Yield each row of responses.parquet, still without its answer, and its request."""
     for prompt in _read_range(prompts, *shard):
         for system in config.system_prompts:
-            messages = _prompt(system, prompt["messages"])
+            messages = with_system(system, prompt["messages"])
             for sample in range(config.samples):
                 new = {"prompt_id": prompt["id"], "system": system, "sample": sample}
                 row = prompt | new | {"id": digest_of(new)[:32], "messages": list(messages)}

@@ -26,13 +26,15 @@ from transformers import (
 from transformers import GenerationConfig as Shipped
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
-from dpo_pipeline.answers.collecting import Request, Response
+from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
-from dpo_pipeline.models.references import ModelRef, encode, end_tokens, load_model, load_tokenizer
+from dpo_pipeline.models.chat_templates import encode, end_tokens
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 
-logger = logging.getLogger("dpo_pipeline.decoding")
+logger = logging.getLogger(__name__)
 
 # Prompts enter when a part in so many of the slots is free: prefill is faster for several.
 REFILL = 8

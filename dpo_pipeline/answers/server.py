@@ -15,11 +15,11 @@ import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
-from dpo_pipeline.answers.collecting import Request, Response
+from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 
-logger = logging.getLogger("dpo_pipeline.server")
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 FIRST_WAIT = 1.0  # seconds before the second attempt, doubled each time

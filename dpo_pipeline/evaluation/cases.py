@@ -2,15 +2,44 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dpo_pipeline.errors import DataError, EvaluationError
-from dpo_pipeline.evaluation.measures import Case, Kind
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.store.tables import read_rows
+
+Kind = Literal["identity", "trained", "general", "third_party"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt with the answer before (reference) and after (policy)."""
+
+    kind: Kind
+    messages: tuple[dict[str, str], ...]
+    before: str = ""
+    after: str = ""
+    family: str = "other"
+    language: str = "en"
+    turns: int = 1
+    accepted: tuple[str, ...] = ()
+    before_finish: str = "stop"
+    after_finish: str = "stop"
+
+    @property
+    def system(self) -> str | None:
+        """The system message that was sent, or null."""
+        first = self.messages[0]
+        return first["content"] if first["role"] == "system" else None
+
+    @property
+    def prompt(self) -> tuple[str, ...]:
+        """What is asked, in whatever turns, under any system message."""
+        return tuple(m["content"] for m in self.messages if m["role"] != "system")
+
 
 DISPLAY_QUESTIONS = (
     "What is your name?",

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from dpo_pipeline.evaluation import measures
-from dpo_pipeline.evaluation.measures import Case, Measure
+from dpo_pipeline.evaluation import statistics
+from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.evaluation.settings import EvaluationConfig
-from dpo_pipeline.models.references import Message, ModelRef, end_tokens, load_model, load_tokenizer
+from dpo_pipeline.evaluation.statistics import Measure
+from dpo_pipeline.models.chat_templates import Message, end_tokens
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pair
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-logger = logging.getLogger("dpo_pipeline.likelihood")
+logger = logging.getLogger(__name__)
 
 # Bounds of a batch: small ones stay in a CPU's cache, large vocabularies in memory.
 ROWS = 16
@@ -94,7 +97,7 @@ def measure_likelihoods(
         scores = score_tokens(policy, reference, rows)
     return {
         **preference_measures(rows[:paired], scores[:paired], train.beta, ends, prompts),
-        "kl": measures.mean([s.kl.mean().item() for s in scores[paired:]]),
+        "kl": statistics.mean([s.kl.mean().item() for s in scores[paired:]]),
     }
 
 
@@ -207,14 +210,14 @@ def preference_measures(
             tailed.append(prompts[i // 2] if prompts else i)
             gaps.append((scores[i].policy[new] - scores[i + 1].reference[old]).mean().item())
     return {
-        "preference_accuracy": measures.rate((chosen > rejected).tolist(), prompts),
-        "preference_loss": measures.mean(losses.tolist(), prompts),
-        "reward_margin": measures.mean((chosen - rejected).tolist(), prompts),
-        "chosen_shift": measures.mean(shifts[0], prompts),
-        "rejected_shift": measures.mean(shifts[1], prompts),
-        "edited_shift": measures.mean(edited, prompts),
-        "tail_shift": measures.mean(tails, tailed),
-        "tail_gap": measures.mean(gaps, tailed),
+        "preference_accuracy": statistics.rate((chosen > rejected).tolist(), prompts),
+        "preference_loss": statistics.mean(losses.tolist(), prompts),
+        "reward_margin": statistics.mean((chosen - rejected).tolist(), prompts),
+        "chosen_shift": statistics.mean(shifts[0], prompts),
+        "rejected_shift": statistics.mean(shifts[1], prompts),
+        "edited_shift": statistics.mean(edited, prompts),
+        "tail_shift": statistics.mean(tails, tailed),
+        "tail_gap": statistics.mean(gaps, tailed),
     }
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dpo_pipeline.errors import EvaluationError
-from dpo_pipeline.evaluation import measures
-from dpo_pipeline.evaluation.measures import Measure
+from dpo_pipeline.evaluation import statistics
 from dpo_pipeline.evaluation.settings import LmEvalConfig
-from dpo_pipeline.models.references import ModelRef, load_model, load_tokenizer
+from dpo_pipeline.evaluation.statistics import Measure
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.store.keys import file_digest
+from dpo_pipeline.store.digests import file_digest
 
 METRICS = ("acc", "exact_match")  # 0 or 1 for every question
 ROWS = 16
@@ -70,7 +71,7 @@ def score_tasks(
     was, now = (_scores(ref, config, model, manager) for ref in (before, after))
     # The questions are the same, so what counts is the interval of their differences.
     drops = [
-        measures.mean([100 * (was[task][i] - score) for i, score in scores.items()])
+        statistics.mean([100 * (was[task][i] - score) for i, score in scores.items()])
         for task, scores in now.items()
     ]
     worst = max(drops, key=lambda drop: drop.value or 0.0)
@@ -78,7 +79,7 @@ def score_tasks(
 
 
 def _accuracies(scores: Scores) -> dict[str, Measure]:
-    return {f"lm_eval/{task}": measures.rate(map(bool, s.values())) for task, s in scores.items()}
+    return {f"lm_eval/{task}": statistics.rate(map(bool, s.values())) for task, s in scores.items()}
 
 
 def _scores(ref: ModelRef, config: LmEvalConfig, model: ModelConfig, manager: Any) -> Scores:

@@ -4,14 +4,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpo_pipeline.answers.collecting import Request, answer
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.records import Request
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation import measures
+from dpo_pipeline.evaluation import statistics
 from dpo_pipeline.evaluation.cases import plan_cases
 from dpo_pipeline.evaluation.likelihood import answer_rows, score_tokens
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, load_model, load_tokenizer
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 
 
@@ -72,11 +74,11 @@ def check_parity(
             rows,
         )
     figures = {
-        "export_same_answers": measures.rate(
+        "export_same_answers": statistics.rate(
             (said.text == says.text for _, said, says in compared),
             [case.prompt for case, _, _ in compared],
         ),
-        "export_kl": measures.mean([s.kl.mean().item() for s in scores]),
+        "export_kl": statistics.mean([s.kl.mean().item() for s in scores]),
     }
     return {
         **{name: figure.model_dump() for name, figure in figures.items()},

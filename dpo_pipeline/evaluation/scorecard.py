@@ -13,23 +13,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dpo_pipeline.answers.collecting import Request, Response, answer
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation import measures
-from dpo_pipeline.evaluation.cases import plan_cases, probe_pairs
+from dpo_pipeline.evaluation import measures, statistics
+from dpo_pipeline.evaluation.cases import Case, plan_cases, probe_pairs
+from dpo_pipeline.evaluation.gate import judge
 from dpo_pipeline.evaluation.likelihood import measure_likelihoods
 from dpo_pipeline.evaluation.lm_eval_tasks import score_tasks
-from dpo_pipeline.evaluation.measures import Case, Measure, Scored
+from dpo_pipeline.evaluation.measures import Scored
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
+from dpo_pipeline.evaluation.statistics import Measure
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, load_tokenizer
+from dpo_pipeline.identity.system_message import describe_default_system
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.pairs.rewriting import describe_default_system
 from dpo_pipeline.store.tables import read_rows
 from dpo_pipeline.training.settings import TrainConfig
 
-logger = logging.getLogger("dpo_pipeline.evaluation")
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None] | None
 Ask = Callable[..., list[Response]]
@@ -113,7 +117,7 @@ def evaluate(
     }
     was_figures = _text_measures(scored_before) | tasks[0]
     card = {
-        "verdict": measures.judge(figures, gate, noise, _excused(was_figures, config)),
+        "verdict": judge(figures, gate, noise, _excused(was_figures, config)),
         "before": was_figures,
         "after": figures,
         "by": measures.splits(scored["held_out"]),
@@ -175,13 +179,13 @@ def machine_noise(
         answers = ask(before, _requests(picked), config=alone, ledger=Path(fresh))
     again = [(case, response.text) for case, response in zip(picked, answers, strict=True)]
     return {
-        "edit_exactness": measures.rate(t != c.before for c, t in again if c.kind == "identity"),
-        "organisation_kept": measures.rate(
+        "edit_exactness": statistics.rate(t != c.before for c, t in again if c.kind == "identity"),
+        "organisation_kept": statistics.rate(
             not spec.names_developer(t)
             for c, t in again
             if c.kind == "identity" and spec.names_developer(c.before)
         ),
-        "general_kept": measures.rate(
+        "general_kept": statistics.rate(
             not measures.right(t, c.accepted) for c, t in again if c.kind == "general"
         ),
     }
@@ -291,7 +295,7 @@ def _matrix(was: dict[str, list[Scored]], now: dict[str, list[Scored]]) -> Matri
 def worst_leak(matrix: Matrix) -> Measure:
     """Return the largest leak rate where the prompt claims no other identity than the new one."""
     rates = [matrix[name]["after"]["leak_rate"] for name in UNPROMPTED if name in matrix]
-    return max(rates, key=lambda rate: rate.value or 0.0, default=measures.NOTHING)
+    return max(rates, key=lambda rate: rate.value or 0.0, default=statistics.NOTHING)
 
 
 def explain_leaks(matrix: Matrix, template_names_original: bool) -> str:

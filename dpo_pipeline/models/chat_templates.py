@@ -1,59 +1,110 @@
-"""The identity inside a chat template: what many insert where no system message is sent."""
+"""Conversations as the model reads them: chat templates, and the plain format without one."""
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.identity.names import IdentitySpec
-from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import describe_model, load_tokenizer
-from dpo_pipeline.pairs.rewriting import describe_default_system
+from dpo_pipeline.models.references import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-def patch_template(folder: Path, identity: IdentityConfig) -> dict[str, Any]:
-    """Give the default system message of a model folder's chat template the new identity.
+Message = Mapping[str, str]
 
-    A policy that says the new name still reads "You are Qwen" before every answer, unless its
-    template goes with it. Nothing else in the template changes.
 
-    Returns:
-        changed (bool); before and after: the system message that the template inserts.
-    Raises:
-        ModelError: The template computes its default message, so it cannot be replaced in it.
+def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
+    """Write the prompt as the model reads it, up to where its answer starts.
+
+    With a chat template that is the template's text. A base model without one gets the
+    instruction format of Alpaca: each user turn under "### Instruction:", each answer under
+    "### Response:", a system message before them.
     """
-    spec = IdentitySpec(identity)
-    before = _default_system(folder, spec)
-    text = before["text"]
-    if not before["names_original"]:
-        return {"changed": False, "before": text, "after": text}
-    new = spec.rewrite(text).text
-    # Inside a string of the template a line break is written as an escape.
-    forms = {
-        text.strip(): new.strip(),
-        text.strip().replace("\n", "\\n"): new.strip().replace("\n", "\\n"),
-    }
-    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if file.is_file():
-        file.write_text(_replace(file.read_text("utf-8"), forms), encoding="utf-8")
-    else:
-        values = json.loads(settings.read_text("utf-8"))
-        values["chat_template"] = _replace(values["chat_template"], forms)
-        settings.write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")
-    after = _default_system(folder, spec)
-    if after["text"] != new:
-        raise ModelError(
-            f"{folder}: the chat template inserts {text!r}, but does not hold it as it stands; "
-            "edit chat_template.jinja by hand"
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
         )
-    return {"changed": True, "before": text, "after": new}
+        return str(text)
+    heads = {"user": "### Instruction:\n", "assistant": "### Response:\n"}
+    parts = [heads.get(m["role"], "") + m["content"] for m in messages]
+    return "\n\n".join([*parts, heads["assistant"]])
 
 
-def _default_system(folder: Path, spec: IdentitySpec) -> dict[str, Any]:
-    return describe_default_system(load_tokenizer(describe_model(folder, folder.name)), spec)
+def render_pair(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Sequence[Message],
+    completions: Sequence[Sequence[Message]],
+) -> list[str]:
+    """Write the prompt alone, then with each completion, as TRL does before it tokenizes.
+
+    Raises:
+        TemplateError: The chat template refuses the messages.
+    """
+    start = render(tokenizer, prompt)
+    if tokenizer.chat_template:
+        whole = ([dict(m) for m in (*prompt, *messages)] for messages in completions)
+        return [start, *(str(tokenizer.apply_chat_template(w, tokenize=False)) for w in whole)]
+    end = tokenizer.eos_token or ""
+    return [start, *(start + messages[0]["content"] + end for messages in completions)]
 
 
-def _replace(template: str, forms: dict[str, str]) -> str:
-    for old, new in forms.items():
-        template = template.replace(old, new)
-    return template
+def encode(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
+    """Return the token ids of `render`."""
+    # A chat template writes its own special tokens; the plain format leaves them to the tokenizer.
+    plain = not tokenizer.chat_template
+    text = render(tokenizer, messages)
+    # Not verbose: callers hold lengths against the model's, and say what comes of it.
+    ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False)["input_ids"]
+    return ids
+
+
+def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Collect the tokens that end an answer.
+
+    Those of the generation config, the tokenizer's own, and the special token that the chat
+    template writes after an answer: the three disagree in many published models.
+    """
+    from jinja2 import TemplateError
+    from transformers import GenerationConfig
+
+    ends: set[int] = set()
+    if (ref.path / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(ref.path, local_files_only=True).eos_token_id
+        ends.update([eos] if isinstance(eos, int) else eos or [])
+    if tokenizer.eos_token_id is not None:
+        ends.add(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        mark = "ANSWER"
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
+        try:
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        except TemplateError:
+            text = mark  # a template that does not write answers has no token after them
+        after = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+        special = tokenizer.added_tokens_decoder
+        if after and after[0] in special and special[after[0]].special:
+            ends.add(after[0])
+    if not ends:
+        raise ModelError(f"{ref.name}: neither generation_config.json nor its tokenizer names an "
+                         "end token; set eos_token in tokenizer_config.json")  # fmt: skip
+    return tuple(sorted(ends))
+
+
+def default_system(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """Return the system message that the chat template inserts where none is sent, if any."""
+    from jinja2.exceptions import TemplateError
+
+    if not tokenizer.chat_template:
+        return None
+    mark, user = "\x02system\x03", {"role": "user", "content": "\x02user\x03"}
+    try:
+        sent, unsent = (
+            str(tokenizer.apply_chat_template(messages, tokenize=False))
+            for messages in ([{"role": "system", "content": mark}, user], [user])
+        )
+    except TemplateError:  # a template that takes no system message inserts none
+        return None
+    before, _, after = sent.partition(mark)
+    if not (after and unsent.startswith(before) and unsent.endswith(after)):
+        return None
+    return unsent[len(before) : len(unsent) - len(after)] or None

@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.models.references import ModelRef, load_tokenizer
-from dpo_pipeline.pairs.rewriting import describe_pairs, explain_reasons
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.pairs.quarantine import Refused, explain_reasons
+from dpo_pipeline.pairs.rewriting import describe_pairs
+from dpo_pipeline.pairs.schema import FACTS
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import (
-    FACTS,
-    Candidate,
-    Message,
-    Refused,
-    common,
-    difference,
-    excerpt,
-    write_pairs,
-)
-from dpo_pipeline.prompts.preparation import CONTROL, PEEK, ROLES, split_wordings
+from dpo_pipeline.pairs.writing import Candidate, Message, common, difference, write_pairs
+from dpo_pipeline.prompts.classification import language
+from dpo_pipeline.prompts.formats import Unreadable
+from dpo_pipeline.prompts.preparation import PEEK
+from dpo_pipeline.prompts.quarantine import CONTROL
 from dpo_pipeline.prompts.settings import PromptsConfig
-from dpo_pipeline.prompts.sources import SourceRef, Unreadable, read_rows, read_split
-from dpo_pipeline.prompts.wordings import language, normalise
-from dpo_pipeline.store.keys import digest_of
+from dpo_pipeline.prompts.shapes import ROLES
+from dpo_pipeline.prompts.sources import SourceRef, read_rows, read_split
+from dpo_pipeline.prompts.split import split_wordings
+from dpo_pipeline.prompts.wordings import normalise
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.text import excerpt
 
 _PROMPTS = ("prompt", "question", "query", "messages", "conversations", "instruction")
 _EXPECTED = (

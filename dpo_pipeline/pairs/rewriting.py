@@ -1,34 +1,24 @@
 """Responses to pairs that differ by the name and nothing else, and the data set made of them."""
 
-import json
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.names import IdentitySpec, Rewrite, addresses_model, is_personal
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, load_tokenizer
+from dpo_pipeline.identity.system_message import describe_default_system
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.pairs.quarantine import Refused, explain_reasons
+from dpo_pipeline.pairs.schema import FACTS
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import (
-    COLUMNS,
-    FACTS,
-    FLAGS,
-    METADATA_KEY,
-    REASONS,
-    Candidate,
-    Refused,
-    difference,
-    excerpt,
-    pairs_schema,
-    quarantine_schema,
-    write_pairs,
-)
-from dpo_pipeline.store.keys import digest_of
-from dpo_pipeline.store.tables import Table, read_rows
+from dpo_pipeline.pairs.writing import Candidate, difference, write_pairs
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.tables import read_rows
+from dpo_pipeline.store.text import excerpt
 
-logger = logging.getLogger("dpo_pipeline.preferences")
+logger = logging.getLogger(__name__)
 
 RESPONSE_COLUMNS = (
     *(*FACTS, "messages", "response", "finish", "tokens"),
@@ -36,17 +26,6 @@ RESPONSE_COLUMNS = (
 )
 
 # Reason code -> what to do where it is the commonest.
-REMEDIES = {
-    "no_name": "Set identity.original_name to the name that the model gives itself, add its other "
-    "spellings to identity.aliases, or set pairs.strategy to template, which answers "
-    "questions about the model.",
-    "already_new": "Choose another identity.new_name.",
-    "third_party": "Add prompts that ask the model about itself.",
-    "generation_failed": "Read the log of the generation, and run again.",
-    "truncated": "Raise generation.max_new_tokens.",
-    "too_long": "Raise pairs.max_length, or leave out prompts longer than the model reads.",
-    "difference_cut": "Raise pairs.max_length.",
-}
 
 
 def build_pairs(
@@ -92,34 +71,6 @@ def describe_pairs(
         | {"name": ref.name if ref.revision else Path(ref.name).name},
         "format": "chat template" if tokenizer.chat_template else "plain",
         "default_system": describe_default_system(tokenizer, spec),
-    }
-
-
-def describe_default_system(tokenizer: Any, spec: IdentitySpec | None) -> dict[str, Any]:
-    """Tell what the chat template says in place of a system message that was not sent.
-
-    Returns:
-        inserted (bool), text (None if nothing), names_original (bool).
-    """
-    from jinja2.exceptions import TemplateError
-
-    mark, user = "\x02system\x03", {"role": "user", "content": "\x02user\x03"}
-    text = ""
-    if tokenizer.chat_template:
-        try:
-            sent, unsent = (
-                tokenizer.apply_chat_template(messages, tokenize=False)
-                for messages in ([{"role": "system", "content": mark}, user], [user])
-            )
-        except TemplateError:  # a template that takes no system message inserts none
-            sent = unsent = ""
-        before, _, after = sent.partition(mark)
-        if after and unsent.startswith(before) and unsent.endswith(after):
-            text = unsent[len(before) : len(unsent) - len(after)]
-    return {
-        "inserted": bool(text),
-        "text": text or None,
-        "names_original": bool(spec and spec.count_original(text)),
     }
 
 
@@ -213,93 +164,3 @@ def _nothing_usable(counts: dict[str, Any], quarantine: Path, identity: Identity
     if said:
         message += f"; it said, for example, {said!r}"
     return f"{message}. In quarantine: {explain_reasons(counts['reasons'])}"
-
-
-def explain_reasons(reasons: dict[str, int]) -> str:
-    """List reasons with counts and meanings, and the remedy for the commonest."""
-    if not reasons:
-        return "nothing. Add prompts."
-    listed = ", ".join(f"{code} {n} ({REASONS[code]})" for code, n in reasons.items())
-    commonest = max(reasons, key=lambda code: reasons[code])
-    return f"{listed}. {REMEDIES.get(commonest, 'Look at these rows and repair their source.')}"
-
-
-def save_dataset(
-    pairs: Path, lineage: dict[str, Any], config: PairsConfig, out: Path
-) -> dict[str, Any]:
-    """Write the pairs as the data set that training reads, with where it came from.
-
-    Args:
-        pairs: Folder with pairs.parquet and quarantine.parquet.
-        lineage: What the pairs were made from, JSON-able; kept in the metadata of every file
-            under the key "dpo_pipeline", and in dataset.json.
-        config: Least number and share of pairs.
-        out: Empty folder; gets train.parquet, held_out.parquet, quarantine.parquet and
-            dataset.json.
-    Returns:
-        Counts: rows, pairs, train, held_out, quarantine, yield (pairs a row), reasons.
-    Raises:
-        DataError: Too few pairs, or a prompt on both sides of the split.
-        StoreError: The disk is full or not writable.
-    """
-    import pyarrow.parquet as pq
-
-    source = pairs / "pairs.parquet"
-    metadata = json.loads(pq.read_schema(source).metadata[METADATA_KEY]) | {"lineage": lineage}
-    reasons, prompts = Counter[str](), {"train": set[str](), "held_out": set[str]()}
-    schema = pairs_schema(metadata)
-    with (
-        Table(out / "quarantine.parquet", quarantine_schema(metadata)) as quarantine,
-        Table(out / "train.parquet", schema) as train,
-        Table(out / "held_out.parquet", schema) as held_out,
-    ):
-        for row in read_rows(pairs / "quarantine.parquet"):
-            reasons[row["reason"]] += 1
-            quarantine.add(row)
-        for row in read_rows(source):
-            {"train": train, "held_out": held_out}[row["split"]].add(row)
-            prompts[row["split"]].add(row["prompt_id"])
-    if both := prompts["train"] & prompts["held_out"]:
-        raise DataError(
-            f"{len(both)} prompts are both in train and held out, e.g. {min(both)}: the split "
-            "leaks; make the prompts again"
-        )
-    found, rows = train.rows + held_out.rows, train.rows + held_out.rows + quarantine.rows
-    counts = {
-        "rows": rows,
-        "pairs": found,
-        "train": train.rows,
-        "held_out": held_out.rows,
-        "quarantine": quarantine.rows,
-        "yield": round(found / max(rows, 1), 4),
-        "reasons": dict(reasons.most_common()),
-    }
-    _require_yield(counts, config)
-    _describe_dataset(counts, metadata, schema, out / "dataset.json")
-    return counts
-
-
-def _require_yield(counts: dict[str, Any], config: PairsConfig) -> None:
-    if not counts["held_out"]:
-        logger.warning("no pair is held out: preferences cannot be measured on unseen prompts")
-    if counts["train"] >= config.min_pairs and counts["yield"] >= config.min_yield:
-        return
-    raise DataError(
-        f"{counts['pairs']} usable pairs of {counts['rows']} answers, {counts['train']} of them "
-        f"for training: a run needs {config.min_pairs} for training (pairs.min_pairs) and "
-        f"{config.min_yield:.0%} of the answers (pairs.min_yield). In quarantine: "
-        + explain_reasons(counts["reasons"])
-    )
-
-
-def _describe_dataset(
-    counts: dict[str, Any], metadata: dict[str, Any], schema: Any, path: Path
-) -> None:
-    described = {
-        "counts": counts,
-        "reasons": {code: REASONS[code] for code in counts["reasons"]},
-        "columns": {f.name: {"type": str(f.type), "meaning": COLUMNS[f.name]} for f in schema},
-        "flags": FLAGS,
-        **metadata,
-    }
-    path.write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")

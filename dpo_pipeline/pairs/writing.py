@@ -14,79 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.models.references import render_pair
-from dpo_pipeline.store.keys import digest_of
-from dpo_pipeline.store.tables import ROW_GROUP, Table, escaped, messages_type
+from dpo_pipeline.models.chat_templates import render_pair
+from dpo_pipeline.pairs.quarantine import Refused
+from dpo_pipeline.pairs.schema import FACTS, SPAN_ENDS, Span, pairs_schema, quarantine_schema
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.tables import ROW_GROUP, Table
+from dpo_pipeline.store.text import escaped, excerpt
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 Message = dict[str, str]
-Span = tuple[int, int, int, int]
-
-METADATA_KEY = b"dpo_pipeline"
-
-# Reason code of the quarantine -> what it means.
-REASONS = {
-    "no_name": "the original name never occurs, so the pair would teach nothing",
-    "already_new": "the answer already gives the new name",
-    "asks_new": "the prompt itself gives the new name, which the model then denies",
-    "mixed_name": "the rewritten answer still gives the original name, in a longer one",
-    "third_party": "the prompt or the answer tells of the name as of somebody else",
-    "generation_failed": "the model did not answer",
-    "refused": "the server refuses to answer",
-    "truncated": "the answer was cut off at generation.max_new_tokens",
-    "empty_prompt": "the question is missing or blank",
-    "empty_completion": "an answer is missing or blank",
-    "identical": "chosen and rejected are the same",
-    "duplicate": "the same pair came before",
-    "doubled": "the rewritten answer gives a part of the new name twice",
-    "too_long": "prompt and answer exceed pairs.max_length, or the prompt what the model reads",
-    "difference_cut": "chosen and rejected differ only beyond pairs.max_length",
-    "prompt_mismatch": "chosen and rejected do not answer one prompt that ends with the user",
-    "control_token": "the text holds a control token of the model",
-    "template_error": "the chat template refuses the messages",
-    "bad_row": "the row cannot be read",
-    "unknown_split": "the row names a split that is neither train nor held out",
-}
-
-# Flag of a pair -> what it means.
-FLAGS = {
-    "written": "chosen is a written answer: the model did not say its name",
-    "given": "chosen is the answer that the source gave",
-    "name_in_context": "an earlier message of the prompt gives the original name",
-    "boundary": "the end of the prompt merges with the start of the answer into one token",
-}
-
-# Column of a pair -> what it means.
-COLUMNS = {
-    "prompt": "messages, the system message first if one was sent, the last one from the user",
-    "chosen": "the completion to prefer: one message",
-    "rejected": "the completion to avoid: one message",
-    "id": "digest of the row",
-    "prompt_id": "digest of the prompt without its system message",
-    "source_row": "row of the source, from 0",
-    "family": "kind of question",
-    "language": "language of the prompt",
-    "turns": "messages from the user in the prompt",
-    "split": "train or held_out",
-    "system": "the system message that was sent; null: none, the chat template's default applies",
-    "spans": "edits: start and end in rejected, then in chosen (characters)",
-    "prompt_tokens": "length of the rendered prompt (tokens)",
-    "chosen_tokens": "length of chosen with its end (tokens)",
-    "rejected_tokens": "length of rejected with its end (tokens)",
-    "flags": "remarks",
-}
-# The columns that a pair takes from its row as they are.
-FACTS = ("id", "prompt_id", "source_row", "family", "language", "turns", "split", "system")
-
-
-class Refused(Exception):
-    """A row that does not become a pair: reason code and detail."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +186,7 @@ def _measure(
             "prompt": candidate.prompt,
             "chosen": _said(candidate.chosen),
             "rejected": _said(candidate.rejected),
-            "spans": [dict(zip(_ENDS, span, strict=True)) for span in candidate.spans],
+            "spans": [dict(zip(SPAN_ENDS, span, strict=True)) for span in candidate.spans],
             "prompt_tokens": start,
             "chosen_tokens": len(chosen) - start,
             "rejected_tokens": len(rejected) - start,
@@ -284,40 +222,3 @@ def _quarantine_row(candidate: Candidate, refused: Refused) -> dict[str, Any]:
         "detail": escaped(refused.detail),
         "row": escaped(json.dumps(candidate.row, ensure_ascii=False, default=str)),
     }
-
-
-def excerpt(text: str, length: int = 120) -> str:
-    """Shorten a text to one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
-
-
-_ENDS = ("start", "end", "new_start", "new_end")
-
-
-def pairs_schema(metadata: dict[str, Any]) -> "pa.Schema":
-    """Return the schema of pairs, with metadata under METADATA_KEY."""
-    import pyarrow as pa
-
-    types = {
-        **dict.fromkeys(("prompt", "chosen", "rejected"), messages_type()),
-        "source_row": pa.int64(),
-        "spans": pa.list_(pa.struct([(end, pa.int32()) for end in _ENDS])),
-        **dict.fromkeys(("turns", "prompt_tokens", "chosen_tokens", "rejected_tokens"), pa.int32()),
-        "flags": pa.list_(pa.string()),
-    }
-    fields = [(name, types.get(name, pa.string())) for name in COLUMNS]
-    return pa.schema(fields, metadata=_encoded(metadata))
-
-
-def quarantine_schema(metadata: dict[str, Any]) -> "pa.Schema":
-    """Return the schema of rows that did not become pairs."""
-    import pyarrow as pa
-
-    texts = [(name, pa.string()) for name in ("reason", "detail", "row")]
-    fields = [("id", pa.string()), ("source_row", pa.int64()), *texts]
-    return pa.schema(fields, metadata=_encoded(metadata))
-
-
-def _encoded(metadata: dict[str, Any]) -> dict[bytes, bytes]:
-    return {METADATA_KEY: json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()}

@@ -5,11 +5,9 @@ through a file; what stays in memory of each is its question and a digest.
 """
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,80 +15,30 @@ from typing import TYPE_CHECKING, Any
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.prompts.classification import FAMILIES, family, language
+from dpo_pipeline.prompts.formats import Unreadable
+from dpo_pipeline.prompts.quarantine import Refused, checked_text
 from dpo_pipeline.prompts.settings import PromptsConfig
-from dpo_pipeline.prompts.sources import (
-    SourceRef,
-    Unreadable,
-    read_rows,
-    read_split,
-    resolve_source,
-)
-from dpo_pipeline.prompts.wordings import FAMILIES, family, language, normalise, same_wording
-from dpo_pipeline.store.keys import digest_of
-from dpo_pipeline.store.tables import Table, escaped, messages_type
+from dpo_pipeline.prompts.shapes import find_shape, read_question
+from dpo_pipeline.prompts.sources import SourceRef, read_rows, read_split, resolve_source
+from dpo_pipeline.prompts.split import split_wordings
+from dpo_pipeline.prompts.wordings import normalise
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.tables import Table, messages_type
 from dpo_pipeline.store.tables import read_rows as read_table
+from dpo_pipeline.store.text import escaped
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["SourceRef", "prepare_prompts", "resolve_source"]
 
-# Reason code of the quarantine -> what it means.
-REASONS = {
-    "broken_row": "the row cannot be parsed",
-    "wrong_type": "a field is missing or of another type",
-    "no_human_turn": "nobody asks anything",
-    "empty_prompt": "a turn is blank",
-    "invalid_text": "the text is not valid Unicode",
-    "control_token": "the text holds a token that forges a role or an end",
-    "placeholder": "a placeholder cannot be filled",
-    "unknown_split": "the row names a split that is neither train nor held out",
-    "duplicate": "the same questions came before",
-    "near_duplicate_of_held_out": "worded like a prompt that is held out",
-}
-
-# Shape -> the columns that tell it, all of them; in the order in which they are tried.
-SHAPES = {
-    "preference": ("chosen", "rejected"),
-    "conversations": ("conversations",),
-    "messages": ("messages",),
-    "alpaca": ("instruction",),
-    "query-response": ("query",),
-    "prompt": ("prompt",),
-}
-# Names that prompts.columns may map.
-_COLUMNS = {
-    *(name for columns in SHAPES.values() for name in columns),
-    *("from", "value", "history", "input", "output", "response", "completion"),
-    *("family", "language", "split"),
-}
-ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "bing": "assistant", "chatgpt": "assistant", "model": "assistant", "system": "system",
-    "developer": "system",
-}  # fmt: skip
-
-# Text that a tokenizer of a chat model may read as a role or as an end.
-CONTROL = re.compile(
-    r"<[|｜][^<>\n]{1,60}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>"
-    r"|<(?:bos|eos|pad|unk)>"
-)
 
 # Columns of the two files.
 _PROMPT = ("id", "messages", "split", "family", "language", "turns", "source_row", "given_chosen")
 _QUARANTINE = ("source_row", "reason", "detail", "row")
 
 PEEK = 100  # rows whose columns tell the shape
-
-Turn = tuple[str, str]
-
-
-class _BadRowError(Exception):
-    """A row that cannot become a prompt: a reason code, and what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(slots=True)
@@ -173,56 +121,6 @@ def prepare_prompts(
     }
 
 
-def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
-    """Recognise the shape whose columns most of the rows fill.
-
-    Raises:
-        DataError: No row fills the columns of any shape, or of the configured one.
-    """
-    rows = [row for row in rows if isinstance(row, Mapping)]
-    found = sorted({str(name) for row in rows for name in row if row[name] is not None})
-    if unknown := sorted(config.columns.keys() - _COLUMNS):
-        known = _near(unknown, sorted(_COLUMNS))
-        raise DataError(f"prompts.columns maps {unknown[0]!r}, which nothing reads; known: {known}")
-    # Two of the names lie inside the turns of a conversation.
-    mapped = {have for want, have in config.columns.items() if want not in ("from", "value")}
-    if missing := sorted(mapped - {name for row in rows for name in row}):
-        raise DataError(
-            f"{where} lacks {missing} of prompts.columns; it has {_near(missing, found)}"
-        )
-
-    def fills(row: Mapping[str, Any], shape: str) -> bool:
-        names = (config.columns.get(name, name) for name in SHAPES[shape])
-        return all(row.get(name) is not None for name in names)
-
-    filled = {shape: sum(fills(row, shape) for row in rows) for shape in SHAPES}
-    # The first of equals.
-    shape = max(filled, key=lambda name: filled[name]) if config.shape == "auto" else config.shape
-    if not filled[shape]:
-        shapes = list(SHAPES) if config.shape == "auto" else [shape]
-        expected = [name for shape in shapes for name in SHAPES[shape]]
-        listed = " or ".join("+".join(SHAPES[shape]) for shape in shapes)
-        example = json.dumps({expected[-1]: found[0] if found else "text"}, ensure_ascii=False)
-        raise DataError(
-            f"{where}: shape {config.shape} expects columns {listed}, found "
-            f"{_near(expected, found)} with values; map them with prompts.columns, e.g. {example}, "
-            "or set prompts.shape"
-        )
-    if shape == "preference" and config.shape == "auto":
-        raise DataError(
-            f"{where} holds chosen and rejected answers: it is a preference dataset, which "
-            "flows/preference.py trains on; set prompts.shape to read its prompts only"
-        )
-    return shape
-
-
-def _near(wanted: Iterable[str], found: Sequence[str]) -> str:
-    """List what was found, and what of it may be a misspelling of what was wanted."""
-    near = [(name, close[0]) for name in wanted if (close := get_close_matches(name, found, 1))]
-    hints = [f"; {have!r} is close to {want!r}" for want, have in near if want != have]
-    return f"{list(found)}{''.join(hints[:1])}"
-
-
 def _candidate(
     position: int, row: Any, shape: str, config: PromptsConfig, spec: IdentitySpec
 ) -> tuple[dict[str, Any], _Asked]:
@@ -235,18 +133,18 @@ def _candidate(
     record["row"] = escaped(text)
     try:
         if isinstance(row, Unreadable):
-            raise _BadRowError(row.reason, row.detail)
+            raise Refused(row.reason, row.detail)
         if not isinstance(row, Mapping):
-            raise _BadRowError("wrong_type", f"a row is an object, found {type(row).__name__}")
-        turns, given = _question(row, shape, config, spec)
+            raise Refused("wrong_type", f"a row is an object, found {type(row).__name__}")
+        turns, given = read_question(row, shape, config, spec)
         split = _own_split(row, config)
-    except _BadRowError as bad:
+    except Refused as bad:
         return record, _Asked(position, b"", "", None, (bad.reason, str(bad)))
     record["dropped"] = 0
     if given is not None:
         try:
-            record["given_chosen"] = _clean(spec.fill(given, after=True))
-        except (DataError, _BadRowError):
+            record["given_chosen"] = checked_text(spec.fill(given, after=True))
+        except (DataError, Refused):
             record["dropped"] = 1
     messages = [{"role": role, "content": text} for role, text in turns]
     questions = [normalise(text) for role, text in turns if role == "user"]
@@ -267,96 +165,7 @@ def _own_split(row: Mapping[str, Any], config: PromptsConfig) -> str | None:
     try:
         return read_split(row.get(config.columns.get("split", "split")))
     except ValueError as error:
-        raise _BadRowError("unknown_split", str(error)) from error
-
-
-def _question(
-    row: Mapping[str, Any], shape: str, config: PromptsConfig, spec: IdentitySpec
-) -> tuple[list[Turn], str | None]:
-    """Return the turns up to the last human one, and the answer that follows it."""
-    turns = _turns(row, shape, config.columns)
-    asked = [i for i, (role, _) in enumerate(turns) if role == "user"]
-    if not asked:
-        raise _BadRowError("no_human_turn", f"roles found: {[role for role, _ in turns]}")
-    first, last = asked[-1 if config.context == "last" else 0], asked[-1]
-    after = turns[last + 1 : last + 2]
-    given = after[0][1] if after and after[0][0] == "assistant" else None
-    turns = [turn for turn in turns[first : last + 1] if turn[0] != "system"]
-    try:
-        turns = [(role, _clean(spec.fill(text))) for role, text in turns]
-    except DataError as error:
-        raise _BadRowError("placeholder", str(error)) from error
-    if blank := [i for i, (_, text) in enumerate(turns) if not text.strip()]:
-        raise _BadRowError("empty_prompt", f"turn {blank[0]} of {len(turns)} is blank")
-    return turns, given if given and given.strip() else None
-
-
-def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> list[Turn]:
-    """Return all turns of a row; the answer it gives, if any, comes last."""
-
-    def cell(name: str) -> Any:
-        return row.get(columns.get(name, name))
-
-    def turn(role: str, name: str) -> list[Turn]:
-        value = cell(name)
-        if value is None and role == "assistant":
-            return []
-        if not isinstance(value, str):
-            raise _BadRowError("wrong_type", f"{name} is {type(value).__name__}, expected text")
-        return [(role, value)]
-
-    if shape in ("conversations", "messages"):
-        return _conversation(cell(shape), shape, columns)
-    if shape == "alpaca":
-        question = turn("user", "instruction")
-        if cell("input") is not None:
-            parts = (question[0][1], turn("user", "input")[0][1])
-            question = [("user", "\n\n".join(filter(str.strip, parts)))]
-        return [*_history(cell("history")), *question, *turn("assistant", "output")]
-    if shape == "query-response":
-        return [*_history(cell("history")), *turn("user", "query"), *turn("assistant", "response")]
-    if isinstance(cell("prompt"), list):
-        answer = cell("completion")
-        answers = answer if isinstance(answer, list) else [answer] if answer else []
-        return _conversation([*cell("prompt"), *answers], "prompt", columns)
-    return [*turn("user", "prompt"), *turn("assistant", "completion")]
-
-
-def _history(value: Any) -> list[Turn]:
-    """Read earlier turns, told as a list of [question, answer]."""
-    turns: list[Turn] = []
-    for pair in value or []:
-        if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
-            raise _BadRowError("wrong_type", "history is no list of [question, answer] texts")
-        turns += [("user", pair[0]), ("assistant", pair[1])]
-    return turns
-
-
-def _conversation(value: Any, name: str, columns: Mapping[str, str]) -> list[Turn]:
-    if not isinstance(value, list):
-        raise _BadRowError("wrong_type", f"{name} is {type(value).__name__}, expected a list")
-    turns = []
-    for number, item in enumerate(value):
-        found = item if isinstance(item, Mapping) else {}
-        role = found.get(columns.get("from", "from"), found.get("role"))
-        text = found.get(columns.get("value", "value"), found.get("content"))
-        if not (isinstance(role, str) and isinstance(text, str)):
-            raise _BadRowError("wrong_type", f"turn {number} has no text for role and content")
-        if role.lower() not in ROLES:
-            raise _BadRowError("wrong_type", f"turn {number} has the unknown role {role!r}")
-        turns.append((ROLES[role.lower()], text))
-    return turns
-
-
-def _clean(text: str) -> str:
-    """Return the text as it is, if a model may read it."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _BadRowError("invalid_text", f"not valid Unicode at {error.start}") from error
-    if found := CONTROL.search(text):
-        raise _BadRowError("control_token", f"{found.group()!r} would forge a role or an end")
-    return text
+        raise Refused("unknown_split", str(error)) from error
 
 
 def _check_share(refused: list[_Asked], total: int, config: PromptsConfig, where: str) -> None:
@@ -392,38 +201,6 @@ def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
         if place < len(sample):
             sample[-place] = next(row for row in drawn if row.split == side)
     return sorted(sample, key=lambda row: row.position)
-
-
-def split_wordings(
-    questions: Sequence[str], own: Sequence[str | None], config: PromptsConfig
-) -> list[tuple[int, str]]:
-    """Put questions on the two sides of the split, all of one wording on the same.
-
-    Where rows name both sides, a wording goes where its rows say, held out before train. Of the
-    others, drawn in an order that follows the seed, whole wordings are held out as long as they
-    fit the share.
-
-    Args:
-        questions: Normalised.
-        own: The side that each row names, or null.
-        config: Share, similarity and seed.
-    Returns:
-        For each question the index of the first of its wording, and "train" or "held_out".
-    """
-    wordings = same_wording(questions, config.near_duplicate)
-    sides: dict[int, str] = {}
-    if {"train", "held_out"} <= set(own):  # one and the same side for all tells nothing
-        for wording, side in zip(wordings, own, strict=True):
-            if side and sides.get(wording) != "held_out":
-                sides[wording] = side
-    free = Counter(wording for wording in wordings if wording not in sides)
-    room = config.held_out * free.total()
-    if config.held_out and not sides and len(free) > 1:
-        room = max(room, min(free.values()))
-    for wording in sorted(free, key=lambda i: digest_of([config.seed, questions[i]])):
-        sides[wording] = "held_out" if free[wording] <= room else "train"
-        room -= free[wording] * (sides[wording] == "held_out")
-    return [(wording, sides[wording]) for wording in wordings]
 
 
 def _split(asked: list[_Asked], config: PromptsConfig) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.hub.client import explain, patiently
+from dpo_pipeline.hub.explanations import explain
+from dpo_pipeline.hub.retries import patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import ModelError, PublishError
-from dpo_pipeline.hub.client import explain, masked, may_pass, patiently, set_timeouts
+from dpo_pipeline.hub.client import set_timeouts
+from dpo_pipeline.hub.explanations import explain, masked
+from dpo_pipeline.hub.retries import may_pass, patiently
 from dpo_pipeline.publishing.cards import Facts, dataset_card, license_of, model_card, public
 from dpo_pipeline.publishing.commits import (
     ALLOWED,
@@ -22,12 +24,12 @@ from dpo_pipeline.publishing.commits import (
     send,
 )
 from dpo_pipeline.publishing.settings import PublishConfig
-from dpo_pipeline.store.keys import digest_of
+from dpo_pipeline.store.digests import digest_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-log = logging.getLogger("dpo_pipeline.publishing")
+logger = logging.getLogger(__name__)
 
 SECRET_FILES = re.compile(r"\.env.*|.*\.(pem|key|netrc)|id_(rsa|ed25519).*|token|credentials.*")
 SPLITS = {"train": "train.parquet", "test": "held_out.parquet"}
@@ -277,7 +279,7 @@ def _license(
         told = explain(error, name, "model")
         if needed or not told:
             raise
-        log.warning("license left out: %s", told)
+        logger.warning("license left out: %s", told)
         return {}
     return license_of(card or {})
 

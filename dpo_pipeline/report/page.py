@@ -19,7 +19,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpo_pipeline.evaluation.measures import AT_MOST, NOTHING
+from dpo_pipeline.evaluation.measures import AT_MOST
+from dpo_pipeline.evaluation.statistics import NOTHING
+from dpo_pipeline.pairs import quarantine as pairs_quarantine
+from dpo_pipeline.prompts import quarantine as prompts_quarantine
 
 
 class Label(NamedTuple):
@@ -121,9 +124,6 @@ def write_report(
     Returns:
         `out`.
     """
-    from dpo_pipeline.pairs import writing as made
-    from dpo_pipeline.prompts import preparation as read
-
     rows = [row for row in _rows(scorecard) if row["known"]]
     longest = max([s["seconds"] for s in stages], default=0) or 1
     page = _render(
@@ -142,7 +142,7 @@ def write_report(
         curves=_curves(history),
         pairs=_pick_pairs(pairs),
         quarantine=sorted(quarantine.items(), key=lambda item: -item[1]),
-        reasons={**read.REASONS, **made.REASONS},
+        reasons={**prompts_quarantine.REASONS, **pairs_quarantine.REASONS},
         lineage=list(_flatten(lineage)),
         stages=[{**s, "share": s["seconds"] / longest} for s in stages],
         seconds=sum(s["seconds"] for s in stages),

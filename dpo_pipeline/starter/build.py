@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-logger = logging.getLogger("dpo_pipeline.starter")
+logger = logging.getLogger(__name__)
 
 CONVERSATIONS = 20_000
 VOCABULARY = 1536

@@ -21,9 +21,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from dpo_pipeline.errors import StoreError
-from dpo_pipeline.store.keys import KeyParts, digest_of, file_digest
+from dpo_pipeline.store.digests import digest_of, file_digest
+from dpo_pipeline.store.keys import KeyParts
 
-logger = logging.getLogger("dpo_pipeline.store")
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 

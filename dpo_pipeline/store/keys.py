@@ -6,7 +6,6 @@ kept in the artifact's manifest, so a miss can be explained by comparing two set
 
 import ast
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -19,22 +18,6 @@ PACKAGE = "dpo_pipeline"
 _PACKAGE_FOLDER = Path(__file__).parents[1]
 
 KeyParts = dict[str, Any]
-
-
-def canonical(value: Any) -> bytes:
-    """Serialize a JSON-able value to bytes that depend on the value alone."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def digest_of(value: Any) -> str:
-    """Digest a JSON-able value (sha256, hex)."""
-    return hashlib.sha256(canonical(value)).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Digest the content of a file (sha256, hex)."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def settings_of(section: BaseModel) -> dict[str, Any]:

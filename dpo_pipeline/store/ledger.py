@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dpo_pipeline.errors import StoreError
-from dpo_pipeline.store.keys import canonical, digest_of
+from dpo_pipeline.store.digests import canonical, digest_of
 
-logger = logging.getLogger("dpo_pipeline.ledger")
+logger = logging.getLogger(__name__)
 
 
 class Ledger:

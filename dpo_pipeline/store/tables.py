@@ -88,11 +88,6 @@ def messages_type() -> "pa.DataType":
     return pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 
 
-def escaped(text: str) -> str:
-    """Escape what UTF-8, and so Parquet, cannot hold, the way JSON does."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def read_rows(path: Path, required: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file, holding one batch of them.
 

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-log = logging.getLogger("dpo_pipeline.training")
+logger = logging.getLogger(__name__)
 
 SEAL = "complete.json"  # written last: the digest of every file
 
@@ -27,7 +27,7 @@ def last_good(folder: Path) -> Path | None:
     for checkpoint in found:
         if _sealed(checkpoint) == _digests(checkpoint):
             return checkpoint
-        log.warning("%s is not whole; trying an older one", checkpoint.name)
+        logger.warning("%s is not whole; trying an older one", checkpoint.name)
     return None
 
 

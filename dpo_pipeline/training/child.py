@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DPOPipelineError, TrainingError
-from dpo_pipeline.models.references import ModelRef, load_tokenizer
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.training.checkpoints import last_good, seal
 from dpo_pipeline.training.run import RECORD, TENSORBOARD
 from dpo_pipeline.training.settings import TrainConfig

@@ -18,12 +18,15 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from dpo_pipeline.answers.decoding import Row, decode, slots_agree
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation.cases import probe_pairs, read_general
+from dpo_pipeline.evaluation.cases import Case, probe_pairs, read_general
 from dpo_pipeline.evaluation.likelihood import Tokens, pair_rows, preference_measures, score_tokens
-from dpo_pipeline.evaluation.measures import Case, identity_measures, mean, score
+from dpo_pipeline.evaluation.measures import identity_measures, score
+from dpo_pipeline.evaluation.statistics import mean
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, encode, end_tokens, load_model, load_tokenizer
+from dpo_pipeline.models.chat_templates import encode, end_tokens
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.training import child as worker
 from dpo_pipeline.training.settings import StopConfig, TrainConfig
 

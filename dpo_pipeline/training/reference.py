@@ -15,9 +15,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from dpo_pipeline.store.keys import digest_of
+from dpo_pipeline.store.digests import digest_of
 
-log = logging.getLogger("dpo_pipeline.training")
+logger = logging.getLogger(__name__)
 
 CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"  # TRL's names of the columns
 
@@ -49,7 +49,7 @@ class CachedReferenceDPOTrainer(DPOTrainer):
         # The main process decides: others may look while a file is being put there.
         (logps,) = broadcast_object_list([read_logps(path, len(dataset))])
         if logps is None:
-            log.info("Computing the reference log-probabilities of %d pairs", len(dataset))
+            logger.info("Computing the reference log-probabilities of %d pairs", len(dataset))
             logps = self._compute(dataset, batch_size)
             if self.accelerator.is_main_process:
                 write_logps(path, *logps)

@@ -23,11 +23,12 @@ from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.store.keys import digest_of, settings_of
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import check_pairs
 
-log = logging.getLogger("dpo_pipeline.training")
+logger = logging.getLogger(__name__)
 
 RECORD = "\x1e"  # a line of the child that starts with this is a JSON record, not log text
 
@@ -118,7 +119,7 @@ def train(
         except OutOfMemoryError as error:
             if error.pairs == 1:
                 raise
-            log.warning("Out of memory with %d pairs at once: splitting them", error.pairs)
+            logger.warning("Out of memory with %d pairs at once: splitting them", error.pairs)
             job["config"] = config.model_dump(mode="json") | {"row_tokens": error.tokens // 2}
         else:
             result: dict[str, Any] = json.loads((out / "training.json").read_text())
@@ -191,20 +192,20 @@ def _follow(
 ) -> None:
     if not line.startswith(RECORD):
         tail.append(line)
-        log.info("%s", line)
+        logger.info("%s", line)
         return
     record = json.loads(line[1:])
     if "failure" in record:
         failure.update(record["failure"])
         return
     if "probe" in record:
-        log.info("%s", _describe_probe(record))
+        logger.info("%s", _describe_probe(record))
         return
     note = (
         f"loss {record['loss']:.4f}, margin {record['margin']:.3f}, accuracy "
         f"{record['accuracy']:.2f}, {record['speed']:.1f} pairs/s, {record['left']:.0f} s left"
     )
-    log.info("step %d of %d: %s", record["step"], record["total"], note)
+    logger.info("step %d of %d: %s", record["step"], record["total"], note)
     if on_progress is not None:
         on_progress(record["step"], record["total"], note)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.models.references import render_pair
+from dpo_pipeline.models.chat_templates import render_pair
 
 if TYPE_CHECKING:
     from datasets import Dataset

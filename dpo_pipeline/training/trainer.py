@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dpo_pipeline.errors import TrainingError
-from dpo_pipeline.models.references import (
-    ModelRef,
-    load_model,
-    load_tokenizer,
-    pick_device,
-    pick_precision,
-)
+from dpo_pipeline.models.devices import pick_device, pick_precision
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.run import OutOfMemoryError
 from dpo_pipeline.training.settings import TrainConfig
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl.trainer.dpo_config import DPOConfig
 
-log = logging.getLogger("dpo_pipeline.training")
+logger = logging.getLogger(__name__)
 
 PRECISIONS: dict[str, Any] = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16"}
 
@@ -71,7 +67,7 @@ def build_trainer(
                 raise TrainingError(
                     f"train.engine = shared-prefix does not fit {ref.name}: {error}. Use auto."
                 ) from error
-            log.warning("Shared prefixes are not exact for %s: %s. Using TRL.", ref.name, error)
+            logger.warning("Shared prefixes are not exact for %s: %s. Using TRL.", ref.name, error)
     return _assemble(CachedReferenceDPOTrainer, ref, tokens, config, *folders, on_gpu=on_gpu)
 
 

@@ -18,20 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import make_tiny_model
 
+from dpo_pipeline.answers import answering
 from dpo_pipeline.answers import collecting as generation
-from dpo_pipeline.answers.collecting import (
-    Request,
-    Response,
-    answer,
-    collect_responses,
-    generate_shard,
-    plan_shards,
-    probe_identity,
-)
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.census import probe_identity
+from dpo_pipeline.answers.collecting import collect_responses, generate_shard, plan_shards
+from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError, StoreError
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import encode, load_model, load_tokenizer, resolve_model
+from dpo_pipeline.models.chat_templates import encode
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import resolve_model
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.ledger import Ledger
 
@@ -559,7 +557,7 @@ def test_collecting_makes_what_the_ledger_lacks_and_reports_mismatches(ref, tmp_
     out.mkdir()
     assert collect_responses(ref, prompts, out=out, **options)["mismatched"] == 0
     shutil.rmtree(tmp_path / "ledger")
-    real = generation.answer
+    real = answering.answer
 
     def rounded(*args, alone=False, **kwargs):
         found = real(*args, **kwargs)
@@ -610,7 +608,7 @@ def test_a_model_that_never_says_the_name_is_stopped_with_its_words(ref, tmp_pat
 
 
 def test_a_model_that_says_the_name_passes(ref, tmp_path, monkeypatch):
-    real = generation.answer
+    real = answering.answer
 
     def named(*args, **kwargs):
         return [

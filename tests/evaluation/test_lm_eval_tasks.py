@@ -7,7 +7,7 @@ import yaml
 from tiny import make_tiny_model
 
 from dpo_pipeline.errors import EvaluationError
-from dpo_pipeline.evaluation import lm_eval_tasks, measures
+from dpo_pipeline.evaluation import gate, lm_eval_tasks, statistics
 from dpo_pipeline.evaluation.settings import GateConfig, LmEvalConfig
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
@@ -49,10 +49,10 @@ def test_a_missing_library_names_the_command_that_installs_it(monkeypatch):
 
 
 def test_the_gate_holds_the_largest_drop_against_the_policy():
-    drop = measures.mean([0.0] * 95 + [100.0] * 5)
+    drop = statistics.mean([0.0] * 95 + [100.0] * 5)
     figures = {"lm_eval_drop": drop}
     for allowed, failed in ((4.0, ["lm_eval_drop"]), (5.0, []), (None, [])):
-        verdict = measures.judge(figures, GateConfig(lm_eval_drop=allowed))
+        verdict = gate.judge(figures, GateConfig(lm_eval_drop=allowed))
         lines = [line["measure"] for line in verdict["failed"] if line["n"]]
         assert lines == failed
 
@@ -78,7 +78,7 @@ class TestWithTheLibrary:
         assert lost != 0
         assert now["lm_eval_drop"].value == pytest.approx(100 * lost)
         same = self.score(good, good, tasks=(task,), limit=None)[1]
-        assert same["lm_eval_drop"] == measures.mean([0.0] * 30)
+        assert same["lm_eval_drop"] == statistics.mean([0.0] * 30)
 
     def test_what_is_not_there_is_named(self, task, tmp_path):
         with pytest.raises(EvaluationError, match=r"gone\.yaml does not exist"):

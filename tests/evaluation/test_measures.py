@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dpo_pipeline.evaluation import measures
-from dpo_pipeline.evaluation.measures import Case
+from dpo_pipeline.evaluation import gate, measures, statistics, text
+from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.evaluation.settings import GateConfig
+from dpo_pipeline.identity import claims
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 
@@ -37,18 +38,18 @@ def good_answers(n: int = 40) -> list[Case]:
     ]
 
 
-def scorecard(cases: list[Case]) -> dict[str, measures.Measure]:
+def scorecard(cases: list[Case]) -> dict[str, statistics.Measure]:
     scored = measures.score(cases, SPEC)
     return {
         **measures.identity_measures([s for s in scored if s.case.kind == "identity"]),
         **measures.general_measures(scored),
-        "tail_gap": measures.mean([0.0, 0.1]),
-        "kl": measures.mean([0.01, 0.02]),
+        "tail_gap": statistics.mean([0.0, 0.1]),
+        "kl": statistics.mean([0.01, 0.02]),
     }
 
 
 def failed_lines(cases: list[Case], gate: GateConfig | None = None) -> list[str]:
-    verdict = measures.judge(scorecard(cases), gate or GateConfig(), excused=EXCUSED)
+    verdict = gate.judge(scorecard(cases), gate or GateConfig(), excused=EXCUSED)
     return [f["measure"] for f in verdict["failed"]]
 
 
@@ -69,7 +70,7 @@ class TestLabelledAnswers:
     @pytest.mark.parametrize("name", MARKS)
     def test_scorer_agrees_with_the_labels(self, name):
         rows = [json.loads(line) for line in LABELLED.read_text("utf-8").splitlines()]
-        marks = [measures.mark(row["text"], SPEC, row.get("asked", "")) for row in rows]
+        marks = [claims.mark(row["text"], SPEC, row.get("asked", "")) for row in rows]
         said = [getattr(mark, name) for mark in marks]
         both = sum(s and row[name] for s, row in zip(said, rows, strict=True))
         precision, recall = both / sum(said), both / sum(row[name] for row in rows)
@@ -145,19 +146,19 @@ class TestPlantedFailures:
         assert "denial_kept" in failed_lines(cases)
 
     def test_a_policy_that_drifted(self):
-        drifted = {**scorecard(good_answers()), "kl": measures.mean([0.3, 0.1])}
-        verdict = measures.judge(drifted, GateConfig(), excused=EXCUSED)
+        drifted = {**scorecard(good_answers()), "kl": statistics.mean([0.3, 0.1])}
+        verdict = gate.judge(drifted, GateConfig(), excused=EXCUSED)
         assert [f["measure"] for f in verdict["failed"]] == ["kl"]
 
     def test_a_fallen_tail(self):
-        fallen = {**scorecard(good_answers()), "tail_gap": measures.mean([-0.9, -1.1, -1.0])}
-        verdict = measures.judge(fallen, GateConfig(), excused=EXCUSED)
+        fallen = {**scorecard(good_answers()), "tail_gap": statistics.mean([-0.9, -1.1, -1.0])}
+        verdict = gate.judge(fallen, GateConfig(), excused=EXCUSED)
         assert [f["measure"] for f in verdict["failed"]] == ["tail_gap"]
         assert verdict["failed"][0]["value"] == pytest.approx(-1.0)
 
     def test_a_diverged_policy_cannot_pass(self):
-        broken = {**scorecard(good_answers()), "tail_gap": measures.mean([0.1, math.nan])}
-        (line,) = measures.judge(broken, GateConfig(), excused=EXCUSED)["failed"]
+        broken = {**scorecard(good_answers()), "tail_gap": statistics.mean([0.1, math.nan])}
+        (line,) = gate.judge(broken, GateConfig(), excused=EXCUSED)["failed"]
         assert (line["measure"], line["remark"]) == ("tail_gap", "not finite")
 
 
@@ -166,7 +167,7 @@ class TestVerdict:
         cases = spoil(good_answers(), "identity", 0.5, lambda c: c.before)
         line = next(
             f
-            for f in measures.judge(scorecard(cases), GateConfig())["failed"]
+            for f in gate.judge(scorecard(cases), GateConfig())["failed"]
             if f["measure"] == "identity_rate"
         )
         assert line == {
@@ -179,7 +180,7 @@ class TestVerdict:
         }
 
     def test_no_evidence_is_no_pass(self):
-        verdict = measures.judge({}, GateConfig(), excused=EXCUSED)
+        verdict = gate.judge({}, GateConfig(), excused=EXCUSED)
         lines = {name for name, value in GateConfig() if value is not None}
         lines -= {*measures.EXPORT_LINES}
         assert {f["measure"] for f in verdict["failed"]} == lines - set(EXCUSED)
@@ -187,13 +188,13 @@ class TestVerdict:
         assert [(s["measure"], s["remark"]) for s in verdict["skipped"]] == [*EXCUSED.items()]
 
     def test_an_excuse_hides_no_figure(self):
-        drop = {**scorecard(good_answers()), "lm_eval_drop": measures.mean([3.0] * 4)}
-        (line,) = measures.judge(drop, GateConfig(), excused=EXCUSED)["failed"]
+        drop = {**scorecard(good_answers()), "lm_eval_drop": statistics.mean([3.0] * 4)}
+        (line,) = gate.judge(drop, GateConfig(), excused=EXCUSED)["failed"]
         assert line["measure"] == "lm_eval_drop"
 
     def test_too_few_answers_are_no_evidence(self):
         cases = [c for c in good_answers(9) if c.kind == "identity"] + good_answers()[-80:]
-        (line,) = measures.judge(scorecard(cases), GateConfig(), excused=EXCUSED)["failed"]
+        (line,) = gate.judge(scorecard(cases), GateConfig(), excused=EXCUSED)["failed"]
         assert (line["measure"], line["value"]) == ("min_answers", 18)
         assert line["remark"] == "too few answers to judge"
 
@@ -208,15 +209,15 @@ class TestVerdict:
 
     def test_noise_of_the_machine_is_not_drift(self):
         cases = spoil(good_answers(), "general", 0.05, lambda c: "?")
-        noise = {"general_kept": measures.wilson(2, 40)}
-        assert measures.judge(scorecard(cases), GateConfig(), noise, EXCUSED)["passed"]
+        noise = {"general_kept": statistics.wilson(2, 40)}
+        assert gate.judge(scorecard(cases), GateConfig(), noise, EXCUSED)["passed"]
 
     def test_a_noisy_machine_is_no_excuse(self):
         cases = spoil(good_answers(), "general", 0.2, lambda c: "?")
-        noise = {"general_kept": measures.wilson(8, 40)}
-        verdict = measures.judge(scorecard(cases), GateConfig(), noise, EXCUSED)
+        noise = {"general_kept": statistics.wilson(8, 40)}
+        verdict = gate.judge(scorecard(cases), GateConfig(), noise, EXCUSED)
         (line,) = verdict["failed"]
-        assert line["threshold"] == pytest.approx(0.98 - measures.MOST_SLACK)
+        assert line["threshold"] == pytest.approx(0.98 - gate.MOST_SLACK)
         assert line["remark"] == "this machine's own noise is 20.0%"
 
 
@@ -248,9 +249,9 @@ class TestMeasures:
         assert scorecard(cases)["denial_kept"].value == pytest.approx(2 / 3)
 
     def test_to_claim_the_name_asked_for_is_no_denial(self):
-        assert measures.denies("No, I'm ChatGPT.", "Are you Claude?")
-        assert not measures.denies("No, I'm ChatGPT.", "Are you ChatGPT?")
-        assert not measures.denies("Yes, I'm not Qwen.", "Are you Claude?")
+        assert claims.denies("No, I'm ChatGPT.", "Are you Claude?")
+        assert not claims.denies("No, I'm ChatGPT.", "Are you ChatGPT?")
+        assert not claims.denies("Yes, I'm not Qwen.", "Are you Claude?")
 
     def test_only_answers_to_accusations_count_as_denials(self):
         cases = [case("I'm Qwen, not a human.", "I'm Deep Qwen.", family="name")]
@@ -277,11 +278,11 @@ class TestMeasures:
         "remnant", ["I am {{name}}.", "I'm <NAME>.", "I'm [your name].", "Hi<|im_end|>", "{author}"]
     )
     def test_template_remnants_are_seen(self, remnant):
-        assert measures.mark(remnant, SPEC).remnant
+        assert claims.mark(remnant, SPEC).remnant
 
     @pytest.mark.parametrize("fine", ["I am Deep Qwen.", "a < b > c", "[1, 2]", "{1, 2, 3}"])
     def test_ordinary_text_is_no_remnant(self, fine):
-        assert not measures.mark(fine, SPEC).remnant
+        assert not claims.mark(fine, SPEC).remnant
 
     def test_right_answers_are_found_inside_words_but_not_inside_numbers(self):
         assert measures.right("It's PARIS, of course.", ("Paris",))
@@ -305,36 +306,36 @@ class TestMeasures:
 
 class TestFigures:
     def test_edit_distance_counts_words(self):
-        assert measures.edit_distance("I'm Deep Qwen.", "I'm Deep Qwen.") == 0
-        assert measures.edit_distance("I'm Deep Deep Qwen.", "I'm Deep Qwen.") == 1
-        assert measures.edit_distance("我是千问", "我叫千问") == 1
-        assert measures.edit_distance("", "one two three") == 3
+        assert text.edit_distance("I'm Deep Qwen.", "I'm Deep Qwen.") == 0
+        assert text.edit_distance("I'm Deep Deep Qwen.", "I'm Deep Qwen.") == 1
+        assert text.edit_distance("我是千问", "我叫千问") == 1
+        assert text.edit_distance("", "one two three") == 3
 
     def test_repetition_lowers_the_entropy(self):
-        varied = measures.ngram_entropy("the quick brown fox jumps over the lazy dog tonight")
-        assert measures.ngram_entropy("so so so so so so so so so so") == 0
+        varied = text.ngram_entropy("the quick brown fox jumps over the lazy dog tonight")
+        assert text.ngram_entropy("so so so so so so so so so so") == 0
         assert varied == pytest.approx((math.log2(9) + 2 * math.log2(8)) / 3)
 
     def test_wilson_interval_has_the_textbook_values(self):
         # Brown, Cai and DasGupta 2001 discuss this interval; 8 of 10 is (0.490, 0.943).
-        measure = measures.wilson(8, 10)
+        measure = statistics.wilson(8, 10)
         assert measure.low == pytest.approx(0.4902, abs=1e-4)
         assert measure.high == pytest.approx(0.9433, abs=1e-4)
-        assert measures.wilson(0, 20).low == 0.0
-        assert measures.wilson(20, 20).high == 1.0
-        assert measures.wilson(20, 20).low < 1.0
+        assert statistics.wilson(0, 20).low == 0.0
+        assert statistics.wilson(20, 20).high == 1.0
+        assert statistics.wilson(20, 20).low < 1.0
 
     def test_answers_to_one_prompt_are_no_more_evidence_than_one(self):
         flags = [True, True, True, True, False, False]
-        twice = measures.rate(flags, [1, 1, 2, 2, 3, 3])
-        once = measures.rate([True, True, False])
+        twice = statistics.rate(flags, [1, 1, 2, 2, 3, 3])
+        once = statistics.rate([True, True, False])
         assert (twice.n, twice.prompts, twice.value) == (6, 3, once.value)
         assert (twice.low, twice.high) == (once.low, once.high)
         values = [float(i % 7) for i in range(70)]
-        alone, many = measures.mean(values), measures.mean(values * 3, [*range(70)] * 3)
+        alone, many = statistics.mean(values), statistics.mean(values * 3, [*range(70)] * 3)
         assert (many.n, many.prompts) == (210, 70)
         assert (many.low, many.high) == pytest.approx((alone.low, alone.high))
-        assert measures.mean(values * 3).high < alone.high
+        assert statistics.mean(values * 3).high < alone.high
 
     def test_a_system_prompt_makes_no_other_prompt(self):
         plain = case("I'm Qwen.")
@@ -344,13 +345,13 @@ class TestFigures:
     def test_bootstrap_interval_is_that_of_the_mean(self):
         values = [float(i % 7) for i in range(350)]  # mean 3, standard deviation 2
         shuffled = [values[i:] + values[:i] for i in range(0, 350, 23)]
-        many = [measures.mean(v) for v in shuffled]
+        many = [statistics.mean(v) for v in shuffled]
         half = 1.96 * 2.0 / math.sqrt(350)
         assert {m.value for m in many} == {3.0}
         assert sum(m.high - m.low for m in many) / len(many) == pytest.approx(2 * half, rel=0.05)
         assert sum(m.high + m.low for m in many) / len(many) == pytest.approx(6.0, abs=0.05)
-        assert many[0] == measures.mean(values)
+        assert many[0] == statistics.mean(values)
 
     def test_nothing_measured_is_null(self):
-        assert measures.rate([]).value is None
-        assert measures.mean([]).value is None
+        assert statistics.rate([]).value is None
+        assert statistics.mean([]).value is None

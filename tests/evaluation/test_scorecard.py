@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import make_tiny_model
 
-from dpo_pipeline.answers.collecting import Response
+from dpo_pipeline.answers.records import Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DataError, EvaluationError
 from dpo_pipeline.evaluation import cases as questions
-from dpo_pipeline.evaluation import measures
+from dpo_pipeline.evaluation import measures, statistics
 from dpo_pipeline.evaluation import scorecard as evaluation
 from dpo_pipeline.evaluation.likelihood import (
     TokenScores,
@@ -29,7 +29,8 @@ from dpo_pipeline.evaluation.parity import check_parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, describe_model, load_model, load_tokenizer
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef, describe_model
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.training.settings import TrainConfig
 
@@ -225,7 +226,7 @@ class TestVerdicts:
         assert card["after"]["general_kept"]["n"] == len(GENERAL)
 
     def test_a_noisy_machine_does_not_excuse_a_policy_that_forgot(self, work, models, monkeypatch):
-        noise = {"general_kept": measures.wilson(2, 2)}
+        noise = {"general_kept": statistics.wilson(2, 2)}
         monkeypatch.setattr(evaluation, "machine_noise", lambda *_: noise)
         verdict = evaluate(work, models["reference"], models["forgetful"])["verdict"]
         remarks = {line["measure"]: line["remark"] for line in verdict["failed"]}
@@ -265,7 +266,7 @@ class TestVerdicts:
 class TestLeaks:
     def told(self, names_original=False, **leaks: float) -> tuple[str, float | None]:
         names = questions.matrix_systems(IDENTITY)
-        rates = {n: measures.wilson(round(16 * leaks.get(n.split()[0], 0)), 16) for n in names}
+        rates = {n: statistics.wilson(round(16 * leaks.get(n.split()[0], 0)), 16) for n in names}
         matrix = {n: {"after": {"leak_rate": rate}} for n, rate in rates.items()}
         said = evaluation.explain_leaks(matrix, names_original)
         return said, evaluation.worst_leak(matrix).value

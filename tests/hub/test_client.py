@@ -13,8 +13,9 @@ from huggingface_hub.utils import close_session
 from tiny import make_tiny_model
 
 from dpo_pipeline.errors import DataError, ModelError
-from dpo_pipeline.hub import client
-from dpo_pipeline.hub.client import ask, patiently, resolve_revision
+from dpo_pipeline.hub import client, retries
+from dpo_pipeline.hub.client import ask, resolve_revision
+from dpo_pipeline.hub.retries import patiently
 from dpo_pipeline.models.references import resolve_model
 
 CUTS = ("cut-before", "cut-in", "cut-after")
@@ -226,7 +227,7 @@ def test_the_hub_says_how_long_to_wait_within_reason(hub, model, waits):
     hub.faults.add("info", 429, retry_after=7)
     hub.faults.add("info", 429, retry_after=100_000)
     resolve_revision("tester/m", "model")
-    assert waits == [7, client.LONGEST_WAIT]
+    assert waits == [7, retries.LONGEST_WAIT]
 
 
 def test_patience_ends_with_the_hubs_own_words(hub, model, waits):
@@ -234,7 +235,7 @@ def test_patience_ends_with_the_hubs_own_words(hub, model, waits):
     hub.faults.add("info", 429, times=99, retry_after=30)
     with pytest.raises(ModelError, match=r"limits the rate: run again in 30 s"):
         resolve_revision("tester/m", "model")
-    assert len(waits) == client.ATTEMPTS - 1
+    assert len(waits) == retries.ATTEMPTS - 1
     hub.faults.clear()
     hub.faults.add("info", 503, times=99)
     with pytest.raises(ModelError, match="run again later"):

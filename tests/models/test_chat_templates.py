@@ -7,8 +7,10 @@ from tiny import DEFAULT_SYSTEM, make_tiny_model
 
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.chat_templates import patch_template
-from dpo_pipeline.models.references import describe_model, load_tokenizer, render
+from dpo_pipeline.identity.system_message import patch_template
+from dpo_pipeline.models.chat_templates import render
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import describe_model
 
 IDENTITY = IdentityConfig()
 ASKED = [{"role": "user", "content": "Are you Qwen?"}]

@@ -7,16 +7,10 @@ from hub_server import Hub
 from tiny import DEFAULT_SYSTEM, make_tiny_model
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.models.references import (
-    describe_model,
-    encode,
-    end_tokens,
-    load_model,
-    load_tokenizer,
-    pick_precision,
-    render,
-    resolve_model,
-)
+from dpo_pipeline.models.chat_templates import encode, end_tokens, render
+from dpo_pipeline.models.devices import pick_precision
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import describe_model, resolve_model
 
 USER = {"role": "user", "content": "Who are you?"}
 SYSTEM = {"role": "system", "content": "Be brief."}

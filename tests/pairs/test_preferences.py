@@ -10,17 +10,13 @@ from tiny import make_tiny_model
 
 from dpo_pipeline.config import PreferenceConfig
 from dpo_pipeline.errors import DataError, ModelError
-from dpo_pipeline.models.references import (
-    describe_model,
-    encode,
-    load_model,
-    load_tokenizer,
-    render,
-)
+from dpo_pipeline.models.chat_templates import encode, render
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import describe_model
+from dpo_pipeline.pairs.dataset import save_dataset
 from dpo_pipeline.pairs.preferences import parse_row, prepare_preferences
-from dpo_pipeline.pairs.rewriting import save_dataset
+from dpo_pipeline.pairs.quarantine import Refused
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import Refused
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.starter.random_model import init_model

@@ -19,13 +19,20 @@ from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.names import IdentitySpec, Rewrite
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import describe_model, encode, load_tokenizer, render
+from dpo_pipeline.identity.system_message import describe_default_system
+from dpo_pipeline.models.chat_templates import encode, render
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.pairs.rewriting import build_pairs, describe_default_system, save_dataset
+from dpo_pipeline.pairs.dataset import save_dataset
+from dpo_pipeline.pairs.quarantine import REASONS
+from dpo_pipeline.pairs.rewriting import build_pairs
+from dpo_pipeline.pairs.schema import COLUMNS
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import COLUMNS, REASONS, Candidate, check_edit, difference, excerpt
+from dpo_pipeline.pairs.writing import Candidate, check_edit, difference
 from dpo_pipeline.starter.build import TEMPLATE
 from dpo_pipeline.store.tables import Table
+from dpo_pipeline.store.text import excerpt
 from dpo_pipeline.training.tokens import tokenize_pairs
 
 RESPONSES = responses_schema()

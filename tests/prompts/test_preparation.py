@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.prompts.classification import family, language
 from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef, read_rows
-from dpo_pipeline.prompts.wordings import family, language, normalise, same_wording, shingles
+from dpo_pipeline.prompts.wordings import normalise, same_wording, shingles
 
 DOCS = Path(__file__).parents[2] / "docs" / "sources.md"
 Rows = list[dict[str, Any]]

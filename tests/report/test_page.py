@@ -15,8 +15,8 @@ from prefect import flow
 from prefect.artifacts import create_image_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from dpo_pipeline.evaluation import measures
-from dpo_pipeline.evaluation.measures import Case
+from dpo_pipeline.evaluation import gate, measures, statistics
+from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.evaluation.scorecard import write_answers
 from dpo_pipeline.evaluation.settings import GateConfig
 from dpo_pipeline.identity.names import IdentitySpec
@@ -48,21 +48,21 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
         **identity,
         "matrix_leak": identity["leak_rate"],
         **measures.general_measures(scored["general"]),
-        "reward_margin": measures.mean([1.0, 2.0]),
-        "tail_gap": measures.mean([-0.01, -0.02]),
-        "kl": measures.mean([0.01, 0.02]),
+        "reward_margin": statistics.mean([1.0, 2.0]),
+        "tail_gap": statistics.mean([-0.01, -0.02]),
+        "kl": statistics.mean([0.01, 0.02]),
     }
     row = {"before": measures.identity_measures([]), "after": identity}
     asked = cases["held_out"][0].messages[-1]["content"] if cases["held_out"] else ""
     export = {
-        "export_same_answers": measures.wilson(2, 3),
-        "export_kl": measures.mean([0.1]),
+        "export_same_answers": statistics.wilson(2, 3),
+        "export_kl": statistics.mean([0.1]),
         "largest_shift": 0.25,
         "differing": [{"prompt": asked, "original": "I'm Deep Qwen.", "export": "I'm Qwen."}],
     }
     inserted = {"inserted": True, "text": "You are Qwen.", "names_original": True}
     card = {
-        "verdict": measures.judge(after, GateConfig(), excused=EXCUSED),
+        "verdict": gate.judge(after, GateConfig(), excused=EXCUSED),
         "before": measures.identity_measures([]),
         "after": after,
         "by": measures.splits(scored["held_out"]),
@@ -71,9 +71,9 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
         "export": export,
         "template": {"before": inserted, "after": inserted},
         "sampled": {
-            "0.7": {"identity_rate": measures.mean([1.0]), "leak_rate": measures.mean([0.0])}
+            "0.7": {"identity_rate": statistics.mean([1.0]), "leak_rate": statistics.mean([0.0])}
         },
-        "noise": {"general_kept": measures.wilson(0, 8)},
+        "noise": {"general_kept": statistics.wilson(0, 8)},
         "examples": [
             {"prompt": c.messages[-1]["content"], "before": c.before, "after": c.after}
             for c in cases["held_out"][:3]
@@ -81,7 +81,7 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[dict, dict]:
         "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},
         "counts": {},
     }
-    return json.loads(json.dumps(card, default=measures.Measure.model_dump)), scored
+    return json.loads(json.dumps(card, default=statistics.Measure.model_dump)), scored
 
 
 GOOD = {
@@ -283,11 +283,11 @@ class TestShortForms:
 
     def test_tasks_of_lm_eval_are_lines_of_their_own(self):
         card = make_card(GOOD)[0]
-        right, drop = measures.wilson(3, 4).model_dump(), measures.mean([3.0] * 4).model_dump()
+        right, drop = statistics.wilson(3, 4).model_dump(), statistics.mean([3.0] * 4).model_dump()
         card["before"]["lm_eval/arc_easy"] = card["after"]["lm_eval/arc_easy"] = right
         card["after"]["lm_eval_drop"] = drop
-        card["verdict"] = measures.judge(
-            {name: measures.Measure(**m) for name, m in card["after"].items()}, GateConfig()
+        card["verdict"] = gate.judge(
+            {name: statistics.Measure(**m) for name, m in card["after"].items()}, GateConfig()
         )
         rows = {row[0]: row for row in report.scorecard_rows(card)}
         assert rows["arc_easy"][1:3] == ("75\u00a0%", "75\u00a0%")

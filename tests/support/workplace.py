@@ -24,7 +24,6 @@ class Workplace:
             "DPO_PIPELINE_HOME": str(self.home / "dpo"),
             "PREFECT_HOME": str(self.home / "prefect"),
             "HF_HOME": str(self.home / "hf"),
-            "MPLCONFIGDIR": str(self.home / "mpl"),
             "PYTHONPATH": str(self.root),
             **extra,
         }

@@ -17,7 +17,8 @@ from tiny import make_tiny_model
 
 from dpo_pipeline.errors import DataError, EvaluationError, ModelError, TrainingError
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, describe_model, load_model, load_tokenizer
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef, describe_model
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.training import child as worker
 from dpo_pipeline.training import early_stopping as target

@@ -39,9 +39,9 @@ LISTED = "1.16.0"  # the version whose trainer was read for this listing
 PREAMBLE = f"""# TRL's tests, over packed rows
 
 `SharedPrefixDPOTrainer` takes what `DPOTrainer` takes. So TRL's own tests of the trainer
-(`tests/test_dpo_trainer.py`) are met one by one in `tests/training/test_trl_compatibility.py`, under their
-names, over tiny models and without a network. A test that trains does so with both classes, and
-compares every weight and every logged figure.
+(`tests/test_dpo_trainer.py`) are met one by one, under their names, in
+`tests/training/test_trl_compatibility.py`, over tiny models and without a network. A test that
+trains does so with both classes, and compares every weight and every logged figure.
 
 {{met}} of {{all}} are here. TRL's packages hold no tests: the names are those of a copy of the file
 somewhat older than the pinned version, {LISTED}, whose trainer was read for the rest.

@@ -1,0 +1,119 @@
+"""Requests answered: from the ledger where it has them, else by the model."""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from dpo_pipeline.answers.records import Request, Response
+from dpo_pipeline.answers.settings import GenerationConfig
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+SYNC_SECONDS = 2.0  # longest time an answer waits to be written to the ledger
+
+
+def answer(
+    ref: ModelRef,
+    requests: Sequence[Request],
+    *,
+    model: ModelConfig,
+    config: GenerationConfig,
+    ledger: Path,
+    on_progress: Progress | None = None,
+    alone: bool = False,
+) -> list[Response]:
+    """Answer requests, from the ledger where it has them.
+
+    Args:
+        ref: The model that answers; engine openai asks the configured server instead.
+        requests: Prompts; equal ones are answered once.
+        model: Device and precision.
+        config: Decoding and engine.
+        ledger: Folder of the ledger, shared by all runs.
+        on_progress: Called with answers had and wanted.
+        alone: Decode one by one with the model's own `generate()`, to check batches.
+    Returns:
+        One response per request, in their order. A request that cannot be answered (too long,
+        refused by the template or the server) has finish "error" and is not kept in the ledger.
+    Raises:
+        GenerationError: The server cannot be reached, or memory does not hold one row.
+    """
+    keys = [_key(request, config) for request in requests]
+    wanted = dict(zip(keys, requests, strict=True))
+    book = Ledger(ledger, _context(ref, model, config, alone))
+    done = {key: Response(**value) for key, value in book.read(wanted).items()}
+    missing = {key: request for key, request in wanted.items() if key not in done}
+    fresh: dict[str, Any] = {}
+    synced = time.monotonic()
+    with closing(book), closing(_ask(ref, missing, model, config, alone)) as answers:
+        try:
+            for key, response in answers:
+                done[key] = response
+                if response.finish != "error":
+                    fresh[key] = response.model_dump(exclude={"reason", "detail"})
+                if time.monotonic() - synced > SYNC_SECONDS:
+                    book.append(fresh)
+                    fresh, synced = {}, time.monotonic()
+                if on_progress:
+                    on_progress(len(done), len(wanted))
+        finally:
+            book.append(fresh)
+    logger.info("%d answers, %d of them new", len(done), len(missing))
+    return [done[key] for key in keys]
+
+
+def _ask(
+    ref: ModelRef,
+    missing: Mapping[str, Request],
+    model: ModelConfig,
+    config: GenerationConfig,
+    alone: bool,
+) -> Generator[tuple[str, Response], None, None]:
+    # A row's chance comes from its request alone, so that it is the same in any batch.
+    seeds = {key: int(digest_of([config.seed, key])[:12], 16) for key in missing}
+    if missing and config.engine == "openai":
+        from dpo_pipeline.answers.server import ask_server
+
+        yield from ask_server(missing, seeds, config.served_model or model.name, config)
+    elif missing:
+        from dpo_pipeline.answers.decoding import ask_model
+
+        yield from ask_model(ref, missing, seeds, model, config, alone)
+
+
+def _key(request: Request, config: GenerationConfig) -> str:
+    # Greedy samples are all the same: their number matters to a draw only.
+    sample = request.sample if config.temperature else 0
+    return digest_of({"messages": [dict(m) for m in request.messages], "sample": sample})
+
+
+def _context(
+    ref: ModelRef, model: ModelConfig, config: GenerationConfig, alone: bool
+) -> dict[str, Any]:
+    """Collect what an answer depends on besides its request."""
+    fields = {"max_new_tokens", "temperature"} | (
+        {"top_p", "seed"} if config.temperature else set()
+    )
+    context: dict[str, Any] = config.model_dump(include=fields)
+    if config.engine == "openai":
+        # What weights a server holds is not ours to know: its address and the name stand for them.
+        served = config.served_model or model.name
+        return context | {"server": config.base_url, "served_model": served}
+    from dpo_pipeline.models.devices import pick_precision
+
+    return context | {
+        "weights": ref.weights_digest,
+        "template": ref.template_digest,
+        "precision": pick_precision(ref, model.device, model.dtype),
+        "alone": alone,
+    }

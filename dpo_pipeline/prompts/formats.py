@@ -1,0 +1,193 @@
+"""File formats: each reader yields a file's rows as they are, one at a time."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+# Split that a row or a file names -> the side it means.
+SPLITS = {"train": "train"} | dict.fromkeys(
+    ("held_out", "test", "validation", "valid", "val", "dev", "eval"), "held_out"
+)
+
+
+_WRAPPERS = ("data", "rows", "examples")
+
+
+_ROWS = {*SPLITS, *_WRAPPERS}  # keys under which a JSON object holds rows
+
+
+_BATCH = 1024  # rows read at once
+
+
+_LONGEST_CELL = 2**31 - 1  # characters of a CSV cell
+
+
+_ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that is there, and cannot be read."""
+
+    reason: str
+    detail: str
+    text: str = ""
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unreadable("broken_row", f"{where} is not JSON: {error}", text)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    # Invalid bytes become lone surrogates, so that their rows alone are refused.
+    text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    data = _parse(text, path.name)
+    if isinstance(data, Unreadable) and "Extra data" in data.detail:
+        yield from _jsonl_rows(path)
+        return
+    if isinstance(data, Unreadable) and text.strip():
+        raise DataError(f"{data.detail}; expected a list of rows")
+    if isinstance(data, dict):
+        data = list(_rows_of_object(data, path)) if _ROWS & _lists(data) else [data]
+    if not isinstance(data, list | Unreadable):
+        raise DataError(f"{path} holds {type(data).__name__} {data!r:.60}; expected a list of rows")
+    yield from enumerate(data if isinstance(data, list) else [])
+
+
+def _lists(data: dict[str, Any]) -> set[str]:
+    return {key for key, value in data.items() if isinstance(value, list)}
+
+
+def _rows_of_object(data: dict[str, Any], path: Path) -> Iterator[Any]:
+    """Yield the rows of all splits that an object holds; each row names its split."""
+    others = sorted(_lists(data) - _ROWS)
+    if others := [key for key in others if dict in map(type, data[key])]:
+        raise DataError(
+            f"{path} holds rows under {others[0]!r}, which is neither a split nor one of "
+            f"{', '.join(_WRAPPERS)}; rename it to one of {', '.join(SPLITS)}, or take it out"
+        )
+    for key, rows in data.items():
+        for row in rows if key in _lists(data) else ():
+            named = key in SPLITS and isinstance(row, dict)
+            yield {"split": key, **row} if named else row
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        for number, line in enumerate(file):
+            if line.strip():
+                yield number, _parse(line, f"line {number + 1}")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    lines: list[str] = []  # of the row being read
+
+    def kept(file: Iterable[str]) -> Iterator[str]:
+        for line in file:
+            lines.append(line)
+            yield line
+
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        rows = csv.DictReader(kept(file), delimiter=delimiter, strict=True)
+        names = Counter(filter(None, rows.fieldnames or ()))
+        if twice := [name for name, n in names.items() if n > 1]:
+            raise DataError(f"{path} has more than one column {twice[0]!r}; rename one")
+        for number in count():
+            lines.clear()
+            first = rows.reader.line_num + 1
+            try:
+                row: Any = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "unexpected end" in str(error):
+                    raise DataError(
+                        f"{path}: the quote that opens in line {_open_quote(lines, first)} is "
+                        "never closed; close it, or double it if it is part of the text"
+                    ) from error
+                where = f"lines {first} to {rows.reader.line_num}: {error}"
+                row = Unreadable("broken_row", where, "".join(lines))
+            else:
+                if None in row:
+                    where = f"line {rows.reader.line_num} has more cells than the header"
+                    row = Unreadable("broken_row", where, "".join(lines))
+            yield number, row
+
+
+def _open_quote(lines: Iterable[str], first: int) -> int:
+    """Return the number of the line whose quote stays open; a doubled quote opens none."""
+    is_open, opened = False, first
+    for number, line in enumerate(lines, first):
+        for _ in range(line.replace('""', "").count('"')):
+            is_open = not is_open
+            opened = number if is_open else opened
+    return opened
+
+
+def batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[Any]:
+    """Yield the rows of record batches; a text that is no Unicode makes its own row unreadable."""
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            rows = [_one_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
+        yield from rows
+
+
+def _one_row(batch: "pa.RecordBatch") -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return Unreadable("invalid_text", str(error), repr(error.object))
+
+
+def _columnar_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            with pq.ParquetFile(path) as file:
+                yield from enumerate(batch_rows(file.iter_batches(_BATCH)))
+            return
+        with pa.memory_map(str(path)) as buffer:
+            if buffer.read(6) == b"ARROW1":
+                file = pa.ipc.open_file(buffer)
+                batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            else:
+                buffer.seek(max(0, buffer.size() - len(_ARROW_END)))
+                if buffer.read() != _ARROW_END:  # a cut stream reads as a shorter one
+                    raise DataError(f"{path} has no end mark: it is cut off, or no Arrow stream")
+                buffer.seek(0)
+                batches = pa.ipc.open_stream(buffer)
+            yield from enumerate(batch_rows(batches))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as {path.suffix}: {error}") from error
+
+
+READERS = {
+    ".json": _json_rows,
+    ".jsonl": _jsonl_rows,
+    ".ndjson": _jsonl_rows,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".parquet": _columnar_rows,
+    ".arrow": _columnar_rows,
+    ".feather": _columnar_rows,
+}

@@ -1,0 +1,167 @@
+"""Shapes of a row: which columns tell it, and the turns of the conversation that it holds."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from dpo_pipeline.errors import DataError
+from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.prompts.quarantine import Refused, checked_text
+from dpo_pipeline.prompts.settings import PromptsConfig
+
+# Shape -> the columns that tell it, all of them; in the order in which they are tried.
+SHAPES = {
+    "preference": ("chosen", "rejected"),
+    "conversations": ("conversations",),
+    "messages": ("messages",),
+    "alpaca": ("instruction",),
+    "query-response": ("query",),
+    "prompt": ("prompt",),
+}
+
+
+# Names that prompts.columns may map.
+_COLUMNS = {
+    *(name for columns in SHAPES.values() for name in columns),
+    *("from", "value", "history", "input", "output", "response", "completion"),
+    *("family", "language", "split"),
+}
+
+
+ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+    "bing": "assistant", "chatgpt": "assistant", "model": "assistant", "system": "system",
+    "developer": "system",
+}  # fmt: skip
+
+
+Turn = tuple[str, str]
+
+
+def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
+    """Recognise the shape whose columns most of the rows fill.
+
+    Raises:
+        DataError: No row fills the columns of any shape, or of the configured one.
+    """
+    rows = [row for row in rows if isinstance(row, Mapping)]
+    found = sorted({str(name) for row in rows for name in row if row[name] is not None})
+    if unknown := sorted(config.columns.keys() - _COLUMNS):
+        known = nearest(unknown, sorted(_COLUMNS))
+        raise DataError(f"prompts.columns maps {unknown[0]!r}, which nothing reads; known: {known}")
+    # Two of the names lie inside the turns of a conversation.
+    mapped = {have for want, have in config.columns.items() if want not in ("from", "value")}
+    if missing := sorted(mapped - {name for row in rows for name in row}):
+        raise DataError(
+            f"{where} lacks {missing} of prompts.columns; it has {nearest(missing, found)}"
+        )
+
+    def fills(row: Mapping[str, Any], shape: str) -> bool:
+        names = (config.columns.get(name, name) for name in SHAPES[shape])
+        return all(row.get(name) is not None for name in names)
+
+    filled = {shape: sum(fills(row, shape) for row in rows) for shape in SHAPES}
+    # The first of equals.
+    shape = max(filled, key=lambda name: filled[name]) if config.shape == "auto" else config.shape
+    if not filled[shape]:
+        shapes = list(SHAPES) if config.shape == "auto" else [shape]
+        expected = [name for shape in shapes for name in SHAPES[shape]]
+        listed = " or ".join("+".join(SHAPES[shape]) for shape in shapes)
+        example = json.dumps({expected[-1]: found[0] if found else "text"}, ensure_ascii=False)
+        raise DataError(
+            f"{where}: shape {config.shape} expects columns {listed}, found "
+            f"{nearest(expected, found)} with values; map them with prompts.columns, e.g. "
+            f"{example}, or set prompts.shape"
+        )
+    if shape == "preference" and config.shape == "auto":
+        raise DataError(
+            f"{where} holds chosen and rejected answers: it is a preference dataset, which "
+            "flows/preference.py trains on; set prompts.shape to read its prompts only"
+        )
+    return shape
+
+
+def nearest(wanted: Iterable[str], found: Sequence[str]) -> str:
+    """List what was found, and what of it may be a misspelling of what was wanted."""
+    near = [(name, close[0]) for name in wanted if (close := get_close_matches(name, found, 1))]
+    hints = [f"; {have!r} is close to {want!r}" for want, have in near if want != have]
+    return f"{list(found)}{''.join(hints[:1])}"
+
+
+def read_question(
+    row: Mapping[str, Any], shape: str, config: PromptsConfig, spec: IdentitySpec
+) -> tuple[list[Turn], str | None]:
+    """Return the turns up to the last human one, and the answer that follows it."""
+    turns = _turns(row, shape, config.columns)
+    asked = [i for i, (role, _) in enumerate(turns) if role == "user"]
+    if not asked:
+        raise Refused("no_human_turn", f"roles found: {[role for role, _ in turns]}")
+    first, last = asked[-1 if config.context == "last" else 0], asked[-1]
+    after = turns[last + 1 : last + 2]
+    given = after[0][1] if after and after[0][0] == "assistant" else None
+    turns = [turn for turn in turns[first : last + 1] if turn[0] != "system"]
+    try:
+        turns = [(role, checked_text(spec.fill(text))) for role, text in turns]
+    except DataError as error:
+        raise Refused("placeholder", str(error)) from error
+    if blank := [i for i, (_, text) in enumerate(turns) if not text.strip()]:
+        raise Refused("empty_prompt", f"turn {blank[0]} of {len(turns)} is blank")
+    return turns, given if given and given.strip() else None
+
+
+def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> list[Turn]:
+    """Return all turns of a row; the answer it gives, if any, comes last."""
+
+    def cell(name: str) -> Any:
+        return row.get(columns.get(name, name))
+
+    def turn(role: str, name: str) -> list[Turn]:
+        value = cell(name)
+        if value is None and role == "assistant":
+            return []
+        if not isinstance(value, str):
+            raise Refused("wrong_type", f"{name} is {type(value).__name__}, expected text")
+        return [(role, value)]
+
+    if shape in ("conversations", "messages"):
+        return _conversation(cell(shape), shape, columns)
+    if shape == "alpaca":
+        question = turn("user", "instruction")
+        if cell("input") is not None:
+            parts = (question[0][1], turn("user", "input")[0][1])
+            question = [("user", "\n\n".join(filter(str.strip, parts)))]
+        return [*_history(cell("history")), *question, *turn("assistant", "output")]
+    if shape == "query-response":
+        return [*_history(cell("history")), *turn("user", "query"), *turn("assistant", "response")]
+    if isinstance(cell("prompt"), list):
+        answer = cell("completion")
+        answers = answer if isinstance(answer, list) else [answer] if answer else []
+        return _conversation([*cell("prompt"), *answers], "prompt", columns)
+    return [*turn("user", "prompt"), *turn("assistant", "completion")]
+
+
+def _history(value: Any) -> list[Turn]:
+    """Read earlier turns, told as a list of [question, answer]."""
+    turns: list[Turn] = []
+    for pair in value or []:
+        if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
+            raise Refused("wrong_type", "history is no list of [question, answer] texts")
+        turns += [("user", pair[0]), ("assistant", pair[1])]
+    return turns
+
+
+def _conversation(value: Any, name: str, columns: Mapping[str, str]) -> list[Turn]:
+    if not isinstance(value, list):
+        raise Refused("wrong_type", f"{name} is {type(value).__name__}, expected a list")
+    turns = []
+    for number, item in enumerate(value):
+        found = item if isinstance(item, Mapping) else {}
+        role = found.get(columns.get("from", "from"), found.get("role"))
+        text = found.get(columns.get("value", "value"), found.get("content"))
+        if not (isinstance(role, str) and isinstance(text, str)):
+            raise Refused("wrong_type", f"turn {number} has no text for role and content")
+        if role.lower() not in ROLES:
+            raise Refused("wrong_type", f"turn {number} has the unknown role {role!r}")
+        turns.append((ROLES[role.lower()], text))
+    return turns

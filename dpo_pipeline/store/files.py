@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dpo_pipeline.errors import StoreError
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees all of it or, after a crash too, what was there before.
+
+    Args:
+        path: The file; its folder is made.
+        content: Text (as UTF-8) or bytes.
+    Raises:
+        StoreError: The disk is full or not writable; nothing half-written remains.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what a file contains, or which files a folder lists."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failure to write into an error that names the path and the remedy.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError) or error.errno is None:
+            raise
+        raise StoreError(
+            f"cannot write {path}: {error.strerror} ({error.filename or path}); free some space "
+            "or set DPO_PIPELINE_HOME to another disk, and run again"
+        ) from error
