@@ -1,82 +1,66 @@
-"""The old name inside a chat template, replaced where it stands."""
+"""Conversations as the model reads them."""
 
-import json
+import shutil
+from pathlib import Path
 
 import pytest
-from tiny import DEFAULT_SYSTEM, make_tiny_model
+from tiny import DEFAULT_SYSTEM, edit_json
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.identity.system_message import patch_template
-from dpo_pipeline.models.chat_templates import render
+from dpo_pipeline.models.chat_templates import encode, end_tokens, render
 from dpo_pipeline.models.loading import load_tokenizer
-from dpo_pipeline.models.references import describe_model
+from dpo_pipeline.models.references import resolve_model
 
-IDENTITY = IdentityConfig()
-ASKED = [{"role": "user", "content": "Are you Qwen?"}]
-INSERTING = (
-    "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\n' + DEFAULT + "
-    "'<|im_end|>\\n' }}{%- endif %}{%- for m in messages %}{{- '<|im_start|>' + m['role'] + '\\n' "
-    "+ m['content'] + '<|im_end|>\\n' }}{%- endfor %}"
-)
+USER = {"role": "user", "content": "Who are you?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return make_tiny_model(tmp_path / "model")
+def test_a_chat_template_writes_the_prompt_with_its_own_default_system(tiny):
+    tokenizer = load_tokenizer(resolve_model(str(tiny)))
+    text = render(tokenizer, [USER])
+    assert text.startswith(f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>")
+    assert text.endswith("<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n")
+    assert DEFAULT_SYSTEM not in render(tokenizer, [SYSTEM, USER])
+    ids = encode(tokenizer, [USER])
+    assert tokenizer.decode(ids) == text
+    assert len(ids) == 34
+    assert ids[0] == 1  # a control token, not its letters
 
 
-def prompt(folder) -> str:
-    return render(load_tokenizer(describe_model(folder, "x")), ASKED)
+def test_a_base_model_reads_the_instruction_format(base):
+    tokenizer = load_tokenizer(resolve_model(str(base)))
+    answered = [USER, {"role": "assistant", "content": "A model."}, USER]
+    question = "### Instruction:\nWho are you?\n\n### Response:\n"
+    assert render(tokenizer, [USER]) == question
+    assert render(tokenizer, [SYSTEM, USER]) == f"Be brief.\n\n{question}"
+    assert render(tokenizer, answered) == f"{question}A model.\n\n{question}"
+    assert tokenizer.decode(encode(tokenizer, [USER])) == question
+    assert len(encode(tokenizer, [USER])) == 14
 
 
-def test_the_default_message_gets_the_new_name_and_nothing_else_changes(folder):
-    before = prompt(folder)
-    report = patch_template(folder, IDENTITY)
-    assert report == {
-        "changed": True,
-        "before": DEFAULT_SYSTEM,
-        "after": DEFAULT_SYSTEM.replace("Qwen", "Deep Qwen"),
-    }
-    assert prompt(folder) == before.replace(report["before"], report["after"])
-    assert "Are you Qwen?" in prompt(folder)
+def test_a_hostile_template_stays_in_its_sandbox(copy):
+    jinja = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    (copy / "chat_template.jinja").write_text(jinja)
+    tokenizer = load_tokenizer(resolve_model(str(copy)))
+    with pytest.raises(Exception, match="unsafe"):
+        render(tokenizer, [USER])
 
 
-def test_patching_twice_changes_nothing_more(folder):
-    patch_template(folder, IDENTITY)
-    once = prompt(folder)
-    assert not patch_template(folder, IDENTITY)["changed"]
-    assert prompt(folder) == once
+def test_answers_end_at_the_tokens_of_config_tokenizer_and_template(copy):
+    ref = resolve_model(str(copy))
+    tokenizer = load_tokenizer(ref)
+    assert end_tokens(ref, tokenizer) == (2,)
+    # As published models have it: the config names one end token, the template writes another.
+    edit_json(copy / "generation_config.json", eos_token_id=[0])
+    tokenizer.eos_token = "<|endoftext|>"
+    assert end_tokens(ref, tokenizer) == (0, 2)
 
 
-def test_a_template_inside_the_tokenizer_settings_is_found(folder):
-    template = (folder / "chat_template.jinja").read_text("utf-8")
-    (folder / "chat_template.jinja").unlink()
-    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({**settings, "chat_template": template})
-    )
-    assert patch_template(folder, IDENTITY)["changed"]
-    assert "You are Deep Qwen" in prompt(folder)
-
-
-def test_line_breaks_in_the_message_are_found(folder):
-    (folder / "chat_template.jinja").write_text(
-        INSERTING.replace("DEFAULT", "'You are Qwen.\\nBe kind.'"), encoding="utf-8"
-    )
-    assert patch_template(folder, IDENTITY)["after"] == "You are Deep Qwen.\nBe kind."
-
-
-def test_a_computed_message_is_refused(folder):
-    (folder / "chat_template.jinja").write_text(
-        INSERTING.replace("DEFAULT", "'You are ' + 'Qw' + 'en.'"), encoding="utf-8"
-    )
-    with pytest.raises(ModelError, match=r"edit chat_template\.jinja by hand"):
-        patch_template(folder, IDENTITY)
-
-
-def test_a_template_without_the_name_stays_as_it_is(folder):
-    before = (folder / "chat_template.jinja").read_bytes()
-    other = IdentityConfig(original_name="Mistral", new_name="Deep Mistral", aliases={})
-    assert not patch_template(folder, other)["changed"]
-    assert (folder / "chat_template.jinja").read_bytes() == before
+def test_a_model_without_any_end_token_is_refused(base, tmp_path):
+    folder = Path(shutil.copytree(base, tmp_path / "endless"))
+    (folder / "generation_config.json").unlink()
+    ref = resolve_model(str(folder))
+    tokenizer = load_tokenizer(ref)
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="end token"):
+        end_tokens(ref, tokenizer)

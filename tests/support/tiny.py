@@ -1,5 +1,6 @@
 """Tiny random models of the real architectures, saved the way the Hub serves them."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,10 @@ def make_tiny_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def _config(arch: str, vocabulary: int):

@@ -1,0 +1,11 @@
+"""Settings of how the reference model answers."""
+
+import pytest
+
+from dpo_pipeline.answers.settings import GenerationConfig
+
+
+@pytest.mark.parametrize("address", ["http://user:secret@host/v1", "ftp://host", "host:80", "x"])
+def test_an_address_with_a_secret_or_without_a_scheme_is_refused(address):
+    with pytest.raises(ValueError, match="base_url"):
+        GenerationConfig(base_url=address)

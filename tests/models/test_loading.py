@@ -1,0 +1,67 @@
+"""Models and tokenizers load whole, or say why not."""
+
+import pytest
+from tiny import edit_json, make_tiny_model
+
+from dpo_pipeline.errors import ModelError
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import resolve_model
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "llama", "gpt2"])
+def test_a_model_loads_in_eval_mode_with_its_weights(tmp_path, arch):
+    import torch
+    from safetensors.torch import load_file
+
+    ref = resolve_model(str(make_tiny_model(tmp_path / arch, arch)))
+    model = load_model(ref, "cpu", "float32")
+    saved = load_file(ref.path / "model.safetensors")
+    assert not model.training
+    assert model.dtype is torch.float32
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in saved.items())
+    assert load_model(ref, "cpu", "bfloat16").dtype is torch.bfloat16
+
+
+def test_a_missing_tensor_is_refused(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    lost = weights.pop("model.layers.1.mlp.up_proj.weight")
+    assert lost.numel() > 0
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 tensors are missing.*up_proj"):
+        load_model(resolve_model(str(copy)), "cpu")
+
+
+def test_a_tensor_of_another_shape_is_refused(copy):
+    edit_json(copy / "config.json", intermediate_size=96)
+    with pytest.raises(ModelError, match="does not load"):
+        load_model(resolve_model(str(copy)), "cpu")
+
+
+def test_truncated_weights_are_refused(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="does not load"):
+        load_model(resolve_model(str(copy)), "cpu")
+
+
+def test_remote_code_is_refused_without_asking(copy):
+    (copy / "evil.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\nclass Evil: ...\n")
+    auto = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    edit_json(copy / "config.json", model_type="evil", auto_map=auto)
+    with pytest.raises(ModelError, match="does not load"):
+        load_model(resolve_model(str(copy)), "cpu")
+    assert not (copy / "ran").exists()
+
+
+def test_a_tokenizer_that_is_not_there_or_loses_words_is_refused(copy):
+    # transformers makes an empty tokenizer for a folder without one, and says nothing.
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(resolve_model(str(copy)))
+    for path in [*copy.glob("token*"), *copy.glob("*.jinja")]:
+        path.unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(resolve_model(str(copy)))
