@@ -30,7 +30,7 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
     from dpo_pipeline.identity.settings import IdentityConfig
     from dpo_pipeline.models.loading import load_tokenizer
     from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.pairs.dataset import save_dataset
+    from dpo_pipeline.pairs.dataset import Lineage, ModelOrigin, save_dataset
     from dpo_pipeline.pairs.rewriting import build_pairs
     from dpo_pipeline.pairs.settings import PairsConfig
     from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
@@ -77,7 +77,9 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
         made = build_pairs(responses / "responses.parquet", ref, identity, PairsConfig(), pairs)
         seconds["rewrite"] = time.perf_counter() - start
         start = time.perf_counter()
-        save_dataset(pairs, {}, PairsConfig(), dataset)
+        origin = resolve_source(config).origin
+        lineage = Lineage(model=ModelOrigin.of(ref), prompts=origin)
+        save_dataset(pairs, lineage, PairsConfig(), dataset)
         seconds["save"] = time.perf_counter() - start
         assert made["pairs"] > 0.9 * count, made
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

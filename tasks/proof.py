@@ -123,7 +123,11 @@ def conclude(
         history=history if history.exists() else None,
         pairs=dataset.path / "train.parquet" if dataset else None,
         quarantine=refused,
-        lineage={**lineage, **run.outcome(policy, dataset, score), "versions": versions()},
+        lineage={
+            **lineage.model_dump(mode="json"),
+            **run.outcome(policy, dataset, score),
+            "versions": versions(),
+        },
         stages=[{"name": name, **stage} for name, stage in run.stages.items()],
     )
     paths |= {name: score.path / f"{name}.{kind}" for name, kind in FILES.items()}

@@ -21,6 +21,8 @@ from rich.markup import escape
 
 from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
 from dpo_pipeline.errors import DPOPipelineError
+from dpo_pipeline.pairs.dataset import Lineage, ModelOrigin
+from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
@@ -130,25 +132,20 @@ class Run:
                 style="yellow",
             )
 
-    def lineage(self, model: Artifact, source: Artifact) -> dict[str, Any]:
+    def lineage(self, model: Artifact, source: Artifact) -> Lineage:
         """Say where the pairs come from: digests, revisions, settings; no machine path."""
-        ref = model_of(model)
-        # What goes to the Hub names a folder of this machine by its last part only.
-        name = ref.name if ref.revision else Path(ref.name).name
-        # Nothing else is called that: a folder has its path, and a model from a file its suffix.
-        kind = "starter" if ref.name == "starter" else "hub" if ref.revision else "local"
-        sections = ("identity", "generation", "pairs")
-        lineage: dict[str, Any] = {
-            "model": {**ref.model_dump(exclude={"path"}), "kind": kind, "name": name},
-            "prompts": {**source.stats.get("source", {}), "digest": source.digest},
-            **{
-                s: settings_of(getattr(self.config, s)) for s in sections if hasattr(self.config, s)
-            },
+        names = ("identity", "generation", "pairs")
+        sections = {
+            s: settings_of(getattr(self.config, s)) for s in names if hasattr(self.config, s)
         }
         # Where a server stands is nobody else's business.
         for setting in ("base_url", "served_model"):
-            lineage.get("generation", {}).pop(setting, None)
-        return lineage
+            sections.get("generation", {}).pop(setting, None)
+        return Lineage(
+            model=ModelOrigin.of(model_of(model)),
+            prompts=Origin.model_validate({**source.stats["source"], "digest": source.digest}),
+            **sections,
+        )
 
     def write_summary(self, paths: dict[str, Any], **facts: Any) -> dict[str, Any]:
         """Write summary.json; its keys stay from version to version.

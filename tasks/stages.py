@@ -20,6 +20,7 @@ from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.pairs.dataset import Lineage
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.publishing.settings import PublishConfig
@@ -219,13 +220,14 @@ def prepare(model: Artifact, prompts: PromptsConfig, pairs: PairsConfig) -> Stag
 
 
 @task(name="save", **STAGE)
-def save(pairs: Artifact, config: PairsConfig, lineage: dict[str, Any]) -> Stage:
+def save(pairs: Artifact, config: PairsConfig, lineage: Lineage) -> Stage:
     """Save the pairs as Parquet, with where every byte came from."""
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
         from dpo_pipeline.pairs.dataset import save_dataset
 
-        return {**save_dataset(pairs.path, lineage, config, out), "lineage": lineage}
+        counts = save_dataset(pairs.path, lineage, config, out)
+        return {**counts, "lineage": lineage.model_dump(mode="json")}
 
     return get_or_build(
         "save",

@@ -4,25 +4,64 @@ import json
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import JsonValue
 
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.pairs.quarantine import REASONS, explain_reasons
 from dpo_pipeline.pairs.schema import COLUMNS, FLAGS, METADATA_KEY, pairs_schema, quarantine_schema
 from dpo_pipeline.pairs.settings import PairsConfig
+from dpo_pipeline.prompts.sources import Origin
+from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import Table, read_rows
 
 logger = logging.getLogger(__name__)
 
 
-def save_dataset(
-    pairs: Path, lineage: dict[str, Any], config: PairsConfig, out: Path
-) -> dict[str, Any]:
+class ModelOrigin(Record):
+    """What a model is, told to others: a folder by its last part, no path of this machine."""
+
+    name: str
+    revision: str | None
+    weights_digest: str
+    template_digest: str
+    kind: Literal["starter", "hub", "local"]
+
+    @classmethod
+    def of(cls, ref: ModelRef) -> "ModelOrigin":
+        """Say what may be told of a model."""
+        # Nothing else is called that: a folder has its path, and a model from a file its suffix.
+        kind = "starter" if ref.name == "starter" else "hub" if ref.revision else "local"
+        name = ref.name if ref.revision else Path(ref.name).name
+        return cls.model_validate({**ref.model_dump(), "name": name, "kind": kind})
+
+
+class Lineage(Record):
+    """What pairs were made from.
+
+    Attributes:
+        model: The reference model.
+        prompts: The source of the prompts; its digest is that of what was made of it.
+        identity: Settings; null where no identity is at stake.
+        generation: Settings, without where a server stands; null where nothing was generated.
+        pairs: Settings; null where no pairs were made.
+    """
+
+    model: ModelOrigin
+    prompts: Origin
+    identity: dict[str, JsonValue] | None = None
+    generation: dict[str, JsonValue] | None = None
+    pairs: dict[str, JsonValue] | None = None
+
+
+def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) -> dict[str, Any]:
     """Write the pairs as the data set that training reads, with where it came from.
 
     Args:
         pairs: Folder with pairs.parquet and quarantine.parquet.
-        lineage: What the pairs were made from, JSON-able; kept in the metadata of every file
+        lineage: What the pairs were made from; kept in the metadata of every file
             under the key "dpo_pipeline", and in dataset.json.
         config: Least number and share of pairs.
         out: Empty folder; gets train.parquet, held_out.parquet, quarantine.parquet and
@@ -36,7 +75,8 @@ def save_dataset(
     import pyarrow.parquet as pq
 
     source = pairs / "pairs.parquet"
-    metadata = json.loads(pq.read_schema(source).metadata[METADATA_KEY]) | {"lineage": lineage}
+    metadata = json.loads(pq.read_schema(source).metadata[METADATA_KEY])
+    metadata["lineage"] = lineage.model_dump(mode="json")
     reasons, prompts = Counter[str](), {"train": set[str](), "held_out": set[str]()}
     schema = pairs_schema(metadata)
     with (

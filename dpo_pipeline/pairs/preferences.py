@@ -50,7 +50,7 @@ def prepare_preferences(
         out: Empty folder.
     Returns:
         Counts: rows, pairs, train, held_out, quarantine, reasons, flags, rules;
-        repeated_prompts (rows whose prompt came before) and left_out (rows beyond the limit).
+        repeated_prompts (rows whose prompt came before), left_out (rows beyond the limit), source.
     Raises:
         DataError: The columns are no preference data set's, or too few rows can be used.
         StoreError: The disk is full or not writable.
@@ -70,7 +70,7 @@ def prepare_preferences(
             f"most {config.max_quarantine:.0%} may be left (prompts.max_quarantine). In "
             f"quarantine: {explain_reasons(counts['reasons'])}"
         )
-    return {**counts, **planned}
+    return {**counts, **planned, "source": source.origin.model_dump()}
 
 
 def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dict[str, int]]:

@@ -116,8 +116,7 @@ def prepare_prompts(
         "quarantined": reasons.total(),
         "reasons": dict(sorted(reasons.items())),
         "shape": shape,
-        "source": source.model_dump(include={"kind", "revision", "digest"})
-        | {"name": Path(source.location).name if source.kind == "file" else source.location},
+        "source": source.origin.model_dump(),
     }
 
 

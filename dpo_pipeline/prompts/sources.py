@@ -4,27 +4,32 @@ JSON, JSON Lines, CSV, Parquet and Arrow files are read as they are, without a c
 cannot be read becomes an `Unreadable`, and the rows around it go on.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Literal
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.hub.client import ask, resolve_revision
 from dpo_pipeline.prompts.formats import _BATCH, READERS, SPLITS, batch_rows
 from dpo_pipeline.prompts.settings import PromptsConfig
-
-if TYPE_CHECKING:
-    pass
+from dpo_pipeline.store.digests import file_digest
+from dpo_pipeline.store.records import Record
 
 SHIPPED = Path(__file__).parent / "data" / "identity.jsonl"
 
 
-class SourceRef(BaseModel):
+class Origin(Record):
+    """What a source is, told to others: a file by its last part, no path of this machine."""
+
+    kind: Literal["shipped", "file", "hub"]
+    name: str
+    revision: str | None
+    digest: str
+
+
+class SourceRef(Record):
     """Exactly which rows are read.
 
     Attributes:
@@ -34,12 +39,16 @@ class SourceRef(BaseModel):
         digest: SHA-256 of the file's bytes, or the commit.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["shipped", "file", "hub"]
     location: str
     revision: str | None = None
     digest: str
+
+    @property
+    def origin(self) -> Origin:
+        """What may be told of it."""
+        name = Path(self.location).name if self.kind == "file" else self.location
+        return Origin(kind=self.kind, name=name, revision=self.revision, digest=self.digest)
 
 
 def resolve_source(config: PromptsConfig) -> SourceRef:
@@ -51,7 +60,7 @@ def resolve_source(config: PromptsConfig) -> SourceRef:
         DataError: The source is missing, private, gated, of an unknown format or out of reach.
     """
     if config.source == "shipped":
-        return SourceRef(kind="shipped", location="shipped", digest=_sha256(SHIPPED))
+        return SourceRef(kind="shipped", location="shipped", digest=file_digest(SHIPPED))
     path = Path(config.source).expanduser()
     known = path.suffix.lower() in READERS
     if path.is_file():
@@ -59,7 +68,7 @@ def resolve_source(config: PromptsConfig) -> SourceRef:
             raise DataError(
                 f"{path} has no known format; expected one of {', '.join(READERS)}. Rename it."
             )
-        return SourceRef(kind="file", location=str(path.resolve()), digest=_sha256(path))
+        return SourceRef(kind="file", location=str(path.resolve()), digest=file_digest(path))
     if known or path.is_dir() or config.source.startswith((".", "/", "~")):
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(
@@ -103,17 +112,12 @@ def read_rows(source: SourceRef, split: str) -> Iterator[tuple[int, Any]]:
         yield from enumerate(_hub_rows(source, split))
         return
     path = SHIPPED if source.kind == "shipped" else Path(source.location)
-    if not path.is_file() or _sha256(path) != source.digest:
+    if not path.is_file() or file_digest(path) != source.digest:
         raise DataError(f"{path} changed or went away after it was resolved; start the run again")
     with path.open("rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(f"{path} is UTF-16; save it as UTF-8")
     yield from READERS[path.suffix.lower()](path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hub_rows(source: SourceRef, split: str) -> Iterator[Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lineage import LINEAGE
 from tiny import make_tiny_model
 
 from dpo_pipeline.config import PreferenceConfig
@@ -354,7 +355,7 @@ def test_parquet_rows_are_read(models, tmp_path):
     (tmp_path / "pairs").mkdir()
     (tmp_path / "dataset").mkdir()
     prepare_preferences(resolve_source(config), config, SMALL, models["qwen2"], tmp_path / "pairs")
-    counts = save_dataset(tmp_path / "pairs", {}, SMALL, tmp_path / "dataset")
+    counts = save_dataset(tmp_path / "pairs", LINEAGE, SMALL, tmp_path / "dataset")
     assert counts["pairs"] == 12
     metadata = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
     assert (metadata["strategy"], metadata["identity"]) == ("source", None)
@@ -440,7 +441,7 @@ def test_the_configurations_train_for_real(scratch, models, tmp_path, name):
     source = resolve_source(config.prompts)
     counts = prepare_preferences(source, config.prompts, config.pairs, ref, folders["pairs"])
     assert (counts["rows"], counts["quarantine"]) == (32, 0)
-    save_dataset(folders["pairs"], {}, config.pairs, folders["dataset"])
+    save_dataset(folders["pairs"], LINEAGE, config.pairs, folders["dataset"])
     report = train(ref, folders["dataset"], model=config.model, config=config.train,
                    out=folders["out"], work=folders["work"])  # fmt: skip
     assert report["first"]["loss"] == pytest.approx(0.693, abs=1e-3)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lineage import LINEAGE
 from tiny import DEFAULT_SYSTEM, make_tiny_model
 
 from dpo_pipeline.answers.collecting import collect_responses, responses_schema
@@ -98,7 +99,7 @@ def build(models, tmp_path):
 def saved(tmp_path: Path, config=SMALL) -> tuple[dict, Path]:
     out = tmp_path / "dataset"
     out.mkdir()
-    return save_dataset(tmp_path / "pairs", {"source": "a test"}, config, out), out
+    return save_dataset(tmp_path / "pairs", LINEAGE, config, out), out
 
 
 def test_chosen_is_the_answer_with_the_name_rewritten(build):
@@ -426,7 +427,7 @@ def test_data_set_says_what_it_is_and_where_it_came_from(build, tmp_path):
         table = pq.read_table(out / f"{name}.parquet")
         metadata = json.loads(table.schema.metadata[b"dpo_pipeline"])
         assert table.num_rows == rows
-        assert metadata["lineage"] == {"source": "a test"}
+        assert metadata["lineage"] == LINEAGE.model_dump(mode="json")
         assert metadata["model"]["name"] == "tiny-qwen2"
         assert metadata["strategy"] == "replace"
         assert metadata["default_system"] == {
@@ -633,7 +634,7 @@ def test_a_full_disk_leaves_no_shorter_file(tmp_path, rows):
         from pathlib import Path
         import pyarrow as pa
         from dpo_pipeline.errors import StoreError
-        from dpo_pipeline.tables import Table
+        from dpo_pipeline.store.tables import Table
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
         path = Path(sys.argv[1]) / "rows.parquet"
