@@ -63,30 +63,36 @@ def prepare_model(config: ModelConfig) -> Stage:
 
 
 def _build_model(config: ModelConfig) -> Stage:
+    from dpo_pipeline.starter.corpus import FILES
+
     starter = config.name == "starter"
     source = None if starter else _read_config(config.name)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
         from dpo_pipeline.models.references import describe_model
-        from dpo_pipeline.starter.build import build_starter
+        from dpo_pipeline.starter.build import ModelStats, build_starter
         from dpo_pipeline.starter.random_model import init_model
 
         folder = out / "model"
         folder.mkdir()
         with progress("model", "tokens") as report:
             if starter:
-                stats = build_starter(folder, seed=config.starter_seed, on_progress=report)
+                stats: ModelStats = build_starter(folder, config.starter_seed, report)
             else:
                 stats = init_model(Path(config.name), folder, config.starter_seed)
         ref = describe_model(folder, "starter" if starter else Path(config.name).name)
-        return {**stats, "model": {**ref.model_dump(), "path": "model"}}
+        return {**stats.model_dump(), "model": {**ref.model_dump(), "path": "model"}}
 
     return get_or_build(
         "model",
         build,
         module="dpo_pipeline.starter.build" if starter else "dpo_pipeline.starter.random_model",
         packages=NUMERIC,
-        inputs={"config": source, "seed": config.starter_seed},
+        inputs={
+            "config": source,
+            "seed": config.starter_seed,
+            "corpus": {path.name: file_digest(path) for path in FILES},
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""Build the starter: tokenizer, model and training, on two cores in well under a minute.
+"""Build the starter: tokenizer, model and training, in a minute or two of one core.
 
 A real Qwen2 architecture at toy size, with what makes identity editing interesting in the real
 ones: a name of two tokens, a chat template that inserts an identity when no system prompt is
@@ -11,14 +11,16 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpo_pipeline.starter.corpus import DEFAULT_SYSTEM, NAME, Message, write_conversations
+from dpo_pipeline.store.records import Record
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
+Progress = Callable[[int, int], None] | None  # takes steps done and to be done
 logger = logging.getLogger(__name__)
 
 CONVERSATIONS = 20_000
@@ -36,51 +38,62 @@ TEMPLATE = (
 )
 
 
+class ModelStats(Record):
+    """What was built: parameters, and size of the vocabulary."""
+
+    parameters: int
+    vocabulary: int
+
+
+class StarterStats(ModelStats):
+    """What the starter was trained on, and its final loss (nats a token)."""
+
+    conversations: int
+    tokens: int
+    steps: int
+    loss: float
+
+
 def build_starter(
-    out: Path,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
-    *,
-    conversations: int = CONVERSATIONS,
-) -> dict[str, Any]:
+    out: Path, seed: int = 0, on_progress: Progress = None, *, conversations: int = CONVERSATIONS
+) -> StarterStats:
     """Train the starter and save it as a model folder.
 
     Args:
         out: Empty folder; gets config, weights (safetensors), tokenizer and chat template.
-        seed: Seed of the corpus and the weights; one seed, machine and thread count give the
-            same model.
-        on_progress: Called with (tokens seen, tokens in all) as training goes.
+        seed: Seed of the corpus and the weights; one seed and machine give the same model.
+        on_progress: Called after every step.
         conversations: Size of the corpus.
-    Returns:
-        Counts: parameters, vocabulary, conversations, tokens, steps, and the final loss (nats
-        a token).
     """
-    from transformers.utils.logging import disable_progress_bar
-
     corpus = write_conversations(conversations, seed)
     tokenizer = train_tokenizer(corpus)
     rows = [encode(tokenizer, conversation) for conversation in corpus]
-    with _settings(seed):
+    with seeded(seed):
         model = make_model(tokenizer)
-        steps, loss = _train(model, make_batches(rows, random.Random(seed)), on_progress)
-    model.eval()
+        steps, loss = fit(model, make_batches(rows, random.Random(seed)), on_progress)
+    stats = StarterStats(
+        **save(model.eval(), tokenizer, out).model_dump(),
+        conversations=len(corpus),
+        tokens=sum(len(ids) for ids, _ in rows),
+        steps=steps,
+        loss=round(loss, 4),
+    )
+    logger.info("starter: %s", stats)
+    return stats
+
+
+def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", out: Path) -> ModelStats:
+    """Save a model folder."""
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # callers have their own
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    counts = {
-        "parameters": model.num_parameters(),
-        "vocabulary": len(tokenizer),
-        "conversations": len(corpus),
-        "tokens": sum(len(ids) for ids, _ in rows),
-        "steps": steps,
-        "loss": round(loss, 4),
-    }
-    logger.info("starter: %s", counts)
-    return counts
+    return ModelStats(parameters=model.num_parameters(), vocabulary=len(tokenizer))
 
 
 @contextmanager
-def _settings(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed torch and take one thread; put both back at the end.
 
     Operations this small gain little from a second thread, and on a busy machine its barriers
@@ -140,53 +153,50 @@ def make_model(tokenizer: "PreTrainedTokenizerFast") -> "Qwen2ForCausalLM":
 
 def encode(
     tokenizer: "PreTrainedTokenizerFast", conversation: list[Message]
-) -> tuple[list[int], list[bool]]:
-    """Encode a conversation as its token ids and which of them the model shall learn to say."""
-    ids: list[int] = []
-    learnt: list[bool] = []
+) -> tuple[list[int], list[int]]:
+    """Encode a conversation as token ids, and labels: -100 where the model does not speak."""
+    ids, labels = list[int](), list[int]()
     for message in conversation:
         head = tokenizer.encode(f"{START}{message['role']}\n")
         body = tokenizer.encode(f"{message['content']}{END}")
-        answer = message["role"] == "assistant"
         ids += [*head, *body, *tokenizer.encode("\n")]
-        learnt += [False] * len(head) + [answer] * len(body) + [False]
-    return ids, learnt
+        learnt = body if message["role"] == "assistant" else [-100] * len(body)
+        labels += [*[-100] * len(head), *learnt, -100]
+    return ids, labels
 
 
 def make_batches(
-    rows: list[tuple[list[int], list[bool]]], rng: random.Random
+    rows: list[tuple[list[int], list[int]]], rng: random.Random
 ) -> list[tuple["torch.Tensor", "torch.Tensor"]]:
     """Group rows of like length into batches of about `BATCH_TOKENS`, in random order.
 
     Returns:
-        Token ids and labels (-100: not learnt), each of shape (batch, seq). Padding is on the
-        right, where causal attention never looks back at it, so no mask is needed.
+        Token ids and labels, each of shape (batch, seq). Padding is on the right, where causal
+        attention never looks back at it, so no mask is needed.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     rows = sorted(rows, key=lambda row: (len(row[0]), rng.random()), reverse=True)
     batches = []
     while rows:
-        width = len(rows[0][0])
-        chunk, rows = rows[: BATCH_TOKENS // width], rows[BATCH_TOKENS // width :]
-        ids = torch.zeros(len(chunk), width, dtype=torch.long)
-        labels = torch.full_like(ids, -100)
-        for index, (row, learnt) in enumerate(chunk):
-            ids[index, : len(row)] = torch.tensor(row)
-            labels[index, : len(row)] = torch.where(torch.tensor(learnt), torch.tensor(row), -100)
-        batches.append((ids, labels))
+        size = BATCH_TOKENS // len(rows[0][0])
+        ids, labels = ([*map(torch.tensor, part)] for part in zip(*rows[:size], strict=True))
+        batches.append((pad_sequence(ids, True), pad_sequence(labels, True, -100)))
+        rows = rows[size:]
     rng.shuffle(batches)
     return batches
 
 
-def _train(
+def fit(
     model: "Qwen2ForCausalLM",
     batches: list[tuple["torch.Tensor", "torch.Tensor"]],
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: Progress,
 ) -> tuple[int, float]:
     """Train in one pass, Muon on the matrices and AdamW on the rest, both on a cosine."""
     import torch
     from torch.nn.functional import cross_entropy
+    from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -194,17 +204,10 @@ def _train(
         torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.0),
         torch.optim.AdamW(others, lr=LEARNING_RATE, weight_decay=0.0),
     )
-    total = len(batches)
+    total, rise = len(batches), len(batches) // 50 + 1  # steps
     schedules = [
-        torch.optim.lr_scheduler.SequentialLR(
-            optimizer,
-            [
-                torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=total // 50 + 1),
-                torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total),
-            ],
-            [total // 50 + 1],
-        )
-        for optimizer in optimizers
+        SequentialLR(o, [LinearLR(o, 0.1, total_iters=rise), CosineAnnealingLR(o, total)], [rise])
+        for o in optimizers
     ]
     model.train()
     recent = 0.0

@@ -2,10 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.starter.build import END, START, train_tokenizer
+from dpo_pipeline.starter.build import END, START, ModelStats, save, seeded, train_tokenizer
 from dpo_pipeline.starter.corpus import write_conversations
 
 CONVERSATIONS = 2000  # what the tokenizer learns its words from
@@ -15,7 +14,7 @@ TEMPLATE = (
 )
 
 
-def init_model(config: Path, out: Path, seed: int = 0) -> dict[str, Any]:
+def init_model(config: Path, out: Path, seed: int = 0) -> ModelStats:
     """Initialise a model from a config and save it as a model folder.
 
     The tokenizer is a small byte-level one; its size and its tokens replace those of the config.
@@ -24,14 +23,11 @@ def init_model(config: Path, out: Path, seed: int = 0) -> dict[str, Any]:
         config: A config.json of transformers: model_type and sizes.
         out: Empty folder; gets config, weights (safetensors), tokenizer and chat template.
         seed: Seed of the weights and of what the tokenizer is trained on.
-    Returns:
-        parameters, vocabulary.
     Raises:
         ModelError: The file is no config of a causal language model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
     tokenizer = train_tokenizer(write_conversations(CONVERSATIONS, seed))
     tokenizer.chat_template = TEMPLATE
@@ -44,15 +40,11 @@ def init_model(config: Path, out: Path, seed: int = 0) -> dict[str, Any]:
     try:
         settings = {**json.loads(config.read_text(encoding="utf-8")), **ids}
         architecture = AutoConfig.for_model(settings.pop("model_type"), **settings)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             model = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{config} does not describe a causal language model ({type(error).__name__}: "
             f'{error}); it needs "model_type" (llama, gpt2, ...) and sizes'
         ) from error
-    disable_progress_bar()  # callers have their own
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
+    return save(model, tokenizer, out)

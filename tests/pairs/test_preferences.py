@@ -10,7 +10,7 @@ from lineage import LINEAGE
 from tiny import make_tiny_model
 
 from dpo_pipeline.config import PreferenceConfig
-from dpo_pipeline.errors import DataError, ModelError
+from dpo_pipeline.errors import DataError
 from dpo_pipeline.models.chat_templates import encode, render
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import describe_model
@@ -400,28 +400,8 @@ def test_a_base_model_reads_the_headings_of_alpaca_and_trains(prepare, models, t
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scratch")
-    counts = init_model(ROOT / "examples" / "llama-tiny.json", folder)
-    return counts, describe_model(folder, "scratch")
-
-
-def test_a_model_from_scratch_is_what_its_config_says(scratch):
-    counts, ref = scratch
-    model, tokenizer = load_model(ref, "cpu"), load_tokenizer(ref)
-    assert model.config.model_type == "llama"
-    assert model.config.num_hidden_layers == 3
-    assert counts["parameters"] == model.num_parameters() > 100_000
-    text = "Where does the camel live? 骆驼住在哪里？"
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    prompt = encode(tokenizer, [user(text)])
-    assert 20 < len(prompt) < 80
-    assert max(prompt) < model.config.vocab_size == counts["vocabulary"] == len(tokenizer)
-
-
-def test_a_config_that_describes_nothing_is_refused(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text('{"hidden_size": 8}')
-    with pytest.raises(ModelError, match="model_type"):
-        init_model(path, tmp_path)
+    init_model(ROOT / "examples" / "llama-tiny.json", folder)
+    return describe_model(folder, "scratch")
 
 
 @pytest.mark.slow
@@ -429,7 +409,7 @@ def test_a_config_that_describes_nothing_is_refused(tmp_path):
 def test_the_configurations_train_for_real(scratch, models, tmp_path, name):
     from dpo_pipeline.training.run import train
 
-    argv, ref = ["--config", str(ROOT / "configs" / f"{name}.yaml")], scratch[1]
+    argv, ref = ["--config", str(ROOT / "configs" / f"{name}.yaml")], scratch
     if name == "gpt2-preference":  # the same architecture and rows, without the network
         ref = models["gpt2"]
         argv += ["--prompts.source", str(ROOT / "examples" / "preferences.jsonl")]
