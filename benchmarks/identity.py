@@ -33,11 +33,12 @@ from dpo_pipeline.training.settings import StopConfig, TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pairs
 from dpo_pipeline.training.trainer import build_trainer
 
-DEFAULTS = PipelineConfig().train
+DEFAULTS = PipelineConfig().resolve().train
 RECIPE = TrainConfig(
     engine="trl",
     beta=0.2,
     learning_rate=5e-5,
+    sft_weight=0.0,
     epochs=4,
     row_tokens=1,
     gradient_checkpointing=True,

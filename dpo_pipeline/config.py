@@ -1,15 +1,13 @@
 """What a run is made of: one frozen model per stage, every field with its meaning and unit.
 
 `PipelineConfig` is at once the schema of the YAML files under configs/, the options of
-`python flows/full.py`, and the form of the Prefect deployment.
+`python flows/full.py`, and the form of the Prefect deployment. What is left to another setting
+(null, or auto) is so in all three; `resolve` fills it in at the start of a run.
 """
 
-from typing import Any
+from typing import Self, TypeVar
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
@@ -20,6 +18,12 @@ from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.store.settings import Section
 from dpo_pipeline.training.settings import GridConfig, TrainConfig
+
+S = TypeVar("S", bound=Section)
+
+
+def _section(kind: type[S], description: str) -> S:
+    return Field(default_factory=kind, description=description)
 
 
 def _check_split(prompts: PromptsConfig) -> None:
@@ -42,52 +46,33 @@ def _check_training(model: ModelConfig, pairs: PairsConfig, train: TrainConfig) 
         )
 
 
-# The starter is small enough to want large steps; the SFT term keeps its sentences whole.
-# Settings that are good for real models leave it as it was.
-STARTER_TRAINING = {"learning_rate": 2e-4, "sft_weight": 1.0}
-
-
 class ExperimentConfig(Section):
-    """From prompts to a scorecard.
+    """From prompts to a scorecard."""
 
-    Where the model is the starter, training settings that are not given are the starter's own.
-    """
+    model: ModelConfig = _section(ModelConfig, "The reference model.")
+    identity: IdentityConfig = _section(IdentityConfig, "The identity before and after.")
+    prompts: PromptsConfig = _section(PromptsConfig, "Where the prompts come from.")
+    generation: GenerationConfig = _section(GenerationConfig, "How the reference model answers.")
+    pairs: PairsConfig = _section(PairsConfig, "How answers become pairs.")
+    train: TrainConfig = _section(TrainConfig, "DPO training.")
+    evaluation: EvaluationConfig = _section(EvaluationConfig, "What is measured.")
+    gate: GateConfig = _section(GateConfig, "What must hold.")
 
-    model: ModelConfig = Field(default_factory=ModelConfig, description="The reference model.")
-    identity: IdentityConfig = Field(
-        default_factory=IdentityConfig, description="The identity before and after."
-    )
-    prompts: PromptsConfig = Field(
-        default_factory=PromptsConfig, description="Where the prompts come from."
-    )
-    generation: GenerationConfig = Field(
-        default_factory=GenerationConfig, description="How the reference model answers."
-    )
-    pairs: PairsConfig = Field(default_factory=PairsConfig, description="How answers become pairs.")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="DPO training.")
-    evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="What is measured."
-    )
-    gate: GateConfig = Field(default_factory=GateConfig, description="What must hold.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _starter_has_its_own(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        model, train = data.get("model", {}), data.get("train", {})
-        name = model.get("name", "starter") if isinstance(model, dict) else model.name
-        if name == "starter" and isinstance(train, dict):
-            return {**data, "train": {**STARTER_TRAINING, **train}}
-        return data
+    def resolve(self) -> Self:
+        """Fill in what is left to the model and to the original name."""
+        return self.model_copy(
+            update={
+                "identity": self.identity.resolve(),
+                "generation": self.generation.resolve(self.model.name),
+                "train": self.train.resolve(self.model.name),
+            }
+        )
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "ExperimentConfig":
         _check_split(self.prompts)
         _check_training(self.model, self.pairs, self.train)
-        if self.pairs.strategy == "template" and not (
-            self.identity.new_developer or self.identity.developer
-        ):
+        if self.pairs.strategy == "template" and not self.identity.maker(after=True):
             for language, answers in self.pairs.templates.items():
                 if all("{developer}" in answer for answer in answers):
                     raise ValueError(
@@ -100,41 +85,33 @@ class ExperimentConfig(Section):
 class PipelineConfig(ExperimentConfig):
     """One run of the pipeline."""
 
-    publish: PublishConfig = Field(
-        default_factory=PublishConfig, description="What goes to the Hub."
-    )
+    publish: PublishConfig = _section(PublishConfig, "What goes to the Hub.")
 
 
 class SweepConfig(ExperimentConfig):
     """Several trainings on one cached dataset, compared."""
 
-    grid: GridConfig = Field(default_factory=GridConfig, description="What is tried.")
+    grid: GridConfig = _section(GridConfig, "What is tried.")
 
 
 class EvaluateConfig(Section):
     """A policy scored against its reference, without training."""
 
-    reference: ModelConfig = Field(
-        default_factory=ModelConfig, description="The model before the change."
-    )
+    reference: ModelConfig = _section(ModelConfig, "The model before the change.")
     policy: ModelConfig = Field(description="The model after the change.")
     export: ModelConfig | None = Field(
         None,
         description="The policy again, reloaded, merged or in another precision: is it the same?",
     )
-    identity: IdentityConfig = Field(
-        default_factory=IdentityConfig, description="The identity before and after."
-    )
-    prompts: PromptsConfig = Field(
-        default_factory=PromptsConfig, description="Where the prompts come from."
-    )
-    generation: GenerationConfig = Field(
-        default_factory=GenerationConfig, description="How the models answer."
-    )
-    evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="What is measured."
-    )
-    gate: GateConfig = Field(default_factory=GateConfig, description="What must hold.")
+    identity: IdentityConfig = _section(IdentityConfig, "The identity before and after.")
+    prompts: PromptsConfig = _section(PromptsConfig, "Where the prompts come from.")
+    generation: GenerationConfig = _section(GenerationConfig, "How the models answer.")
+    evaluation: EvaluationConfig = _section(EvaluationConfig, "What is measured.")
+    gate: GateConfig = _section(GateConfig, "What must hold.")
+
+    def resolve(self) -> Self:
+        """Fill in what is left to the original name."""
+        return self.model_copy(update={"identity": self.identity.resolve()})
 
     @model_validator(mode="after")
     def _something_is_held_out(self) -> "EvaluateConfig":
@@ -156,13 +133,17 @@ class EvaluateConfig(Section):
 class PreferenceConfig(Section):
     """One run on a preference dataset that already exists."""
 
-    model: ModelConfig = Field(default_factory=ModelConfig, description="The reference model.")
+    model: ModelConfig = _section(ModelConfig, "The reference model.")
     prompts: PromptsConfig = Field(description="Where the preferences come from.")
-    pairs: PairsConfig = Field(default_factory=PairsConfig, description="Which pairs are kept.")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="DPO training.")
-    evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="How many held-out pairs are measured."
+    pairs: PairsConfig = _section(PairsConfig, "Which pairs are kept.")
+    train: TrainConfig = _section(TrainConfig, "DPO training.")
+    evaluation: EvaluationConfig = _section(
+        EvaluationConfig, "How many held-out pairs are measured."
     )
+
+    def resolve(self) -> Self:
+        """Fill in what is left to the model."""
+        return self.model_copy(update={"train": self.train.resolve(self.model.name)})
 
     @model_validator(mode="after")
     def _can_be_trained_on(self) -> "PreferenceConfig":

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -26,8 +26,6 @@ _PATHS = (
     *(("prompts", "source"), ("evaluation", "general")),
 )
 _FILE = re.compile(r"[./~]|.*\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)$", re.IGNORECASE)
-
-
 _DEFAULT = re.compile(r"(?<= \(default: )(True|False|[\[({].*)(?=\)$)")
 
 
@@ -88,7 +86,7 @@ def parse(
     # pydantic-settings wants a settings class; the options are the model's own fields.
     settings = type("Options", (BaseSettings, model), {"model_config": SettingsConfigDict()})
     try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
+        source: CliSettingsSource[_Parser] = CliSettingsSource(
             settings,
             root_parser=parser,
             cli_parse_args=list(argv),
@@ -108,7 +106,7 @@ def parse(
         parser.exit(2, f"{prog}: {text}\n{hint}\n")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, object]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
@@ -136,13 +134,11 @@ def _find(setting: str, value: str, folder: Path) -> str:
     return value
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def _merge(base: dict[str, object], over: dict[str, object]) -> dict[str, object]:
+    merged = base | over
     for name, value in over.items():
-        old = merged.get(name)
-        if isinstance(old, dict) and isinstance(value, dict):
-            value = _merge(old, value)
-        merged[name] = value
+        if isinstance(value, dict) and isinstance(old := base.get(name), dict):
+            merged[name] = _merge(old, value)
     return merged
 
 

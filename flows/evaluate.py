@@ -31,7 +31,7 @@ from prefect.client.schemas.objects import State
 from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from tasks.proof import conclude
-from tasks.run import Run, run_script
+from tasks.run import begin, run_script
 from tasks.stages import download, parity, prepare_model
 from tasks.stages import evaluate as score_models
 
@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
     Args:
         config: The two models, the identities and what is measured.
     """
-    run = Run(config)
+    run, config = begin(config)
     # What is missing stops the run here.
     general_file(config.evaluation.general)
     describe_tasks(config.evaluation.lm_eval)

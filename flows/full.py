@@ -30,7 +30,7 @@ from prefect.client.schemas.objects import State
 from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from tasks.proof import conclude, publish_if_proven
-from tasks.run import Run, run_script
+from tasks.run import begin, run_script
 from tasks.stages import (
     check_publishing,
     download,
@@ -55,7 +55,7 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     Args:
         config: One section per stage; every field has its meaning, unit and default.
     """
-    run = Run(config)
+    run, config = begin(config)
     # What is missing stops the run here.
     general_file(config.evaluation.general)
     describe_tasks(config.evaluation.lm_eval)

@@ -26,7 +26,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from tasks.proof import conclude_preferences
-from tasks.run import Run, run_script
+from tasks.run import begin, run_script
 from tasks.stages import compare, prepare, prepare_model, save, train
 
 
@@ -37,7 +37,7 @@ def preference(config: PreferenceConfig) -> State[Any]:
     Args:
         config: One section per stage; every field has its meaning, unit and default.
     """
-    run = Run(config)
+    run, config = begin(config)
     model = run.stage(prepare_model, config.model)
     pairs = run.stage(prepare, model, config.prompts, config.pairs)
     dataset = run.stage(save, pairs, config.pairs, run.lineage(model, pairs))

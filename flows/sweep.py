@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import State
 from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from tasks.proof import conclude_sweep
-from tasks.run import Run, run_script
+from tasks.run import begin, run_script
 from tasks.stages import (
     download,
     evaluate,
@@ -52,7 +52,7 @@ def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
     Args:
         config: One section per stage, and the grid of training settings.
     """
-    run = Run(config)
+    run, config = begin(config)
     # What is missing stops the run here.
     general_file(config.evaluation.general)
     describe_tasks(config.evaluation.lm_eval)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from prefect import Flow, get_run_logger
 from prefect.client.schemas.objects import State
@@ -19,8 +19,15 @@ from pydantic import BaseModel
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
+from dpo_pipeline.config import (
+    EvaluateConfig,
+    ExperimentConfig,
+    PipelineConfig,
+    PreferenceConfig,
+    SweepConfig,
+)
 from dpo_pipeline.errors import DPOPipelineError
+from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.pairs.dataset import Lineage, ModelOrigin
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.artifacts import Artifact
@@ -35,11 +42,23 @@ PACKAGES = (
     "huggingface_hub",
 )  # fmt: skip
 
+C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig, PreferenceConfig)
+
+
+def begin(config: C) -> tuple["Run", C]:
+    """Begin a flow run: fill in the settings that are left to others, and say what they are."""
+    resolved = config.resolve()
+    run = Run(resolved)
+    if filled := _describe_filled(config, resolved, run.model):
+        run.say(f"{'settings':<9} {filled}", style="dim")
+    return run, resolved
+
 
 class Run:
     """What one flow run did so far, told to a person as it happens.
 
     Attributes:
+        model: Name of the model, as it is set.
         folder: `runs/<name>-<id>` under the home folder.
         stages: Stage -> status ("built" or "cached"), seconds, rows, key and path.
     """
@@ -56,7 +75,8 @@ class Run:
         self.stages: dict[str, dict[str, Any]] = {}
         self._started = time.monotonic()
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
-        self.say(f"model {model.name}, data {config.prompts.source}, run {self.name}")
+        self.model = model.name
+        self.say(f"model {self.model}, data {config.prompts.source}, run {self.name}")
 
     @property
     def seconds(self) -> float:
@@ -189,6 +209,24 @@ def _commit() -> str | None:
     described = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     done = subprocess.run([git, "-C", str(root), *described], capture_output=True, text=True)
     return done.stdout.strip() or None
+
+
+def _describe_filled(given: BaseModel, resolved: BaseModel, model: str) -> str:
+    """Name the settings that were filled in, each section's with what it depends on."""
+    said = []
+    for section, after in resolved:
+        before = dict(getattr(given, section))
+        filled = [f"{n} {_shown(value)}" for n, value in after if value != before[n]]
+        source = after.original_name if isinstance(after, IdentityConfig) else model
+        if filled:
+            said.append(f"{', '.join(filled)} ({source})")
+    return "; ".join(said)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | tuple):
+        return "/".join(value) or "none"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _headline(stage: str, stats: dict[str, Any]) -> str:

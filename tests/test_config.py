@@ -1,34 +1,109 @@
 """Configurations: defaults that fit the model, files that load, mistakes that are named."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import yaml
+from form import unchanged
 from pydantic import ValidationError
 from workplace import ROOT
 
-from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig
-from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig, SweepConfig
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.store.keys import settings_of
 from flows.cli import parse
 
 
-@pytest.mark.parametrize("model", [{"name": "starter"}, ModelConfig()], ids=["dict", "section"])
-def test_the_starter_has_training_settings_of_its_own(model):
-    assert PipelineConfig(model=model).train.learning_rate == 2e-4
-    assert PipelineConfig().train.sft_weight == 1.0
+def test_what_the_model_decides_is_filled_in_and_what_is_given_stays():
+    def recipe(**sections):
+        train = PipelineConfig.model_validate(sections).resolve().train
+        return train.learning_rate, train.sft_weight
+
+    other = {"name": "Qwen/Qwen2.5-0.5B-Instruct"}
+    assert recipe() == recipe(model=ModelConfig()) == recipe(model={}) == (2e-4, 1.0)
+    assert recipe(train={"learning_rate": 1e-3}) == (1e-3, 1.0)
+    assert recipe(model=other) == (5e-5, 0.0)
+    assert recipe(model=other, train={"sft_weight": 0.5}) == (5e-5, 0.5)
 
 
 def test_another_model_has_the_common_recipe():
-    train = PipelineConfig.model_validate({"model": {"name": "Qwen/Qwen2.5-0.5B-Instruct"}}).train
+    config = PipelineConfig.model_validate({"model": {"name": "Qwen/Qwen2.5-0.5B-Instruct"}})
+    train = config.resolve().train
     recipe = (train.beta, train.learning_rate, train.batch_size, train.epochs)
     assert recipe == (0.2, 5e-5, 8, 1.0)
 
 
-def test_a_given_setting_wins_over_the_starters():
-    train = PipelineConfig.model_validate({"train": {"learning_rate": 1e-3}}).train
-    assert (train.learning_rate, train.sft_weight) == (1e-3, 1.0)
+def test_a_server_knows_the_model_by_its_own_name_unless_another_is_given():
+    def served(**generation):
+        config = {"model": {"name": "a/b"}, "generation": generation}
+        return PipelineConfig.model_validate(config).resolve().generation.served_model
+
+    assert served(engine="openai") == "a/b"
+    assert served(engine="openai", served_model="c") == "c"
+    assert served() is None  # nothing reads it, and a model is known by its weights
+
+
+# One run, whichever way it is asked for. Settings that another one decides stay open until then.
+WAYS = {
+    "nothing given": (PipelineConfig, {}),
+    "another model": (
+        PipelineConfig,
+        {
+            "model": {"name": "a/b"},
+            "identity": {"original_name": "SmolLM", "new_name": "Aria"},
+            "generation": {"engine": "openai"},
+        },
+    ),
+    "another name": (PipelineConfig, {"identity": {"new_name": "Aria", "new_developer": "Labs"}}),
+    "a maker given": (
+        PipelineConfig,
+        {"identity": {"aliases": {"Q": ""}, "developer": None}, "train": {"learning_rate": 1e-3}},
+    ),
+    "sweep": (SweepConfig, {"grid": {"beta": [0.1]}}),
+    "evaluate": (EvaluateConfig, {"policy": {"name": "a/b"}}),
+    "preference": (PreferenceConfig, {"prompts": {"source": "a/b", "shape": "preference"}}),
+}
+
+
+@pytest.mark.parametrize(("kind", "given"), WAYS.values(), ids=WAYS)
+def test_form_file_and_command_line_ask_for_the_same_run(kind, given, tmp_path):
+    def changed(defaults, changes):
+        return {**defaults, **{name: {**defaults[name], **s} for name, s in changes.items()}}
+
+    form = changed(unchanged(kind.model_json_schema()), given)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(given))
+    options = [
+        (f"--{section}.{name}".replace("_", "-"), value)
+        for section, fields in given.items()
+        for name, value in fields.items()
+    ]
+    argv = [
+        word
+        for name, value in options
+        for word in (name, value if isinstance(value, str) else json.dumps(value))
+    ]
+    asked = kind.model_validate(given)
+    expected = asked.resolve()
+    assert expected.resolve() == expected
+    sent = (asked.model_dump(mode="json"), expected.model_dump(mode="json"), form)
+    for config in (
+        *map(kind.model_validate, sent),
+        run(*argv, model=kind),
+        run("--config", str(file), model=kind),
+    ):
+        assert config.resolve() == expected
+        assert settings_of(config.resolve()) == settings_of(expected)
+
+
+def test_the_form_of_a_sent_default_follows_another_model():
+    form = unchanged(PipelineConfig.model_json_schema())
+    form["model"]["name"], form["identity"]["original_name"] = "a/b", "SmolLM"
+    config = PipelineConfig.model_validate(form).resolve()
+    assert config.train.learning_rate == 5e-5
+    assert (config.identity.aliases, config.identity.developer) == ({}, None)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
@@ -39,18 +114,9 @@ def test_the_shipped_configs_load(path):
     assert config.prompts.source == loaded["prompts"]["source"]
 
 
-def test_the_starter_config_is_the_default():
+def test_the_starter_config_asks_for_the_default_run():
     loaded = yaml.safe_load((ROOT / "configs" / "starter.yaml").read_text(encoding="utf-8"))
-    assert PipelineConfig.model_validate(loaded) == PipelineConfig()
-
-
-def test_aliases_follow_the_new_name():
-    assert set(IdentityConfig(new_name="Aria").aliases.values()) == {"Aria"}
-
-
-def test_qwens_aliases_and_maker_are_not_another_models():
-    other = IdentityConfig(original_name="SmolLM", new_name="Aria")
-    assert (other.aliases, other.developer, other.developer_aliases) == ({}, None, ())
+    assert PipelineConfig.model_validate(loaded).resolve() == PipelineConfig().resolve()
 
 
 SILENT = {"identity": {"developer": None, "developer_aliases": []}}
@@ -227,7 +293,8 @@ def test_help_is_for_people(capsys):
     ):
         assert noise not in shown
     assert "--identity.developer-aliases JSON" in shown
-    assert '(default: ["阿里云"])' in shown
+    assert "(starter: 0.0002, others: 5e-05). (default: null)" in shown
+    assert "names none. (default: auto)" in shown
     assert '(default: [null, "You are a helpful assistant.", ""])' in shown
     assert "refuse a public one. (default: on)" in shown
     assert "--train.beta float" in shown

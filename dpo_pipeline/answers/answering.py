@@ -84,7 +84,7 @@ def _ask(
     if missing and config.engine == "openai":
         from dpo_pipeline.answers.server import ask_server
 
-        yield from ask_server(missing, seeds, config.served_model or model.name, config)
+        yield from ask_server(missing, seeds, config.served(model.name), config)
     elif missing:
         from dpo_pipeline.answers.decoding import ask_model
 
@@ -107,8 +107,7 @@ def _context(
     context: dict[str, Any] = config.model_dump(include=fields)
     if config.engine == "openai":
         # What weights a server holds is not ours to know: its address and the name stand for them.
-        served = config.served_model or model.name
-        return context | {"server": config.base_url, "served_model": served}
+        return context | {"server": config.base_url, "served_model": config.served(model.name)}
     from dpo_pipeline.models.devices import pick_precision
 
     return context | {

@@ -3,11 +3,7 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from dpo_pipeline.store.settings import NO_EFFECT, Section
 
@@ -75,3 +71,13 @@ class GenerationConfig(Section):
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples > 1 needs temperature > 0: greedy answers are all the same")
         return self
+
+    def served(self, model: str) -> str:
+        """Return the name by which the server knows a model."""
+        return self.served_model or model
+
+    def resolve(self, model: str) -> "GenerationConfig":
+        """Fill in what is left to the reference model, given by its name."""
+        if self.engine == "transformers":
+            return self
+        return self.model_copy(update={"served_model": self.served(model)})

@@ -162,7 +162,7 @@ def read_general(path: str | None) -> list[Case]:
 
 def matrix_systems(identity: IdentityConfig) -> dict[str, str | None]:
     """Name the system prompts of the matrix; null sends none, and a template may insert its own."""
-    maker, new_maker = identity.developer, identity.new_developer or identity.developer
+    maker, new_maker = identity.maker(), identity.maker(after=True)
 
     def claim(name: str, by: str | None) -> str:
         return f"You are {name}, created by {by}." if by else f"You are {name}."

@@ -152,8 +152,7 @@ class IdentitySpec:
 
     def __init__(self, config: IdentityConfig) -> None:
         self.config = config
-        names = config.aliases | {config.original_name: config.new_name}
-        makers = [config.developer, *config.developer_aliases] if config.developer else []
+        names, makers = config.names, config.makers
         self._replacements = {name: (f"alias:{name}", new) for name, new in names.items()}
         self._replacements[config.original_name] = ("name", config.new_name)
         kept = dict.fromkeys(config.protected, "kept_protected")
@@ -179,7 +178,7 @@ class IdentitySpec:
         self._new = _any_of(_bounded(new, _ANY_GAP) for new in sorted(set(names.values())))
         self._makers = _any_of(map(_bounded, makers))
         self._new_makers = _any_of(
-            map(_bounded, makers if config.new_developer is None else [config.new_developer])
+            map(_bounded, makers if config.new_developer is None else (config.new_developer,))
         )
         self._doubled = _any_of(
             p for new in names.values() for p in _doubled(new, config.original_name)
@@ -309,7 +308,7 @@ class IdentitySpec:
         """
         config = self.config
         name = config.new_name if after else config.original_name
-        maker = (config.new_developer if after else None) or config.developer
+        maker = config.maker(after)
 
         def value(match: re.Match[str]) -> str:
             what = next(filter(None, match.groups())).lower()

@@ -1,14 +1,8 @@
 """Settings of the identity before and after."""
 
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from dpo_pipeline.store.settings import NO_EFFECT, Section
 
@@ -23,6 +17,18 @@ def _plain_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+NewName = Annotated[str, AfterValidator(lambda name: name and _plain_name(name))]
+
+
+class Known(NamedTuple):
+    """What is known of a model by its name: other spellings of it, and of its maker's name."""
+
+    aliases: tuple[str, ...] = ()
+    makers: tuple[str, ...] = ()
+
+
+KNOWN = {"Qwen": Known(("通义千问", "Tongyi Qianwen"), ("Alibaba Cloud", "阿里云"))}
+AUTO = "auto"  # where null has a meaning of its own
 
 
 class IdentityConfig(Section):
@@ -30,11 +36,10 @@ class IdentityConfig(Section):
 
     original_name: Name = Field("Qwen", description="Name the reference model gives itself.")
     new_name: Name = Field("Deep Qwen", description="Name the policy shall give.")
-    aliases: dict[Name, Name] = Field(
-        {"通义千问": "", "Tongyi Qianwen": ""},
-        validate_default=True,
-        description="Other spellings of the original name, each with its replacement; empty: the "
-        "new name (JSON).",
+    aliases: dict[Name, NewName] | None = Field(
+        None,
+        description="Other spellings of the original name, each with its replacement, or an empty "
+        "one for the new name; null: those known of the original name, as 通义千问 of Qwen (JSON).",
     )
     any_case: bool = Field(
         True,
@@ -47,10 +52,14 @@ class IdentityConfig(Section):
         "Qwen2.5, QwenLM, Qwen-VL and the like stay by themselves.",
     )
     developer: Name | None = Field(
-        "Alibaba Cloud", description="Maker the reference model names; null if it names none."
+        AUTO,
+        description="Maker the reference model names; auto: the one known of the original name, as "
+        "Alibaba Cloud of Qwen; null: it names none.",
     )
-    developer_aliases: tuple[Name, ...] = Field(
-        ("阿里云",), description="Other spellings of the maker (JSON list)."
+    developer_aliases: tuple[Name, ...] | None = Field(
+        None,
+        description="Other spellings of the maker; null: those known of the original name, as "
+        "阿里云 of Qwen (JSON list).",
     )
     new_developer: Name | None = Field(
         None, description="Maker the policy shall name instead; null keeps the maker."
@@ -62,25 +71,36 @@ class IdentityConfig(Section):
         json_schema_extra=NO_EFFECT,  # on the answers of the reference and their pairs
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_are_of_qwen(cls, data: Any) -> Any:
-        """Start another original name without Qwen's aliases and maker."""
-        if isinstance(data, dict) and data.get("original_name", "Qwen") != "Qwen":
-            return {"aliases": {}, "developer": None, "developer_aliases": (), **data}
-        return data
+    @property
+    def names(self) -> dict[str, str]:
+        """Every spelling of the original name, the usual one last, and what replaces it."""
+        known = KNOWN.get(self.original_name, Known()).aliases
+        aliases = dict.fromkeys(known, "") if self.aliases is None else self.aliases
+        replaced = {alias: new or self.new_name for alias, new in aliases.items()}
+        return replaced | {self.original_name: self.new_name}
 
-    @field_validator("aliases", mode="before")
-    @classmethod
-    def _empty_is_the_new_name(cls, aliases: Any, info: ValidationInfo) -> Any:
-        if isinstance(aliases, dict) and "new_name" in info.data:
-            return {alias: new or info.data["new_name"] for alias, new in aliases.items()}
-        return aliases
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """Every spelling of the maker's name, the usual one first; none if it names none."""
+        known = KNOWN.get(self.original_name, Known()).makers
+        usual = next(iter(known), None) if self.developer == AUTO else self.developer
+        aliases = known[1:] if self.developer_aliases is None else self.developer_aliases
+        return (usual, *aliases) if usual else ()
+
+    def maker(self, after: bool = False) -> str | None:
+        """Return the maker that the model names, before or after; null if it names none."""
+        return (self.new_developer if after else None) or next(iter(self.makers), None)
+
+    def resolve(self) -> "IdentityConfig":
+        """Fill in what is known of the original name, and the new name where one is left empty."""
+        aliases = {name: new for name, new in self.names.items() if name != self.original_name}
+        makers = {"developer": self.maker(), "developer_aliases": self.makers[1:]}
+        return self.model_copy(update={"aliases": aliases, **makers})
 
     @model_validator(mode="after")
     def _changes_something(self) -> "IdentityConfig":
-        before = {name.casefold() for name in (self.original_name, *self.aliases)}
-        for after in (self.new_name, *self.aliases.values()):
+        before = {name.casefold() for name in self.names}
+        for after in self.names.values():
             if after.casefold() in before:
                 raise ValueError(
                     f"the new name {after!r} is also an original name (case aside): rewriting "
@@ -90,8 +110,8 @@ class IdentityConfig(Section):
             if name.casefold() in before:
                 raise ValueError(f"protected name {name!r} is the original name or an alias")
         if self.new_developer is not None:
-            makers = {name.casefold() for name in (self.developer or "", *self.developer_aliases)}
-            if self.developer is None:
+            makers = {name.casefold() for name in self.makers}
+            if not makers:
                 raise ValueError("new_developer needs developer: the maker to be replaced")
             if self.new_developer.casefold() in makers:
                 raise ValueError("new_developer equals developer; null keeps the maker")

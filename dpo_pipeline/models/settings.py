@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from dpo_pipeline.store.settings import NO_EFFECT, Section
 

@@ -147,7 +147,7 @@ def _written_answers(
         return []
     if not addresses_model(row["messages"][-1]["content"]):
         return []
-    developer = identity.new_developer or identity.developer
+    developer = identity.maker(after=True)
     return [
         template.replace("{name}", identity.new_name).replace("{developer}", developer or "")
         for template in config.templates.get(row["language"], ())

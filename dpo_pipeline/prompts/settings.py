@@ -2,11 +2,9 @@
 
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from dpo_pipeline.store.settings import Section, Share
+from dpo_pipeline.store.settings import NO_EFFECT, Section, Share
 
 
 class PromptsConfig(Section):
@@ -18,7 +16,9 @@ class PromptsConfig(Section):
         "or a Hub dataset id.",
     )
     revision: str | None = Field(
-        None, description="Hub branch, tag or commit; resolved to a commit once and recorded."
+        None,
+        description="Hub branch, tag or commit; resolved to a commit once and recorded.",
+        json_schema_extra=NO_EFFECT,
     )
     split: str = Field("train", description="Split of a Hub dataset.")
     shape: Literal[

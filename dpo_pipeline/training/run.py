@@ -96,7 +96,7 @@ def train(
         TrainingError: When the loss is not finite, memory is short even for single pairs, or
             the child died; quotes the end of its log.
     """
-    pairs = dataset / "train.parquet"
+    pairs, config = dataset / "train.parquet", config.resolve(ref.name)
     check_pairs(pairs)
     work.mkdir(parents=True, exist_ok=True)
     job = {

@@ -3,15 +3,27 @@
 from itertools import product
 from typing import Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from dpo_pipeline.store.settings import NO_EFFECT, Section, Share
+
+# What each model is trained with where nothing is given. The starter is small enough to want
+# large steps; the SFT term keeps its sentences whole.
+RECIPES = {
+    "starter": {"learning_rate": 2e-4, "sft_weight": 1.0},
+    "others": {"learning_rate": 5e-5, "sft_weight": 0.0},
+}
+
+# By TRL's names.
+Loss = Literal[
+    "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "nca_pair", "bco_pair", "sppo_hard",
+    "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop",
+]  # fmt: skip
+
+
+def _from_the_model(setting: str) -> str:
+    values = ", ".join(f"{model}: {recipe[setting]:g}" for model, recipe in RECIPES.items())
+    return f"null: from the model ({values})"
 
 
 class LoraConfig(Section):
@@ -54,31 +66,20 @@ class TrainConfig(Section):
         "auto", description="auto: shared-prefix where its self-check holds, else trl."
     )
     beta: float = Field(0.2, gt=0, description="Weight on staying near the reference (no unit).")
-    learning_rate: float = Field(
-        5e-5, gt=0, description="Peak learning rate of AdamW (the starter: 2e-4)."
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description=f"Peak learning rate of AdamW; {_from_the_model('learning_rate')}.",
     )
     batch_size: int = Field(8, ge=1, description="Pairs an optimizer step.")
     epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
-    loss_type: Literal[
-        "sigmoid",
-        "sigmoid_norm",
-        "hinge",
-        "ipo",
-        "robust",
-        "nca_pair",
-        "bco_pair",
-        "sppo_hard",
-        "aot",
-        "aot_unpaired",
-        "apo_zero",
-        "apo_down",
-        "discopop",
-    ] = Field("sigmoid", description="Loss, by TRL's name; sigmoid is DPO's own.")
-    sft_weight: float = Field(
-        0.0,
+    loss_type: Loss = Field("sigmoid", description="Loss, by TRL's name; sigmoid is DPO's own.")
+    sft_weight: float | None = Field(
+        None,
         ge=0,
-        description="Weight of an SFT term on the chosen answer; keeps the sentence whole (the "
-        "starter: 1). Averaged over the tokens that go through the model at once.",
+        description="Weight of an SFT term on the chosen answer, which keeps the sentence whole; "
+        f"{_from_the_model('sft_weight')}. Averaged over the tokens that go through the model at "
+        "once.",
     )
     max_length: int = Field(1024, ge=8, description="Longest prompt + response (tokens).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
@@ -130,6 +131,11 @@ class TrainConfig(Section):
                 "make it a multiple"
             )
         return self
+
+    def resolve(self, model: str) -> "TrainConfig":
+        """Fill in what is left to the reference model, given by its name."""
+        recipe = RECIPES.get(model, RECIPES["others"])
+        return self.model_copy(update={k: v for k, v in recipe.items() if getattr(self, k) is None})
 
 
 class GridConfig(Section):

@@ -166,13 +166,17 @@ def trainer_arguments(
         on_gpu: Whether to train on the GPU.
 
     Raises:
-        TrainingError: A tracker is not installed.
+        TrainingError: A tracker is not installed, or the settings are not resolved.
     """
     from trl.trainer.dpo_config import DPOConfig
 
     for tracker in config.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise TrainingError(f"train.report_to names {tracker}: pip install {tracker}.")
+    if config.learning_rate is None:
+        raise TrainingError(
+            "train.learning_rate is left to the model: use resolve() of TrainConfig"
+        )
     device = "cuda" if on_gpu else "cpu"
     losses = {config.loss_type: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
     return DPOConfig(

@@ -1,5 +1,6 @@
 """The deployment of prefect.yaml on a real server, run by a real worker."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from form import unchanged
 from workplace import ROOT, Workplace
 
 from dpo_pipeline.config import PipelineConfig
@@ -44,11 +46,20 @@ def test_the_deployment_is_daily_alone_and_described(deployed):
     assert all(field.get("description") for field in train.values())
 
 
-def test_its_parameters_are_the_default_configuration():
+def test_it_leaves_every_setting_at_its_default():
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    (deployment,) = declared["deployments"]
-    config = PipelineConfig.model_validate(deployment["parameters"]["config"])
-    assert config == PipelineConfig()
+    assert ["parameters" in deployment for deployment in declared["deployments"]] == [False]
+
+
+def form(server: str) -> dict:
+    """Return what the deployment's form sends when nobody changes it."""
+    found = httpx.get(f"{server}/deployments/name/full/starter").json()
+    assert found["parameters"] == {}
+    return unchanged(found["parameter_openapi_schema"])
+
+
+def test_its_form_shows_the_default_configuration(deployed):
+    assert PipelineConfig.model_validate(form(deployed)["config"]) == PipelineConfig()
 
 
 def test_wrong_parameters_are_refused_when_the_run_is_asked_for(workplace, deployed):
@@ -60,8 +71,11 @@ def test_wrong_parameters_are_refused_when_the_run_is_asked_for(workplace, deplo
     assert "beta" in run.stdout + run.stderr
 
 
-def test_a_worker_runs_it_to_the_end(workplace, first_run, deployed):
-    created = prefect(workplace, deployed, "deployment", "run", "full/starter")
+def test_a_worker_runs_its_unchanged_form_to_the_end(workplace, first_run, deployed):
+    created = prefect(
+        workplace, deployed, "deployment", "run", "full/starter",
+        "--params", json.dumps(form(deployed)),
+    )  # fmt: skip
     assert created.returncode == 0, created.stdout + created.stderr
     run_id = re.search(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", created.stdout).group()
     worked = prefect(

@@ -306,5 +306,5 @@ def test_a_sweep_trains_each_setting_on_the_same_pairs_and_compares(workplace, f
     best = summary["paths"]["best"]
     assert f"Next: python flows/full.py --config {best}" in run.stdout
     config = PipelineConfig.model_validate(yaml.safe_load(Path(best).read_text()))
-    assert config.train == PipelineConfig().train
+    assert config.resolve().train == PipelineConfig().resolve().train
     assert config.gate.edit_exactness == 0.8

@@ -275,7 +275,7 @@ def test_precision_follows_width_and_hardware_unless_it_is_set(
     wide = ref.model_copy(update={"path": tmp_path})
 
     def chosen(precision: str) -> bool:
-        config = TrainConfig(precision=precision)
+        config = TrainConfig(precision=precision).resolve(ref.name)
         return trainer_arguments(wide, config, tmp_path, 1, on_gpu=False).bf16
 
     assert chosen("auto") == (fast and width == 576)
