@@ -469,21 +469,20 @@ def publish(
     out: Path,
 ) -> dict[str, Any]:
     """Publish to the Hub what the gate passed for; the token is read here and goes nowhere."""
-    from dpo_pipeline.publishing import publish as publishing
+    from dpo_pipeline.publishing.publish import publish as publish_proven
+    from dpo_pipeline.publishing.records import Evidence, Proven
 
-    return publishing.publish(
-        config,
+    proven = Proven(
         run_id=run_id,
-        model=Path(model_of(policy).path),
+        model=model_of(policy).path,
         dataset=dataset.path,
-        base=Path(model_of(reference).path),
+        base=model_of(reference).path,
+        evidence=Evidence.model_validate(score.stats["evidence"]),
         scorecard=_read(score.path / "scorecard.json"),
-        evidence=score.stats["evidence"],
-        lineage=dataset.stats["lineage"],
+        lineage=Lineage.model_validate(dataset.stats["lineage"]),
         training=training,
-        token=_read_token(config),
-        out=out,
     )
+    return publish_proven(config, proven, token=_read_token(config), out=out).model_dump()
 
 
 def check_publishing(config: PublishConfig) -> None:
@@ -493,14 +492,14 @@ def check_publishing(config: PublishConfig) -> None:
         PublishError: Something is to be sent, and there is no token that may, or no network.
     """
     if (config.model_repo or config.dataset_repo) and not config.dry_run:
-        from dpo_pipeline.publishing.publish import check_access
+        from dpo_pipeline.publishing.access import check_access
 
         check_access(config, _read_token(config))
 
 
 def _read_token(config: PublishConfig) -> str | None:
     """Read the token: the Prefect Secret block, else the environment, else the stored login."""
-    from dpo_pipeline.publishing.publish import find_token
+    from dpo_pipeline.publishing.access import find_token
 
     name = config.token_block
     if name is None:

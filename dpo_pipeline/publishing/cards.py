@@ -5,65 +5,110 @@ model published twice has the same card.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+import huggingface_hub as hf
+import pyarrow.parquet as pq
+from pydantic import JsonValue
 
+from dpo_pipeline.hub.explanations import explain
+from dpo_pipeline.hub.retries import patiently
+from dpo_pipeline.pairs.dataset import ModelOrigin
+from dpo_pipeline.publishing.access import full_name
+from dpo_pipeline.publishing.records import Proven
+from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.report.page import escape_markdown, label, scorecard_rows
 
+logger = logging.getLogger(__name__)
+
 LICENSE = ("license", "license_name", "license_link")
-GENERAL = ("general", "third_party", "kl", "new_name_unasked")
-PAIRS = ("preference_", "reward_", "tail_")
 PLACES = ("name", "location", "path", "source", "general")
 SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6))
+GENERAL = ("general", "third_party", "kl", "new_name_unasked")
+PAIRS = ("preference_", "reward_", "tail_")
 
 
-class Facts(BaseModel):
-    """What both cards tell.
+class Facts(Proven):
+    """What both cards tell: of the run, and what is looked up for them.
 
     Attributes:
-        scorecard: Verdict, measures before and after, examples.
-        lineage: What the pairs were made from; machine paths already cut to names.
-        training: How the model was trained and judged.
-        license: What the base model's card says of its license; empty if it has none.
+        license: What the base model's card says of its license; empty if nothing.
         languages: ISO 639-1 codes of the pairs, sorted.
-        forced: Why it is published although the gate failed; None if it passed.
-        model_repo: Hub id of the published model; None if only the dataset goes.
-        dataset_repo: Hub id of the published dataset; None if only the model goes.
+        forced: Why it is published although the gate failed; null if it passed.
+        model_repo: Hub id of the published model; null if only the dataset goes.
+        dataset_repo: Hub id of the published dataset; null if only the model goes.
         dataset_commit: Its commit.
     """
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-    scorecard: dict[str, Any]
-    lineage: dict[str, Any]
-    training: dict[str, Any] = {}
-    license: dict[str, Any] = {}
-    languages: tuple[str, ...] = ()
-    forced: str | None = None
+    license: dict[str, Any]
+    languages: tuple[str, ...]
+    forced: str | None
     model_repo: str | None = None
     dataset_repo: str | None = None
     dataset_commit: str | None = None
 
     @property
-    def base(self) -> str:
+    def base_name(self) -> str:
         """Name of the base model."""
-        return str(self.lineage["model"]["name"])
+        return self.lineage.model.name
 
     @property
     def base_revision(self) -> str | None:
         """Commit of the base model; None if it is not on the Hub."""
-        found: str | None = self.lineage["model"].get("revision")
-        return found
+        return self.lineage.model.revision
 
-    @property
-    def source(self) -> Mapping[str, Any]:
-        """Where the prompts come from: kind, name, revision."""
-        found: Mapping[str, Any] = self.lineage.get("prompts", {})
-        return found
+
+def gather_facts(
+    run: Proven, config: PublishConfig, api: hf.HfApi, user: str, forced: str | None
+) -> Facts:
+    """Look up what the cards tell beside what the run knows; without paths of this machine."""
+    column = pq.read_table(run.dataset / "train.parquet", columns=["language"])["language"]
+    told = run.model_dump(mode="json", include={"lineage", "training"})
+    return Facts.model_validate(
+        {
+            **dict(run),
+            **{name: public(part) for name, part in told.items()},
+            "license": _license(api, run.lineage.model, run.base, needed=not config.dry_run),
+            "languages": sorted(
+                c for c in column.unique().to_pylist() if re.fullmatch("[a-z]{2}", c)
+            ),
+            "forced": forced,
+            **{f"{kind}_repo": full_name(r, user) for kind, r in config.repositories.items()},
+        }
+    )
+
+
+def public(told: JsonValue, name: str = "") -> JsonValue:
+    """Cut the paths of this machine, however deep, to their last part."""
+    if isinstance(told, dict):
+        return {key: public(item, key) for key, item in told.items()}
+    if name in PLACES and isinstance(told, str) and told.startswith(("/", "~", ".", "file:")):
+        return Path(told).name
+    return told
+
+
+def _license(api: hf.HfApi, base: ModelOrigin, folder: Path, *, needed: bool) -> dict[str, Any]:
+    """Read the license of the base model from its card; a dry run goes on without."""
+    if base.kind == "starter":
+        return {"license": "apache-2.0"}
+    card: Mapping[str, Any] | hf.CardData | None = None
+    if not base.revision:
+        readme = folder / "README.md"
+        card = hf.metadata_load(readme) if readme.is_file() else None
+    else:
+        try:
+            card = patiently(lambda: api.model_info(base.name, revision=base.revision)).card_data
+        except Exception as error:
+            told = explain(error, base.name, "model")
+            if needed or not told:
+                raise
+            logger.warning("license left out: %s", told)
+    return {name: card.get(name) for name in LICENSE if card.get(name)} if card else {}
 
 
 def model_card(facts: Facts, files: Collection[str]) -> str:
@@ -73,18 +118,14 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
         facts: What the run made, from what.
         files: Names of its files, which tell a LoRA adapter and a chat template.
     """
-    from huggingface_hub import ModelCard, ModelCardData
-
-    adapter = "adapter_config.json" in files
-    trained_on = [facts.dataset_repo] if facts.dataset_repo else []
-    if facts.source.get("kind") == "hub":
-        trained_on.append(facts.source["name"])
+    adapter, source = "adapter_config.json" in files, facts.lineage.prompts
+    trained_on = [facts.dataset_repo, source.name if source.kind == "hub" else None]
     relation = "adapter" if adapter else "finetune"
-    data = ModelCardData(
+    data = hf.ModelCardData(
         **facts.license,
-        base_model=facts.base if facts.base_revision else None,
+        base_model=facts.base_name if facts.base_revision else None,
         base_model_relation=relation if facts.base_revision else None,
-        datasets=trained_on or None,
+        datasets=[name for name in trained_on if name] or None,
         language=list(facts.languages) or None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
@@ -93,13 +134,12 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
         eval_results=list(_eval_results(facts)),
     )
     pairs = _link(facts.dataset_repo, facts.dataset_commit, "datasets/")
-    card = ModelCard.from_template(
+    card = hf.ModelCard.from_template(
         data,
-        template_str=_template("model_card.md.j2"),
-        **_shared(facts),
-        repo=facts.model_repo,
-        title=escape_markdown(str(facts.model_repo).split("/")[-1]),
-        lineage=_as_json({**facts.lineage, **facts.training}),
+        None,
+        _template("model_card.md.j2"),
+        **_shared(facts, facts.model_repo),
+        lineage=_as_json({**facts.lineage.model_dump(mode="json"), **facts.training}),
         pairs_at=f": {pairs}" if pairs else "",
         measures=scorecard_rows(facts.scorecard),
         examples=[
@@ -119,52 +159,44 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
         facts: What the run made, from what.
         splits: File of each split, data/<split>-00000-of-00001.parquet -> its rows.
     """
-    from huggingface_hub import DatasetCard, DatasetCardData
-
     rows, names = sum(splits.values()), {path: path[5:].split("-")[0] for path in splits}
-    source, shipped = facts.source, facts.source.get("kind") in (None, "shipped")
-    from_hub = source.get("kind") == "hub"
-    data = DatasetCardData(
+    source, shipped = facts.lineage.prompts, facts.lineage.prompts.kind == "shipped"
+    files = [{"split": names[path], "path": path} for path in splits]
+    data = hf.DatasetCardData(
         **(facts.license if shipped else {}),
         language=list(facts.languages) or None,
         task_categories=["text-generation"],
         size_categories=[next((name for name, top in SIZES if rows < top), "n>1M")],
-        source_datasets=[f"extended|{source['name']}" if from_hub else "original"],
+        source_datasets=[f"extended|{source.name}" if source.kind == "hub" else "original"],
         tags=sorted({"dpo", "identity", "preference", "trl"}),
         pretty_name=str(facts.dataset_repo).split("/")[-1],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": names[p], "path": p} for p in splits],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": files}],
     )
-    where = "the set that comes with dpo-pipeline" if shipped else str(source["name"])
-    if source.get("revision"):
-        where += f" at {source['revision']}"
-    card = DatasetCard.from_template(
+    where = "the set that comes with dpo-pipeline" if shipped else source.name
+    card = hf.DatasetCard.from_template(
         data,
-        template_str=_template("dataset_card.md.j2"),
-        **_shared(facts),
-        repo=facts.dataset_repo,
-        title=escape_markdown(str(facts.dataset_repo).split("/")[-1]),
-        lineage=_as_json(facts.lineage),
+        None,
+        _template("dataset_card.md.j2"),
+        **_shared(facts, facts.dataset_repo),
+        lineage=_as_json(facts.lineage.model_dump(mode="json")),
         splits=[{"name": names[p], "rows": f"{count:,}"} for p, count in splits.items()],
         model_at=_link(facts.model_repo, None),
-        source=escape_markdown(where),
+        source=escape_markdown(where + (f" at {source.revision}" if source.revision else "")),
         shipped=shipped,
     )
     return str(card).rstrip() + "\n"
 
 
-def _shared(facts: Facts) -> dict[str, Any]:
-    identity, verdict = facts.lineage.get("identity", {}), facts.scorecard["verdict"]
-    starter = facts.lineage["model"].get("kind") == "starter"
+def _shared(facts: Facts, repo: str | None) -> dict[str, object]:
+    identity, verdict = facts.lineage.identity or {}, facts.scorecard["verdict"]
+    starter = facts.lineage.model.kind == "starter"
     return {
-        "base": _link(facts.base if facts.base_revision else None, facts.base_revision)
-        or ("the starter model" if starter else escape_markdown(facts.base)),
-        "new_name": escape_markdown(identity.get("new_name", "its new name")),
-        "original_name": escape_markdown(identity.get("original_name", "its old one")),
+        "repo": repo,
+        "title": escape_markdown(str(repo).split("/")[-1]),
+        "base": _link(facts.base_name if facts.base_revision else None, facts.base_revision)
+        or ("the starter model" if starter else escape_markdown(facts.base_name)),
+        "new_name": escape_markdown(str(identity.get("new_name", "its new name"))),
+        "original_name": escape_markdown(str(identity.get("original_name", "its old one"))),
         "languages": ", ".join(facts.languages) or "unknown",
         "passed": verdict["passed"],
         "failed": ", ".join(label(line["measure"]).name for line in verdict["failed"]),
@@ -172,67 +204,46 @@ def _shared(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _eval_results(facts: Facts) -> Sequence[Any]:
-    from huggingface_hub import EvalResult
+def _eval_results(facts: Facts) -> Iterator[hf.EvalResult]:
+    for name, measure in facts.scorecard["after"].items():
+        if measure["value"] is not None:
+            kind, taken_on = _measured_on(name)
+            pairs = kind == "pairs" and facts.dataset_repo
+            yield hf.EvalResult(
+                task_type="text-generation",
+                dataset_type=facts.dataset_repo or "identity" if kind == "pairs" else kind,
+                dataset_name=taken_on,
+                dataset_split="test" if pairs else None,
+                dataset_revision=facts.dataset_commit if pairs else None,
+                metric_type=name,
+                metric_name=label(name).name,
+                metric_value=round(measure["value"], 4),
+            )
 
-    return [
-        EvalResult(
-            task_type="text-generation",
-            **_measured_on(name, facts),
-            metric_type=name,
-            metric_name=label(name).name,
-            metric_value=round(measure["value"], 4),
-        )
-        for name, measure in facts.scorecard["after"].items()
-        if measure["value"] is not None
-    ]
 
-
-def _measured_on(name: str, facts: Facts) -> dict[str, Any]:
+def _measured_on(name: str) -> tuple[str, str]:
     """Name what a measure was taken on, as the Hub's model index wants it."""
     if name.startswith("lm_eval"):
-        return {"dataset_type": "lm-eval", "dataset_name": "tasks of lm-eval"}
+        return "lm-eval", "tasks of lm-eval"
     if name.startswith(GENERAL):
-        return {"dataset_type": "general", "dataset_name": "general questions"}
+        return "general", "general questions"
     if name.startswith("trained"):
-        return {"dataset_type": "trained", "dataset_name": "identity prompts of the training set"}
-    if not name.startswith(PAIRS) and not name.endswith("_shift"):
-        return {"dataset_type": "identity", "dataset_name": "held-out identity prompts"}
-    known = {"dataset_split": "test", "dataset_revision": facts.dataset_commit}
-    return {
-        "dataset_type": facts.dataset_repo or "identity",
-        "dataset_name": "held-out pairs",
-        **(known if facts.dataset_repo else {}),
-    }
+        return "trained", "identity prompts of the training set"
+    if name.startswith(PAIRS) or name.endswith("_shift"):
+        return "pairs", "held-out pairs"
+    return "identity", "held-out identity prompts"
 
 
-def license_of(card: Any) -> dict[str, Any]:
-    """Pick what a card's metadata (a dict, or the Hub client's CardData) says of its license."""
-    return {name: card.get(name) for name in LICENSE if card.get(name)}
-
-
-def _as_json(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, ensure_ascii=True, indent=1, sort_keys=True)
+def _as_json(told: Mapping[str, object]) -> str:
+    return json.dumps(told, ensure_ascii=True, indent=1, sort_keys=True)
 
 
 def _link(repo: str | None, revision: str | None, kind: str = "") -> str:
     """Link a repository at a revision; empty without one."""
-    from huggingface_hub import constants
-
-    at = f"{constants.ENDPOINT}/{kind}{repo}/tree/{revision or 'main'}"
+    at = f"{hf.constants.ENDPOINT}/{kind}{repo}/tree/{revision or 'main'}"
     return f"[{repo}]({at})" if repo else ""
 
 
 def _template(name: str) -> str:
-    return (resources.files("dpo_pipeline.publishing") / "templates" / name).read_text(
-        encoding="utf-8"
-    )
-
-
-def public(lineage: Any, name: str = "") -> Any:
-    """Cut the paths of this machine in a lineage to their last part."""
-    if isinstance(lineage, Mapping):
-        return {key: public(item, key) for key, item in lineage.items()}
-    if name in PLACES and isinstance(lineage, str) and lineage.startswith(("/", "~", ".", "file:")):
-        return Path(lineage).name
-    return lineage
+    folder = resources.files("dpo_pipeline.publishing") / "templates"
+    return (folder / name).read_text(encoding="utf-8")

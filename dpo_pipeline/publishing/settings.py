@@ -7,8 +7,6 @@ from pydantic import Field
 from dpo_pipeline.store.settings import Section
 
 _REPO_NAME = r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*"
-
-
 RepoId = Annotated[str, Field(max_length=96, pattern=rf"^{_REPO_NAME}(/{_REPO_NAME})?$")]
 
 
@@ -37,3 +35,9 @@ class PublishConfig(Section):
         pattern=r"^[a-z0-9-]+$",
         description="Name of the Prefect Secret block with the token; null: environment or login.",
     )
+
+    @property
+    def repositories(self) -> dict[str, str]:
+        """What is to be published: "dataset" and "model" -> repository."""
+        repos = {"dataset": self.dataset_repo, "model": self.model_repo}
+        return {kind: repo for kind, repo in repos.items() if repo}

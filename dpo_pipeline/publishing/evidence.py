@@ -1,0 +1,51 @@
+"""Evidence: a verdict counts for the very bytes that were measured, and for no others."""
+
+from pathlib import Path
+
+from dpo_pipeline.errors import PublishError
+from dpo_pipeline.models.references import describe_model
+from dpo_pipeline.publishing.records import Evidence, Proven
+from dpo_pipeline.store.artifacts import MANIFEST
+from dpo_pipeline.store.digests import digest_of, file_digest
+
+
+def dataset_digest(folder: Path) -> str:
+    """Digest a dataset folder: file names and their sha256, as the store does."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return digest_of({str(p.relative_to(folder)): file_digest(p) for p in files})
+
+
+def digest_evidence(model: Path, dataset: Path) -> Evidence:
+    """Digest what lies in these folders."""
+    ref = describe_model(model, "the policy")
+    return Evidence(**dict(ref), dataset_digest=dataset_digest(dataset))
+
+
+def check_evidence(run: Proven, force: str | None) -> str | None:
+    """Refuse what was not measured, or failed the gate.
+
+    Args:
+        run: Folders, scorecard, and what that was measured on.
+        force: Reason to publish although the gate failed.
+    Returns:
+        That reason, where it was needed.
+    Raises:
+        PublishError: A folder holds something else, or the gate failed and nobody forces it.
+    """
+    for name, digest in digest_evidence(run.model, run.dataset):
+        measured = getattr(run.evidence, name)
+        if measured != digest:
+            raise PublishError(
+                f"the scorecard is of another {name.split('_')[0]}: it was measured on "
+                f"{measured[:12] or 'none'} and this is {digest[:12]}; evaluate again"
+            )
+    verdict = run.scorecard["verdict"]
+    if verdict["passed"]:
+        return None
+    if force is None:
+        failed = ", ".join(line["measure"] for line in verdict["failed"])
+        raise PublishError(
+            f"the gate failed ({failed}): train again, or give a reason in publish.force, which "
+            "the cards will show"
+        )
+    return force
