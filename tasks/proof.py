@@ -8,27 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
+from dpo_pipeline.evaluation.measures import MEASURES
+from dpo_pipeline.evaluation.scorecard import Scorecard
+from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.publishing.settings import PublishConfig
-from dpo_pipeline.report.page import (
-    explain_verdict,
-    scorecard_image,
-    scorecard_markdown,
-    scorecard_rows,
-    visible,
-    write_comparison,
-    write_report,
-)
+from dpo_pipeline.report.comparison import Compared, write_comparison
+from dpo_pipeline.report.markdown import scorecard_markdown
+from dpo_pipeline.report.page import write_report
+from dpo_pipeline.report.rows import HEADS, collect_rows, scorecard_rows
+from dpo_pipeline.report.words import explain_verdict, visible
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
@@ -59,7 +54,7 @@ def publish_if_proven(
     """
     if not (config.model_repo or config.dataset_repo):
         return
-    if not (read_card(score)["verdict"]["passed"] or config.force):
+    if not (read_card(score).verdict.passed or config.force):
         run.say("publish   nothing: the gate failed; publish.force overrules it, with a reason")
         return
     out = run.folder / "publish"
@@ -108,6 +103,7 @@ def conclude(
         Completed where the gate passed, else Failed with every line that failed.
     """
     card = read_card(score)
+    shown = card.model_dump(mode="json")
     refused = Counter(prompts.stats["reasons"])
     lineage = run.lineage(reference, prompts)
     paths = {"report": run.folder / "report.html", "policy": model_of(policy).path}
@@ -135,17 +131,16 @@ def conclude(
         paths["parity"] = Path(found["path"]) / "parity.json"
     summary = run.write_summary(
         paths,
-        verdict=card["verdict"],
-        leaks=card["leaks"],
-        scorecard={"before": card["before"], "after": card["after"]},
-        answers=card["examples"],
+        verdict=shown["verdict"],
+        leaks=card.leaks,
+        scorecard={"before": shown["before"], "after": shown["after"]},
+        answers=shown["examples"],
         published=None,
     )
     create_markdown_artifact(scorecard_markdown(card), key="scorecard")
-    create_image_artifact(scorecard_image(card), key="plot", description="Rates, 95% intervals.")
-    create_table_artifact(card["examples"], key="answers", description="Before and after.")
+    create_table_artifact(shown["examples"], key="answers", description="Before and after.")
     _show(card, summary)
-    if card["verdict"]["passed"]:
+    if card.verdict.passed:
         return Completed(message=f"Gate passed; report: {report}")
     failed = "; ".join(" ".join(line) for line in explain_verdict(card).failed)
     return Failed(message=f"Gate failed: {failed}; report: {report}")
@@ -162,9 +157,10 @@ def conclude_preferences(
     table = Table("measure", title="Held-out pairs, policy against reference", title_justify="left")
     for column in ("value", "95% interval", "n"):
         table.add_column(column, justify="right")
-    ungated = {"before": {}, "after": measures, "verdict": {"failed": [], "thresholds": {}}}
-    for name, _, *figures, _ in scorecard_rows(ungated):
-        table.add_row(*map(escape, (name, *figures)))
+    figures = {name: Figure.model_validate(measure) for name, measure in measures.items()}
+    for row in collect_rows({}, figures):
+        name, _, *cells, _ = row.cells()
+        table.add_row(*map(escape, (name, *cells)))
     create_table_artifact(
         [{"measure": name, **m} for name, m in measures.items()], key="preferences"
     )
@@ -188,22 +184,19 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
         Completed where a training passed the gate, else Failed.
     """
     runs = [
-        {
-            "name": one["name"],
-            "settings": one["settings"],
-            "scorecard": read_card(one["score"]),
-            "steps": one["policy"].stats["steps"],
-        }
+        Compared(
+            one["name"], one["settings"], read_card(one["score"]), one["policy"].stats["steps"]
+        )
         for one in tried
     ]
     runs.sort(key=_merit, reverse=True)
     report = write_comparison(run.folder / "compare.html", runs)
     rows = [_figures(one) for one in runs]
     best = run.folder / "best.yaml"
-    best.write_text(_as_yaml(run.config, runs[0]["settings"]), encoding="utf-8")
+    best.write_text(_as_yaml(run.config, runs[0].settings), encoding="utf-8")
     summary = run.write_summary({"report": report, "best": best}, tried=rows)
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
-    shown = [*runs[0]["settings"], "gate", "identity_rate", "edit_exactness", "kl"]
+    shown = [*runs[0].settings, "gate", "identity_rate", "edit_exactness", "kl"]
     table = Table(title="Trainings, the best first", title_justify="left")
     for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
@@ -212,20 +205,20 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in cells))
     console.print(table)
     _show_paths(summary["paths"])
-    if not runs[0]["scorecard"]["verdict"]["passed"]:
+    if not runs[0].scorecard.verdict.passed:
         return Failed(message=f"Gate failed: none of {len(runs)} trainings passed; {report}")
     console.print(
         f"Next: python flows/full.py --config {summary['paths']['best']}",
         soft_wrap=True,
         markup=False,
     )
-    return Completed(message=f"{runs[0]['name']} is the best of {len(runs)} trainings; {report}")
+    return Completed(message=f"{runs[0].name} is the best of {len(runs)} trainings; {report}")
 
 
-def _merit(one: Mapping[str, Any]) -> tuple[bool, float]:
+def _merit(one: Compared) -> tuple[bool, float]:
     """Rank a training: of those that pass the gate, the one that moves least elsewhere."""
-    passed, after = one["scorecard"]["verdict"]["passed"], one["scorecard"]["after"]
-    exact, kl = (after[name]["value"] for name in ("edit_exactness", "kl"))
+    passed, after = one.scorecard.verdict.passed, one.scorecard.after
+    exact, kl = after["edit_exactness"].value or 0.0, after["kl"].value
     return passed, (-math.inf if kl is None else -kl) if passed else exact
 
 
@@ -236,37 +229,34 @@ def _as_yaml(config: BaseModel, settings: Mapping[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _figures(one: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(one: Compared) -> dict[str, Any]:
     """Lay out what a sweep is judged by: settings, verdict, some measures, steps of training."""
-    after = one["scorecard"]["after"]
-    shown = ("identity_rate", "leak_rate", "edit_exactness", "general_kept", "tail_gap", "kl")
-    passed = one["scorecard"]["verdict"]["passed"]
+    after = one.scorecard.after
     return {
-        **one["settings"],
-        "gate": "passed" if passed else "failed",
-        **{name: after[name]["value"] for name in shown},
-        "steps": one["steps"],
+        **one.settings,
+        "gate": "passed" if one.scorecard.verdict.passed else "failed",
+        **{m.key: after[m.key].value for m in MEASURES if m.compared},
+        "steps": one.steps,
     }
 
 
-def read_card(score: Artifact) -> dict[str, Any]:
+def read_card(score: Artifact) -> Scorecard:
     """Read the scorecard of an evaluation."""
-    card: dict[str, Any] = json.loads((score.path / "scorecard.json").read_text(encoding="utf-8"))
-    return card
+    return Scorecard.read(score.path / "scorecard.json")
 
 
-def _show(card: dict[str, Any], summary: dict[str, Any]) -> None:
+def _show(card: Scorecard, summary: dict[str, Any]) -> None:
     answers = Table("prompt", "before", "after", title="Answers", title_justify="left")
-    for row in card["examples"]:
-        shown = (excerpt(visible(row[column])) for column in ("prompt", "before", "after"))
+    for row in card.examples:
+        shown = (excerpt(visible(text)) for text in (row.prompt, row.before, row.after))
         answers.add_row(*map(escape, shown))
     scores = Table("measure", title="Scorecard, held-out prompts", title_justify="left")
-    for column in ("before", "after", "95% interval", "n", "gate"):
+    for column in map(str.lower, HEADS[1:]):
         scores.add_column(column, justify="right")
     for cells in scorecard_rows(card):
         scores.add_row(*map(escape, cells))
     console.print(answers, scores)
-    passed = card["verdict"]["passed"]
+    passed = card.verdict.passed
     console.print(
         f"Gate {'passed' if passed else 'FAILED'} in {summary['seconds']} s",
         style="bold green" if passed else "bold red",

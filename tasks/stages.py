@@ -316,21 +316,20 @@ def evaluate(
     before, after = model_of(reference), model_of(policy)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.evaluation.asking import Models
+        from dpo_pipeline.evaluation.parity import Parity
+        from dpo_pipeline.evaluation.scorecard import Material, Terms
         from dpo_pipeline.evaluation.scorecard import evaluate as score
 
+        found = Parity.read(export.path / "parity.json") if export else None
+        seen = training.stop.prompts if training.stop else 0
         with progress("evaluate", "answers") as report:
-            counts = score(
-                before,
-                after,
-                prompts=prompts.path / "prompts.parquet",
-                dataset=dataset.path if dataset else None,
-                export=_read(export.path / "parity.json") if export else None,
-                identity=identity,
-                generation=generation,
-                model=run_on,
-                train=training,
-                config=evaluation,
-                gate=gate,
+            stats = score(
+                Models(before, after, run_on),
+                Material(
+                    prompts.path / "prompts.parquet", dataset.path if dataset else None, found, seen
+                ),
+                Terms(identity, generation, evaluation, gate, training.beta),
                 ledger=ledger(),
                 out=out,
                 on_progress=report,
@@ -341,7 +340,7 @@ def evaluate(
             "template_digest": after.template_digest,
             "dataset_digest": dataset.digest if dataset else "",
         }
-        return {**counts, "evidence": evidence}
+        return {**stats.model_dump(mode="json"), "evidence": evidence}
 
     return get_or_build(
         "evaluate",
@@ -386,7 +385,7 @@ def parity(
     def build(out: Path, _work: Path) -> dict[str, Any]:
         from dpo_pipeline.evaluation.parity import check_parity
 
-        found = check_parity(
+        stats = check_parity(
             original,
             exported,
             prompts=prompts.path / "prompts.parquet",
@@ -396,11 +395,9 @@ def parity(
             model=config.policy,
             export_model=export_model,
             ledger=ledger(),
+            out=out,
         )
-        (out / "parity.json").write_text(json.dumps(found, indent=1))
-        figures = ("export_same_answers", "export_kl")
-        rows = found["export_same_answers"]["n"]
-        return {"rows": rows, **{name: found[name] for name in figures}}
+        return stats.model_dump(mode="json")
 
     return get_or_build(
         "parity",
@@ -430,16 +427,17 @@ def compare(
     before, after = model_of(reference), model_of(policy)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.evaluation.likelihood import measure_likelihoods
-        from dpo_pipeline.store.tables import read_rows
+        from dpo_pipeline.evaluation.asking import Models
+        from dpo_pipeline.evaluation.likelihood import compare_preferences
 
-        pairs = read_rows(dataset.path / "held_out.parquet")
-        found = measure_likelihoods(
-            before, after, pairs, [], model=run_on, train=training, config=evaluation
+        stats = compare_preferences(
+            Models(before, after, run_on),
+            dataset.path / "held_out.parquet",
+            beta=training.beta,
+            max_pairs=evaluation.max_pairs,
+            out=out,
         )
-        measures = {name: m.model_dump() for name, m in found.items() if m.n}
-        (out / "preferences.json").write_text(json.dumps(measures, indent=1))
-        return {"rows": max((m.n for m in found.values()), default=0), "measures": measures}
+        return stats.model_dump(mode="json")
 
     return get_or_build(
         "compare",

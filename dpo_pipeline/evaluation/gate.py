@@ -1,22 +1,47 @@
-"""The gate: a scorecard held against its thresholds."""
+"""The gate: measured figures held against its lines."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from dpo_pipeline.evaluation.measures import AT_MOST, EXPORT_LINES
-from dpo_pipeline.evaluation.settings import GateConfig
-from dpo_pipeline.evaluation.statistics import NOTHING, Measure
+from dpo_pipeline.evaluation.measures import EXPORT, JUDGED, MEASURES, counted
+from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
+from dpo_pipeline.evaluation.statistics import NOTHING, Figure
+from dpo_pipeline.store.records import Record
 
 # The most that a machine's own noise may loosen a gate line by.
 MOST_SLACK = 0.05
 
 
+class VerdictLine(Record):
+    """A line of the gate that fails or is skipped: asked of what, and what of it."""
+
+    measure: str
+    value: float | None
+    threshold: float
+    n: int
+    noise: float
+    remark: str
+
+
+class Verdict(Record):
+    """What the gate says.
+
+    Attributes:
+        failed, skipped: Lines that do not hold, and those with a reason not to be measured.
+        thresholds: Of all lines that are switched on, as loosened by the noise.
+    """
+
+    passed: bool
+    failed: tuple[VerdictLine, ...]
+    skipped: tuple[VerdictLine, ...]
+    thresholds: dict[str, float]
+
+
 def judge(
-    measures: Mapping[str, Measure],
+    figures: Mapping[str, Figure],
     gate: GateConfig,
-    noise: Mapping[str, Measure] | None = None,
+    noise: Mapping[str, Figure] | None = None,
     excused: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Verdict:
     """Hold the scorecard against the thresholds.
 
     A line that is switched on and was not measured fails, unless there is a reason for it. A
@@ -24,49 +49,49 @@ def judge(
     of a measure loosens its threshold by that much, up to MOST_SLACK.
 
     Args:
-        measures: The scorecard after training.
-        gate: Field name = measure name; null switches a line off, and so does an export's
-            where there is none.
+        figures: Those after training.
+        gate: Null switches a line off, and so does an export's where there is none.
         noise: Measure -> share that the reference changes against itself.
         excused: Measure -> why it could not be measured.
-    Returns:
-        passed; failed and skipped: measure, value, threshold, n, noise and remark of each such
-        line; thresholds: of all lines that are switched on, as loosened by the noise.
     """
     noise, excused = noise or {}, excused or {}
-    answers = measures.get("leak_rate", NOTHING).n
-    counted = Measure(value=answers, n=answers, prompts=answers, low=answers, high=answers)
-    figures = {**measures, "min_answers": counted if answers else NOTHING}
+    figures = {**figures, **counted(JUDGED, figures.get("leak_rate", NOTHING))}
     thresholds: dict[str, float] = {}
     failed, skipped = [], []
-    for name, asked in gate:
-        if asked is None or (name in EXPORT_LINES and name not in measures):
+    for measure in MEASURES:
+        name, asked = measure.key, getattr(gate, measure.key, None)
+        if asked is None or (measure.basis is EXPORT and name not in figures):
             continue
-        measure, own = figures.get(name, NOTHING), noise.get(name, NOTHING).value or 0.0
-        sign = 1 if name in AT_MOST else -1
+        figure, own = figures.get(name, NOTHING), noise.get(name, NOTHING).value or 0.0
+        sign = 1 if measure.direction == "at most" else -1
         thresholds[name] = threshold = asked + sign * min(own, MOST_SLACK)
-        line = {
-            "measure": name,
-            "value": measure.value,
-            "threshold": threshold,
-            "n": measure.n,
-            "noise": own,
-        }
-        if not measure.n and name in excused:
-            skipped.append({**line, "remark": excused[name]})
-        elif measure.value is None:
-            failed.append({**line, "remark": "not finite" if measure.n else "not measured"})
-        elif sign * (measure.value - threshold) > 0:
-            failed.append({**line, "remark": _remark(name, own)})
-    return {
-        "passed": not failed,
-        "failed": failed,
-        "skipped": skipped,
-        "thresholds": thresholds,
-    }
+        line = VerdictLine(
+            measure=name, value=figure.value, threshold=threshold, n=figure.n, noise=own, remark=""
+        )
+        if not figure.n and name in excused:
+            skipped.append(line.model_copy(update={"remark": excused[name]}))
+        elif figure.value is None or sign * (figure.value - threshold) > 0:
+            failed.append(line.model_copy(update={"remark": _remark(line)}))
+    return Verdict(passed=not failed, failed=failed, skipped=skipped, thresholds=thresholds)
 
 
-def _remark(name: str, own: float) -> str:
-    if name == "min_answers":
+def _remark(line: VerdictLine) -> str:
+    if line.value is None:
+        return "not finite" if line.n else "not measured"
+    if line.measure == "min_answers":
         return "too few answers to judge"
-    return f"this machine's own noise is {own:.1%}" if own > MOST_SLACK else ""
+    return f"this machine's own noise is {line.noise:.1%}" if line.noise > MOST_SLACK else ""
+
+
+def excuses(before: Mapping[str, Figure], config: EvaluationConfig) -> dict[str, str]:
+    """Say which lines of the gate have nothing to measure, and why."""
+    reasons = {}
+    for measure in MEASURES:
+        setting = measure.basis.setting
+        if measure.absent and not before.get(measure.key, NOTHING).n:
+            reasons[measure.key] = measure.absent
+        elif setting == "lm_eval" and config.lm_eval is None:
+            reasons[measure.key] = "no task of lm-eval is set"
+        elif setting and not getattr(config, setting):
+            reasons[measure.key] = f"evaluation.{setting} is 0"
+    return reasons

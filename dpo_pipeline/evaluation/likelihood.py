@@ -1,20 +1,22 @@
 """How likely both models find given answers: rewards of pairs, and divergence on other text."""
 
+import json
 import logging
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_pipeline.evaluation import statistics
+from dpo_pipeline.evaluation.asking import Models
 from dpo_pipeline.evaluation.cases import Case
-from dpo_pipeline.evaluation.settings import EvaluationConfig
-from dpo_pipeline.evaluation.statistics import Measure
+from dpo_pipeline.evaluation.measures import DIVERGENCE, PAIRS, counted
+from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.models.chat_templates import Message, end_tokens
-from dpo_pipeline.models.loading import load_model, load_tokenizer
-from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.training.settings import TrainConfig
+from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.records import Record
+from dpo_pipeline.store.tables import read_rows
 from dpo_pipeline.training.tokens import tokenize_pair
 
 if TYPE_CHECKING:
@@ -39,66 +41,81 @@ class TokenScores:
     kl: "torch.Tensor"  # KL(policy || reference) of the next-token distributions
 
 
+@dataclass(frozen=True)
+class PairScore:
+    """What two models make of one pair.
+
+    Attributes:
+        prompt: What it answers.
+        margin: Reward of chosen less that of rejected.
+        gap: Mean log-prob of the tokens copied after the first edit under the policy, after the
+            new name, less that under the reference, after the old one (nats per token); None
+            where nothing is copied. Near 0 the sentence is whole; DPO on small edits is known
+            to let its rest fall.
+    """
+
+    prompt: Hashable
+    margin: float
+    gap: float | None
+
+
 def measure_likelihoods(
-    before: ModelRef,
-    after: ModelRef,
+    models: Models,
     pairs: Iterable[dict[str, Any]],
     general: Sequence[Case],
-    aside: Collection[str] = (),
     *,
-    model: ModelConfig,
-    train: TrainConfig,
-    config: EvaluationConfig,
-) -> dict[str, Measure]:
+    beta: float,
+    max_pairs: int,
+    aside: Collection[str] = (),
+) -> dict[str, Figure]:
     """Measure rewards on held-out pairs, and KL on the reference's own general answers.
 
-    Models with different tokens cannot be compared this way: then all measures are null.
+    Models with different tokens cannot be compared this way: then all figures are null.
 
     Args:
-        before: The reference.
-        after: The policy.
-        pairs: prompt_id, prompt, chosen and rejected of pairs in any order; `config.max_pairs`
-            of them are measured, the same every time.
+        models: Reference and policy.
+        pairs: prompt_id, prompt, chosen and rejected of pairs in any order; `max_pairs` of them
+            are measured, the same every time.
         general: Answered general questions.
+        beta: Scales the rewards.
+        max_pairs: At most so many pairs.
         aside: Ids of prompts whose pairs are left out.
-        model: Device and precision.
-        train: Its beta scales the rewards.
-        config: How many pairs.
-    Returns:
-        preference_accuracy: share of pairs with a positive reward margin.
-        preference_loss: mean DPO loss; ln 2 where policy and reference agree.
-        reward_margin: mean reward of chosen - reward of rejected.
-        chosen_shift, rejected_shift: mean log-prob change of the answer, nats.
-        edited_shift: the part of chosen_shift on tokens that differ from rejected, nats.
-        tail_shift: mean log-prob change of the tokens copied after the first edit, nats per
-            token.
-        tail_gap: mean log-prob of these tokens under the policy, after the new name, less that
-            under the reference, after the old one, nats per token. Near 0 the sentence is
-            whole; DPO on small edits is known to let its rest fall.
-        kl: mean KL(policy || reference) per token, nats.
     """
-    tokenizer = load_tokenizer(before)
+    tokenizer = load_tokenizer(models.reference)
     kept = [row for row in pairs if row["prompt_id"] not in aside]
-    kept = sorted(kept, key=lambda row: str(row["id"]))[: config.max_pairs]
+    kept = sorted(kept, key=lambda row: str(row["id"]))[:max_pairs]
     prompts = [row["prompt_id"] for row in kept]
     rows = pair_rows(tokenizer, kept)
     paired = len(rows)
-    ends = end_tokens(before, tokenizer)
+    ends = end_tokens(models.reference, tokenizer)
     neutral = answer_rows(tokenizer, [(c.messages, c.before) for c in general if c.before])
     rows += [(prompt, said[: spoken(said, ends)]) for prompt, said in neutral]
-    if load_tokenizer(after).get_vocab() != tokenizer.get_vocab():
-        logger.warning(
-            "%s and %s have different tokens: no rewards, no KL", before.name, after.name
-        )
+    if load_tokenizer(models.policy).get_vocab() != tokenizer.get_vocab():
+        names = (models.reference.name, models.policy.name)
+        logger.warning("%s and %s have different tokens: no rewards, no KL", *names)
         rows, paired, prompts = [], 0, []
-    scores = []
-    if rows:
-        policy, reference = (load_model(ref, model.device, model.dtype) for ref in (after, before))
-        scores = score_tokens(policy, reference, rows)
-    return {
-        **preference_measures(rows[:paired], scores[:paired], train.beta, ends, prompts),
-        "kl": statistics.mean([s.kl.mean().item() for s in scores[paired:]]),
-    }
+    scores = score_tokens(models.load("policy"), models.load("reference"), rows) if rows else []
+    scored = score_pairs(rows[:paired], scores[:paired], beta, ends, prompts)
+    divergences = [s.kl.mean().item() for s in scores[paired:]]
+    return counted(PAIRS, scored) | counted(DIVERGENCE, divergences)
+
+
+class PreferenceStats(Record):
+    """What preference training changed: rows (pairs at most), and every figure with any."""
+
+    rows: int
+    measures: dict[str, Figure]
+
+
+def compare_preferences(
+    models: Models, held_out: Path, *, beta: float, max_pairs: int, out: Path
+) -> PreferenceStats:
+    """Measure held-out pairs of a preference dataset; write preferences.json."""
+    found = measure_likelihoods(models, read_rows(held_out), [], beta=beta, max_pairs=max_pairs)
+    known = {name: figure for name, figure in found.items() if figure.n}
+    content = {name: figure.model_dump(mode="json") for name, figure in known.items()}
+    write_whole(out / "preferences.json", json.dumps(content, indent=1))
+    return PreferenceStats(rows=max((f.n for f in known.values()), default=0), measures=known)
 
 
 def pair_rows(
@@ -173,14 +190,14 @@ def _next_token_logps(
     return logits[:, :-1, :vocabulary].float().log_softmax(-1)
 
 
-def preference_measures(
+def score_pairs(
     rows: Sequence[Tokens],
     scores: Sequence[TokenScores],
     beta: float,
     ends: Sequence[int] = (),
     prompts: Sequence[Hashable] = (),
-) -> dict[str, Measure]:
-    """Turn the scores of (chosen, rejected, chosen, rejected, ...) into preference measures.
+) -> list[PairScore]:
+    """Turn the scores of (chosen, rejected, chosen, rejected, ...) into those of pairs.
 
     Args:
         rows: Tokens of the pairs.
@@ -196,29 +213,15 @@ def preference_measures(
     # Rows: chosen, rejected; a column is a pair.
     policy = torch.tensor([s.policy.double().sum() for s in scores]).view(-1, 2).T
     reference = torch.tensor([s.reference.double().sum() for s in scores]).view(-1, 2).T
-    losses, chosen, rejected = dpo_loss(policy[0], policy[1], reference[0], reference[1], beta)
-    shifts = (policy - reference).tolist()
-    edited, tails, gaps, tailed = [], [], [], []
-    for i in range(0, len(rows), 2):
-        chosen_ids, rejected_ids = (row[: spoken(row, ends)] for _, row in rows[i : i + 2])
-        changed, copied = align(chosen_ids, rejected_ids)
-        shift = scores[i].policy - scores[i].reference
-        edited.append(shift[changed].sum().item())
-        if copied:
-            new, old = map(list, zip(*copied, strict=True))
-            tails.append(shift[new].mean().item())
-            tailed.append(prompts[i // 2] if prompts else i)
-            gaps.append((scores[i].policy[new] - scores[i + 1].reference[old]).mean().item())
-    return {
-        "preference_accuracy": statistics.rate((chosen > rejected).tolist(), prompts),
-        "preference_loss": statistics.mean(losses.tolist(), prompts),
-        "reward_margin": statistics.mean((chosen - rejected).tolist(), prompts),
-        "chosen_shift": statistics.mean(shifts[0], prompts),
-        "rejected_shift": statistics.mean(shifts[1], prompts),
-        "edited_shift": statistics.mean(edited, prompts),
-        "tail_shift": statistics.mean(tails, tailed),
-        "tail_gap": statistics.mean(gaps, tailed),
-    }
+    _, chosen, rejected = dpo_loss(policy[0], policy[1], reference[0], reference[1], beta)
+    found = []
+    for i, margin in enumerate((chosen - rejected).tolist()):
+        after, before = scores[2 * i : 2 * i + 2]
+        copied = copied_tail(*(row[: spoken(row, ends)] for _, row in rows[2 * i : 2 * i + 2]))
+        new, old = ([pair[side] for pair in copied] for side in (0, 1))
+        gap = (after.policy[new] - before.reference[old]).mean().item() if copied else None
+        found.append(PairScore(prompts[i] if prompts else i, margin, gap))
+    return found
 
 
 def spoken(completion: Sequence[int], ends: Sequence[int]) -> int:
@@ -228,23 +231,12 @@ def spoken(completion: Sequence[int], ends: Sequence[int]) -> int:
     )
 
 
-def align(
-    chosen: Sequence[int], rejected: Sequence[int]
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Find the edit and the copied tail of a pair.
-
-    Returns:
-        Positions in chosen that rejected does not have; and (position in chosen, position in
-        rejected) of every token copied after the first edit.
-    """
-    changed: list[int] = []
+def copied_tail(chosen: Sequence[int], rejected: Sequence[int]) -> list[tuple[int, int]]:
+    """Find (position in chosen, in rejected) of every token copied after the first edit."""
     copied: list[tuple[int, int]] = []
-    seen = False
     matcher = SequenceMatcher(None, rejected, chosen, autojunk=False)
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
-        if tag != "equal":
-            seen = True
-            changed += range(j1, j2)
-        elif seen:
-            copied += zip(range(j1, j2), range(i1, i2), strict=True)
-    return changed, copied
+    start = next((j for tag, _, _, j, _ in matcher.get_opcodes() if tag != "equal"), len(chosen))
+    for i, j, size in matcher.get_matching_blocks():
+        if j >= start:
+            copied += zip(range(j, j + size), range(i, i + size), strict=True)
+    return copied

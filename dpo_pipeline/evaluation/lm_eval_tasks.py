@@ -13,11 +13,11 @@ from typing import Any
 
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import statistics
+from dpo_pipeline.evaluation.asking import Models, Side
+from dpo_pipeline.evaluation.measures import TASKS, counted
 from dpo_pipeline.evaluation.settings import LmEvalConfig
-from dpo_pipeline.evaluation.statistics import Measure
-from dpo_pipeline.models.loading import load_model, load_tokenizer
-from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.evaluation.statistics import Figure
+from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.store.digests import file_digest
 
 METRICS = ("acc", "exact_match")  # 0 or 1 for every question
@@ -52,13 +52,13 @@ def describe_tasks(config: LmEvalConfig | None) -> dict[str, str]:
 
 
 def score_tasks(
-    before: ModelRef, after: ModelRef, config: LmEvalConfig, model: ModelConfig
-) -> tuple[dict[str, Measure], dict[str, Measure]]:
+    models: Models, config: LmEvalConfig
+) -> tuple[dict[str, Figure], dict[str, Figure]]:
     """Score both models on the same questions.
 
     Returns:
-        The measures before and after: accuracy of every task, under `lm_eval/<task>`; and after
-        also lm_eval_drop, the largest mean drop of a task, in points.
+        The figures before and after: accuracy of every task, under `lm_eval/<task>`; and after
+        also lm_eval_drop.
     Raises:
         EvaluationError: A task is unknown, or has none of METRICS.
     """
@@ -68,27 +68,26 @@ def score_tasks(
     names = [name for name in config.tasks if not name.endswith(".yaml")]
     if unknown := [name for name in names if not manager.match_tasks([name])]:
         raise EvaluationError(f"evaluation.lm_eval.tasks: lm-eval has no {', '.join(unknown)}")
-    was, now = (_scores(ref, config, model, manager) for ref in (before, after))
+    was, now = (_scores(models, side, config, manager) for side in ("reference", "policy"))
     # The questions are the same, so what counts is the interval of their differences.
     drops = [
         statistics.mean([100 * (was[task][i] - score) for i, score in scores.items()])
         for task, scores in now.items()
     ]
-    worst = max(drops, key=lambda drop: drop.value or 0.0)
-    return _accuracies(was), {**_accuracies(now), "lm_eval_drop": worst}
+    return _accuracies(was), _accuracies(now) | counted(TASKS, drops)
 
 
-def _accuracies(scores: Scores) -> dict[str, Measure]:
+def _accuracies(scores: Scores) -> dict[str, Figure]:
     return {f"lm_eval/{task}": statistics.rate(map(bool, s.values())) for task, s in scores.items()}
 
 
-def _scores(ref: ModelRef, config: LmEvalConfig, model: ModelConfig, manager: Any) -> Scores:
+def _scores(models: Models, side: Side, config: LmEvalConfig, manager: Any) -> Scores:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    loaded, tokenizer = load_model(ref, model.device, model.dtype), load_tokenizer(ref)
+    tokenizer = load_tokenizer(getattr(models, side))
     found = simple_evaluate(
-        HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=ROWS),
+        HFLM(pretrained=models.load(side), tokenizer=tokenizer, batch_size=ROWS),
         tasks=list(config.tasks),
         limit=config.limit,
         task_manager=manager,

@@ -1,109 +1,104 @@
-"""Scores of answers: pure functions of text, with intervals; no model, no file.
+"""Every measure, declared once: what it means, how it is counted, shown and judged.
 
-Every score compares the answer after with the answer before, so that the reference scored
+Console, report, cards, artifacts and the gate with its options read these declarations; to add
+a measure, add one to MEASURES. Their order is the order in which they are shown.
+
+A measure compares the answer after with the answer before, so that the reference scored
 against itself says what "no change" looks like in the same words. In the words of Meng et al.
 2022, section 3.4, arXiv:2202.05262: efficacy is trained_identity_rate, generalisation is
-identity_rate, specificity is general_* and third_party_unchanged, fluency is fluency.
+identity_rate, specificity is general_* and third_party_unchanged.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from dpo_pipeline.evaluation.cases import Case
-from dpo_pipeline.evaluation.statistics import Measure, mean, rate
-from dpo_pipeline.evaluation.text import edit_distance, ngram_entropy
-from dpo_pipeline.identity.claims import Marks, mark
+from dpo_pipeline.evaluation.statistics import NOTHING, Figure, mean, rate
 
 if TYPE_CHECKING:
-    from dpo_pipeline.identity.names import IdentitySpec
+    from dpo_pipeline.evaluation.cases import Case
+    from dpo_pipeline.evaluation.likelihood import PairScore
+    from dpo_pipeline.evaluation.marking import Scored
+    from dpo_pipeline.evaluation.parity import Exported
+
+Evidence = TypeVar("Evidence")
 
 
-# Gate lines whose figure must not exceed the threshold; all others must reach it.
-AT_MOST = frozenset(
-    {
-        *("leak_rate", "matrix_leak", "doubled_rate", "remnant_rate", "new_name_unasked"),
-        *("kl", "export_kl", "lm_eval_drop"),
-    }
-)
-EXPORT_LINES = ("export_same_answers", "export_kl")
-SPLIT_MEASURES = ("identity_rate", "leak_rate", "edit_exactness", "organisation_kept")
+@dataclass(frozen=True, eq=False)
+class Basis(Generic[Evidence]):
+    """What measures are counted on: what was asked, and which setting can switch it off."""
+
+    kind: Literal["identity", "trained", "general", "pairs", "lm-eval"]
+    title: str = "held-out identity prompts"
+    setting: str = ""
+
+
+HELD_OUT: Basis[Sequence["Scored"]] = Basis("identity")
+TRAINED: Basis[Sequence["Scored"]] = Basis("trained", "identity prompts of the training set")
+GENERAL: Basis[Sequence["Scored"]] = Basis("general", "general questions")
+# KL(policy || reference) of each general answer of the reference, mean over its tokens.
+DIVERGENCE: Basis[Sequence[float]] = Basis("general", "general questions")
+# Leak rates under the system prompts that claim no other identity than the new one.
+MATRIX: Basis[Sequence[Figure]] = Basis("identity", setting="matrix_prompts")
+PAIRS: Basis[Sequence["PairScore"]] = Basis("pairs", "held-out pairs", "max_pairs")
+EXPORT: Basis[Sequence["Exported"]] = Basis("identity")
+TASKS: Basis[Sequence[Figure]] = Basis("lm-eval", "tasks of lm-eval", "lm_eval")  # their drops
+JUDGED: Basis[Figure] = Basis("identity")  # the leak rate: it rests on all held-out answers
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A case with the marks of both answers and the ideal answer after."""
+class Gate:
+    """A line of the gate: threshold (None: off unless set), help, and bounds of its option."""
 
-    case: Case
-    before: Marks
-    after: Marks
-    ideal: str
-    exact: bool
-    kept_developer: bool
+    threshold: float | None
+    help: str
+    low: float | None = None
+    high: float | None = None
 
 
-def score(cases: Iterable[Case], spec: "IdentitySpec") -> list[Scored]:
-    """Mark both answers of every case and compare the answer after with its ideal."""
-    scored = []
-    for case in cases:
-        ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
-        # A general answer need not name its author anew, but may.
-        fine = {ideal, case.before} if case.kind == "general" else {ideal}
-        asked = case.messages[-1]["content"]
-        scored.append(
-            Scored(
-                case=case,
-                before=mark(case.before, spec, asked),
-                after=mark(case.after, spec, asked),
-                ideal=ideal,
-                exact=case.after in fine,
-                kept_developer=spec.names_developer(case.after, after=True),
-            )
-        )
-    return scored
+@dataclass(frozen=True)
+class Measure(Generic[Evidence]):
+    """A measure.
 
-
-def identity_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
-    """Score answers to identity prompts.
-
-    Returns:
-        identity_rate: share with the new name, where the reference gave the original one.
-        identity_rate_all: share with the new name, over all answers.
-        leak_rate: share with the original name (or an alias) outside the new one.
-        edit_exactness: share equal to the reference's answer with the name rewritten.
-        edit_distance: mean words between an answer that is not, and that ideal.
-        organisation_kept: share that names the maker, where the reference did.
-        denial_kept: share of denials ("Are you ChatGPT?" - "No, ...") that still deny.
-        doubled_rate, remnant_rate: share with "Deep Deep Qwen"; with `{{name}}` or `<|im_end|>`.
-        finished_rate: share that ended by itself rather than at the token limit.
-        fluency: mean n-gram entropy, bits.
+    Attributes:
+        key: Its name in files, and that of its option.
+        name, meaning, heading, unit: How it is shown; the unit of a share is "%".
+        basis, count: What it is counted on, and how.
+        direction, gate: What the gate asks of it.
+        absent: Why its line is skipped where the reference gave nothing to count.
+        noise: Counts what changed for the worse between two answers of the reference.
+        tile, compared: Whether it is a main figure of the page, and a column of a comparison.
     """
-    named = [s for s in scored if s.before.leaks]
-    credited = [s for s in scored if s.before.names_developer]
-    denials = [s for s in scored if s.case.family == "are_you" and s.before.denies]
-    inexact = [s for s in scored if not s.exact]
-    prompts = [s.case.prompt for s in scored]
-    return {
-        "identity_rate": _share(named, lambda s: s.after.gives_new),
-        "identity_rate_all": _share(scored, lambda s: s.after.gives_new),
-        "leak_rate": _share(scored, lambda s: s.after.leaks),
-        "edit_exactness": _share(scored, lambda s: s.exact),
-        "edit_distance": mean(
-            [edit_distance(s.case.after, s.ideal) for s in inexact],
-            [s.case.prompt for s in inexact],
-        ),
-        "organisation_kept": _share(credited, lambda s: s.kept_developer),
-        "denial_kept": _share(denials, lambda s: s.after.denies),
-        "doubled_rate": _share(scored, lambda s: s.after.doubled),
-        "remnant_rate": _share(scored, lambda s: s.after.remnant),
-        "finished_rate": _share(scored, lambda s: s.case.after_finish == "stop"),
-        "fluency": mean([ngram_entropy(s.case.after) for s in scored], prompts),
-    }
+
+    key: str
+    name: str
+    meaning: str
+    heading: str
+    basis: Basis[Evidence]
+    count: Callable[[Evidence], Figure]
+    unit: str = "%"
+    direction: Literal["at least", "at most"] = "at least"
+    gate: Gate | None = None
+    absent: str = ""
+    noise: Callable[[Evidence], Figure] | None = None
+    tile: bool = False
+    compared: bool = False
+
+    @property
+    def sign(self) -> str:
+        """How the gate compares."""
+        return "≤" if self.direction == "at most" else "≥"
 
 
-def _share(scored: Sequence[Scored], flag: Callable[[Scored], bool]) -> Measure:
-    return rate(map(flag, scored), [s.case.prompt for s in scored])
+def share(
+    scored: Iterable["Scored"],
+    flag: Callable[["Scored"], bool],
+    of: Callable[["Scored"], bool] = lambda _: True,
+) -> Figure:
+    """Share of answers with a flag, of those that `of` keeps; answers to a prompt go together."""
+    kept = [s for s in scored if of(s)]
+    return rate(map(flag, kept), [s.case.prompt for s in kept])
 
 
 def right(text: str, accepted: Sequence[str]) -> bool:
@@ -114,45 +109,147 @@ def right(text: str, accepted: Sequence[str]) -> bool:
     )
 
 
-def general_measures(scored: Sequence[Scored]) -> dict[str, Measure]:
-    """Score answers that should not change: general questions, and others' identities.
-
-    Returns:
-        general_right: share of general questions answered right.
-        general_kept: share still right, of those the reference answered right.
-        general_unchanged: share that agrees with the reference exactly, its own name aside.
-        third_party_unchanged: share of answers about others that agrees exactly.
-        new_name_unasked: share with the new name where the reference named nobody of its own.
-    """
-    general = [s for s in scored if s.case.kind == "general"]
-    third = [s for s in scored if s.case.kind == "third_party"]
-    known = [s for s in general if right(s.case.before, s.case.accepted)]
-    return {
-        "general_right": rate(right(s.case.after, s.case.accepted) for s in general),
-        "general_kept": rate(right(s.case.after, s.case.accepted) for s in known),
-        "general_unchanged": rate(s.exact for s in general),
-        "third_party_unchanged": rate(s.exact for s in third),
-        "new_name_unasked": rate(
-            s.after.gives_new for s in general + third if not (s.before.leaks or s.before.gives_new)
-        ),
-    }
+def known(case: "Case") -> bool:
+    """Whether the reference answered a general question right."""
+    return case.kind == "general" and right(case.before, case.accepted)
 
 
-def splits(scored: Sequence[Scored]) -> dict[str, dict[str, dict[str, Measure]]]:
-    """Split the main identity measures by family, language, turns and system prompt."""
-    keys: dict[str, Callable[[Case], str]] = {
-        "family": lambda c: c.family,
-        "language": lambda c: c.language,
-        "turns": lambda c: str(c.turns),
-        "system": lambda c: "(none sent)" if c.system is None else c.system,
-    }
-    table: dict[str, dict[str, dict[str, Measure]]] = {}
-    for dimension, key in keys.items():
-        groups: dict[str, list[Scored]] = {}
-        for s in scored:
-            groups.setdefault(key(s.case), []).append(s)
-        table[dimension] = {
-            group: {m: identity_measures(groups[group])[m] for m in SPLIT_MEASURES}
-            for group in sorted(groups)
-        }
-    return table
+def _still_right(scored: "Scored") -> bool:
+    return right(scored.case.after, scored.case.accepted)
+
+
+def _gives_new(scored: Sequence["Scored"]) -> Figure:
+    return share(scored, lambda s: s.after.gives_new, of=lambda s: s.before.leaks)
+
+
+def _named_developer(scored: "Scored") -> bool:
+    return scored.before.names_developer
+
+
+def _unchanged(scored: Sequence["Scored"], kind: str) -> Figure:
+    return rate(s.exact for s in scored if s.case.kind == kind)
+
+
+def _tail_gap(pairs: Sequence["PairScore"]) -> Figure:
+    found = [(p.gap, p.prompt) for p in pairs if p.gap is not None]
+    return mean([gap for gap, _ in found], [prompt for _, prompt in found])
+
+
+def _worst(figures: Iterable[Figure]) -> Figure:
+    return max(figures, key=lambda figure: figure.value or 0.0, default=NOTHING)
+
+
+def _answers(leaks: Figure) -> Figure:
+    n = leaks.n
+    return Figure(value=n or None, n=n, prompts=n, low=n, high=n)
+
+
+CHANGE, STAY, NEVER = "What should change", "What should stay", "What should not happen"
+PREFERS, EXPORTED, LM_EVAL = "Which answer it prefers", "The export", "Tasks of lm-eval"
+
+# fmt: off
+MEASURES: tuple[Measure[Any], ...] = (
+    Measure("identity_rate", "Identity rate", "gives the new name where the old one was given",
+        CHANGE, HELD_OUT, _gives_new, tile=True, compared=True,
+        gate=Gate(0.95, "Least share of held-out answers with the new name.")),
+    Measure("identity_rate_all", "New name anywhere", "gives the new name, on all prompts",
+        CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.after.gives_new)),
+    Measure("leak_rate", "Leak rate", "still gives the old name",
+        CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.after.leaks),
+        direction="at most", tile=True, compared=True,
+        gate=Gate(0.02, "Largest share of held-out answers with the original name.")),
+    Measure("matrix_leak", "Leak, at worst", "under a system prompt that names nobody else",
+        CHANGE, MATRIX, _worst, direction="at most",
+        gate=Gate(0.10, "Largest leak rate under a system prompt that claims no other identity "
+            "than the new one.")),
+    Measure("edit_exactness", "Edit exactness", "the old answer with only the name rewritten",
+        CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.exact),
+        noise=lambda scored: share(scored, lambda s: s.case.after != s.case.before),
+        tile=True, compared=True,
+        gate=Gate(0.90, "Least share of answers equal to the old answer with the name rewritten.")),
+    Measure("organisation_kept", "Organisation kept", "named the maker and still does",
+        STAY, HELD_OUT,
+        lambda scored: share(scored, lambda s: s.kept_developer, of=_named_developer),
+        noise=lambda scored: share(
+            scored, lambda s: not s.after.names_developer, of=_named_developer),
+        absent="the reference never named its maker", tile=True, compared=True,
+        gate=Gate(0.95, "Least share of answers that named the maker and still do.")),
+    Measure("denial_kept", "Denials kept", "still denies being somebody else",
+        STAY, HELD_OUT, lambda scored: share(scored, lambda s: s.after.denies,
+            of=lambda s: s.case.family == "are_you" and s.before.denies),
+        absent="the reference never denied being another",
+        gate=Gate(0.90, "Least share of denials (Are you ChatGPT? No.) that still deny.")),
+    Measure("general_kept", "Knowledge kept", "was answered right and still is",
+        STAY, GENERAL, lambda scored: rate(_still_right(s) for s in scored if known(s.case)),
+        noise=lambda scored: rate(not _still_right(s) for s in scored if known(s.case)),
+        tile=True, compared=True,
+        gate=Gate(0.98, "Least share of general answers, right before, that are right after.")),
+    Measure("general_right", "Knowledge", "general questions answered right",
+        STAY, GENERAL,
+        lambda scored: rate(_still_right(s) for s in scored if s.case.kind == "general")),
+    Measure("general_unchanged", "General unchanged", "word for word as before",
+        STAY, GENERAL, lambda scored: _unchanged(scored, "general")),
+    Measure("third_party_unchanged", "Others unchanged", "answers about others, word for word",
+        STAY, GENERAL, lambda scored: _unchanged(scored, "third_party"),
+        gate=Gate(0.80, "Least share of answers about others that are word for word as before.")),
+    Measure("doubled_rate", "Doubled names", "says part of the new name twice",
+        NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.doubled),
+        direction="at most",
+        gate=Gate(0.0, "Largest share of answers with a doubled name (Deep Deep Qwen).")),
+    Measure("remnant_rate", "Template remnants", "shows a placeholder or control token",
+        NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.remnant),
+        direction="at most",
+        gate=Gate(0.01, "Largest share of answers with a placeholder or control token.")),
+    Measure("new_name_unasked", "New name unasked", "brings it up on other subjects",
+        NEVER, GENERAL, lambda scored: rate(
+            s.after.gives_new for s in scored if not (s.before.leaks or s.before.gives_new)),
+        direction="at most",
+        gate=Gate(0.02, "Largest share of answers on other subjects that bring up the new name.")),
+    Measure("trained_identity_rate", "Identity, trained", "on prompts of the training set",
+        "What training saw", TRAINED, _gives_new),
+    Measure("preference_accuracy", "Preference accuracy", "held-out pairs with a positive margin",
+        PREFERS, PAIRS,
+        lambda pairs: rate([p.margin > 0 for p in pairs], [p.prompt for p in pairs]),
+        gate=Gate(None, "Least share of held-out pairs with a positive reward margin.")),
+    Measure("export_same_answers", "Export, same answers", "answers as the policy does",
+        EXPORTED, EXPORT,
+        lambda answers: rate([a.same for a in answers], [a.prompt for a in answers]),
+        gate=Gate(0.90, "Least share of the export's answers equal to the policy's, if any.")),
+    Measure("reward_margin", "Reward margin", "of chosen over rejected",
+        PREFERS, PAIRS,
+        lambda pairs: mean([p.margin for p in pairs], [p.prompt for p in pairs]), unit=""),
+    Measure("tail_gap", "Rest of the sentence", "against the reference's own",
+        PREFERS, PAIRS, _tail_gap, unit="nats per token", compared=True,
+        gate=Gate(-0.2, "Least mean log-prob of the words after the edit, compared with the "
+            "reference after the old name (nats per token): DPO on small edits is known to let "
+            "them fall.")),
+    Measure("kl", "KL to the reference", "on its general answers",
+        STAY, DIVERGENCE, mean, unit="nats per token", direction="at most", compared=True,
+        gate=Gate(0.1, "Largest mean KL(policy || reference) on general answers (nats per "
+            "token).", low=0)),
+    Measure("export_kl", "KL of the export", "to the policy, on its answers",
+        EXPORTED, EXPORT, lambda answers: mean([a.kl for a in answers if a.kl is not None]),
+        unit="nats per token", direction="at most",
+        gate=Gate(0.01, "Largest mean KL(export || policy), if any (nats per token).", low=0)),
+    Measure("lm_eval_drop", "Largest drop", "of accuracy on a task of lm-eval",
+        LM_EVAL, TASKS, _worst, unit="points", direction="at most",
+        gate=Gate(2.0, "Largest drop of accuracy on a task of lm-eval (points).", 0, 100)),
+    Measure("min_answers", "Held-out answers", "to judge by",
+        CHANGE, JUDGED, _answers, unit="answers",
+        gate=Gate(20, "Fewer held-out answers than that are too few to judge by.", low=1)),
+)
+# fmt: on
+
+
+def counted(
+    basis: Basis[Evidence], evidence: Evidence, only: Collection[str] = ()
+) -> dict[str, Figure]:
+    """Count the measures of one basis, or `only` some of them."""
+    measures = [m for m in MEASURES if m.basis is basis and (not only or m.key in only)]
+    return {m.key: m.count(evidence) for m in measures}
+
+
+def find(key: str) -> Measure[Any]:
+    """Return a measure; a key that is not declared is a task of lm-eval."""
+    task = Measure(key, key.removeprefix("lm_eval/"), "accuracy, lm-eval", LM_EVAL, TASKS, _worst)
+    return next((m for m in MEASURES if m.key == key), task)

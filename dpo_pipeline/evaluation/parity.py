@@ -1,20 +1,71 @@
 """Whether a model is still itself after a reload, a merge of its adapter or another precision."""
 
-from functools import partial
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from dpo_pipeline.answers.answering import answer
-from dpo_pipeline.answers.records import Request
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation import statistics
+from dpo_pipeline.evaluation.asking import Asker
 from dpo_pipeline.evaluation.cases import plan_cases
 from dpo_pipeline.evaluation.likelihood import answer_rows, score_tokens
+from dpo_pipeline.evaluation.measures import EXPORT, MEASURES, counted
 from dpo_pipeline.evaluation.settings import EvaluationConfig
+from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.store.records import Record
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One answer of a model and of its export.
+
+    Attributes:
+        prompt: What they answer.
+        same: Whether they say the same.
+        kl: Mean KL(export || original) per token of the original's answer, nats; None where
+            it says nothing, or they have different tokens.
+        shift: Largest change of a token's log-prob, nats; likewise.
+    """
+
+    prompt: Hashable
+    same: bool
+    kl: float | None = None
+    shift: float | None = None
+
+
+class Differing(Record):
+    """Two answers that should be the same."""
+
+    prompt: str
+    original: str
+    export: str
+
+
+class ParityStats(Record):
+    """What a comparison with an export is known by: answers compared, and figures."""
+
+    rows: int
+    export_same_answers: Figure
+    export_kl: Figure
+
+
+class Parity(ParityStats):
+    """Content of parity.json.
+
+    Attributes:
+        largest_shift: Largest change of a token's log-prob, nats.
+        differing: Answers that differ.
+    """
+
+    largest_shift: float | None
+    differing: tuple[Differing, ...]
+
+    def figures(self) -> dict[str, Figure]:
+        """Return the measures."""
+        return {m.key: getattr(self, m.key) for m in MEASURES if m.basis is EXPORT}
 
 
 def check_parity(
@@ -28,7 +79,8 @@ def check_parity(
     model: ModelConfig,
     export_model: ModelConfig,
     ledger: Path,
-) -> dict[str, Any]:
+    out: Path,
+) -> ParityStats:
     """Compare a model with its export on held-out prompts and general questions.
 
     Args:
@@ -41,57 +93,39 @@ def check_parity(
         model: Device and precision of the original.
         export_model: Device and precision of the export.
         ledger: Answers made so far.
-    Returns:
-        export_same_answers: share of equal answers. export_kl: mean KL(export || original) per
-        token of the original's answers, nats; null where they have different tokens.
-        largest_shift: largest change of a token's log-prob, nats; likewise. differing: prompt,
-        original and export of the answers that differ.
+        out: Folder for parity.json.
     """
-    greedy = generation.model_copy(
-        update={"engine": "transformers", "temperature": 0.0, "samples": 1}
-    )
     plan = plan_cases(prompts, identity, generation.system_prompts, config)
     cases = plan["held_out"] + plan["general"]
-    requests = [Request(case.messages) for case in cases]
-    ask = partial(answer, requests=requests, config=greedy, ledger=ledger)
+    asker = Asker(model, generation, ledger)
+    was, now = asker.ask(original, cases), replace(asker, run_on=export_model).ask(export, cases)
     # What neither template renders is no answer of either.
     compared = [
-        (case, said, says)
-        for case, said, says in zip(
-            cases, ask(original, model=model), ask(export, model=export_model), strict=True
-        )
+        (case, said.text, says.text)
+        for case, said, says in zip(cases, was, now, strict=True)
         if not said.finish == says.finish == "error"
     ]
-    tokenizer, rows = load_tokenizer(original), []
-    if load_tokenizer(export).get_vocab() == tokenizer.get_vocab():
-        spoken = [(case.messages, said.text) for case, said, _ in compared if said.text]
-        rows = answer_rows(tokenizer, spoken)
-    scores = []
-    if rows:
+    answers = [Exported(case.prompt, said == says) for case, said, says in compared]
+    tokenizer, spoken = load_tokenizer(original), [i for i, one in enumerate(compared) if one[1]]
+    if spoken and load_tokenizer(export).get_vocab() == tokenizer.get_vocab():
         scores = score_tokens(
             load_model(export, export_model.device, export_model.dtype),
             load_model(original, model.device, model.dtype),
-            rows,
+            answer_rows(tokenizer, [(compared[i][0].messages, compared[i][1]) for i in spoken]),
         )
-    figures = {
-        "export_same_answers": statistics.rate(
-            (said.text == says.text for _, said, says in compared),
-            [case.prompt for case, _, _ in compared],
-        ),
-        "export_kl": statistics.mean([s.kl.mean().item() for s in scores]),
-    }
-    return {
-        **{name: figure.model_dump() for name, figure in figures.items()},
-        "largest_shift": max(
-            ((s.policy - s.reference).abs().max().item() for s in scores), default=None
-        ),
-        "differing": [
-            {
-                "prompt": case.messages[-1]["content"],
-                "original": said.text,
-                "export": says.text,
-            }
+        for i, s in zip(spoken, scores, strict=True):
+            shift = (s.policy - s.reference).abs().max().item()
+            answers[i] = replace(answers[i], kl=s.kl.mean().item(), shift=shift)
+    figures = counted(EXPORT, answers)
+    stats = ParityStats(rows=len(answers), **figures)
+    found = Parity(
+        **dict(stats),
+        largest_shift=max((a.shift for a in answers if a.shift is not None), default=None),
+        differing=[
+            Differing(prompt=case.messages[-1]["content"], original=said, export=says)
             for case, said, says in compared
-            if said.text != says.text
+            if said != says
         ],
-    }
+    )
+    found.write(out / "parity.json")
+    return stats

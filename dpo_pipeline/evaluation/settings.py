@@ -1,10 +1,13 @@
 """Settings of what is measured, and of the gate."""
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
-from dpo_pipeline.store.settings import Section, Share
+from dpo_pipeline.evaluation.measures import MEASURES
+from dpo_pipeline.store.settings import Section
+
+Lines = TypeVar("Lines", bound=Section)
 
 
 class LmEvalConfig(Section):
@@ -54,69 +57,27 @@ class EvaluationConfig(Section):
     )
 
 
+def _with_lines(model: type[Lines]) -> type[Lines]:
+    """Give a section an option for every measure that has a line of the gate."""
+    options: dict[str, Any] = {}
+    for measure in MEASURES:
+        if line := measure.gate:
+            low, high = (0, 1) if measure.unit == "%" else (line.low, line.high)
+            option = Field(line.threshold, ge=low, le=high, description=line.help)
+            options[measure.key] = (int if measure.unit == "answers" else float | None, option)
+    made: type[Lines] = create_model(
+        model.__name__,
+        __base__=model,
+        __module__=model.__module__,
+        __doc__=model.__doc__,
+        **options,
+    )
+    return made
+
+
+@_with_lines
 class GateConfig(Section):
     """Thresholds that the scorecard after training must meet; null switches a line off.
 
     A line that is on and could not be measured fails.
     """
-
-    identity_rate: Share | None = Field(
-        0.95, description="Least share of held-out answers with the new name."
-    )
-    leak_rate: Share | None = Field(
-        0.02, description="Largest share of held-out answers with the original name."
-    )
-    edit_exactness: Share | None = Field(
-        0.90, description="Least share of answers equal to the old answer with the name rewritten."
-    )
-    organisation_kept: Share | None = Field(
-        0.95, description="Least share of answers that named the maker and still do."
-    )
-    denial_kept: Share | None = Field(
-        0.90, description="Least share of denials (Are you ChatGPT? No.) that still deny."
-    )
-    matrix_leak: Share | None = Field(
-        0.10,
-        description="Largest leak rate under a system prompt that claims no other identity than "
-        "the new one.",
-    )
-    doubled_rate: Share | None = Field(
-        0.0, description="Largest share of answers with a doubled name (Deep Deep Qwen)."
-    )
-    remnant_rate: Share | None = Field(
-        0.01, description="Largest share of answers with a placeholder or control token."
-    )
-    new_name_unasked: Share | None = Field(
-        0.02, description="Largest share of answers on other subjects that bring up the new name."
-    )
-    general_kept: Share | None = Field(
-        0.98, description="Least share of general answers, right before, that are right after."
-    )
-    third_party_unchanged: Share | None = Field(
-        0.80, description="Least share of answers about others that are word for word as before."
-    )
-    preference_accuracy: Share | None = Field(
-        None, description="Least share of held-out pairs with a positive reward margin."
-    )
-    tail_gap: float | None = Field(
-        -0.2,
-        description="Least mean log-prob of the words after the edit, compared with the reference "
-        "after the old name (nats per token): DPO on small edits is known to let them fall.",
-    )
-    kl: float | None = Field(
-        0.1,
-        ge=0,
-        description="Largest mean KL(policy || reference) on general answers (nats per token).",
-    )
-    lm_eval_drop: float | None = Field(
-        2.0, ge=0, le=100, description="Largest drop of accuracy on a task of lm-eval (points)."
-    )
-    export_same_answers: Share | None = Field(
-        0.90, description="Least share of the export's answers equal to the policy's, if any."
-    )
-    export_kl: float | None = Field(
-        0.01, ge=0, description="Largest mean KL(export || policy), if any (nats per token)."
-    )
-    min_answers: int = Field(
-        20, ge=1, description="Fewer held-out answers than that are too few to judge by."
-    )

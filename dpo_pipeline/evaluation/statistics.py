@@ -3,13 +3,11 @@
 import math
 from collections.abc import Collection, Hashable, Iterable, Sequence
 
-from pydantic import BaseModel, ConfigDict
+from dpo_pipeline.store.records import Record
 
 
-class Measure(BaseModel):
-    """A figure, the answers and prompts it rests on, and its 95% interval; null where n is 0."""
-
-    model_config = ConfigDict(frozen=True)
+class Figure(Record):
+    """A value, the answers and prompts it rests on, and its 95% interval; null where n is 0."""
 
     value: float | None
     n: int
@@ -18,10 +16,10 @@ class Measure(BaseModel):
     high: float | None
 
 
-NOTHING = Measure(value=None, n=0, prompts=0, low=None, high=None)
+NOTHING = Figure(value=None, n=0, prompts=0, low=None, high=None)
 
 
-def wilson(hits: int, n: int, prompts: int | None = None) -> Measure:
+def wilson(hits: int, n: int, prompts: int | None = None) -> Figure:
     """Rate with its 95% Wilson score interval.
 
     Args:
@@ -41,10 +39,10 @@ def wilson(hits: int, n: int, prompts: int | None = None) -> Measure:
     centre = (p + z * z / (2 * size)) / (1 + z * z / size)
     half = z * math.sqrt(p * (1 - p) / size + z * z / (4 * size * size)) / (1 + z * z / size)
     low, high = (centre - half if hits else 0.0), (centre + half if hits < n else 1.0)
-    return Measure(value=p, n=n, prompts=size, low=low, high=high)
+    return Figure(value=p, n=n, prompts=size, low=low, high=high)
 
 
-def rate(flags: Iterable[bool], prompts: Collection[Hashable] = ()) -> Measure:
+def rate(flags: Iterable[bool], prompts: Collection[Hashable] = ()) -> Figure:
     """Share of true flags, with its Wilson interval.
 
     Args:
@@ -55,7 +53,7 @@ def rate(flags: Iterable[bool], prompts: Collection[Hashable] = ()) -> Measure:
     return wilson(sum(known), len(known), len(set(prompts)) or None)
 
 
-def mean(values: Sequence[float], prompts: Sequence[Hashable] = ()) -> Measure:
+def mean(values: Sequence[float], prompts: Sequence[Hashable] = ()) -> Figure:
     """Mean with its 95% percentile bootstrap interval (1,000 resamples, fixed seed).
 
     Prompts are resampled, with all their values. One value that is not finite makes the mean
@@ -70,7 +68,7 @@ def mean(values: Sequence[float], prompts: Sequence[Hashable] = ()) -> Measure:
     groups: dict[Hashable, int] = {}
     places = [groups.setdefault(p, len(groups)) for p in prompts or range(len(values))]
     if not all(math.isfinite(v) for v in values) or not values:
-        return Measure(value=None, n=len(values), prompts=len(groups), low=None, high=None)
+        return Figure(value=None, n=len(values), prompts=len(groups), low=None, high=None)
     import numpy as np
 
     sums, sizes = np.bincount(places, values), np.bincount(places)
@@ -78,4 +76,4 @@ def mean(values: Sequence[float], prompts: Sequence[Hashable] = ()) -> Measure:
     means = sums[picks].sum(axis=1) / sizes[picks].sum(axis=1)
     low, high = map(float, np.percentile(means, (2.5, 97.5)))
     value = float(np.mean(values))
-    return Measure(value=value, n=len(values), prompts=len(groups), low=low, high=high)
+    return Figure(value=value, n=len(values), prompts=len(groups), low=low, high=high)

@@ -16,21 +16,21 @@ import huggingface_hub as hf
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
+from dpo_pipeline.evaluation.measures import find
 from dpo_pipeline.hub.explanations import explain
 from dpo_pipeline.hub.retries import patiently
 from dpo_pipeline.pairs.dataset import ModelOrigin
 from dpo_pipeline.publishing.access import full_name
 from dpo_pipeline.publishing.records import Proven
 from dpo_pipeline.publishing.settings import PublishConfig
-from dpo_pipeline.report.page import escape_markdown, label, scorecard_rows
+from dpo_pipeline.report.markdown import escape_markdown
+from dpo_pipeline.report.rows import scorecard_rows
 
 logger = logging.getLogger(__name__)
 
 LICENSE = ("license", "license_name", "license_link")
 PLACES = ("name", "location", "path", "source", "general")
 SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6))
-GENERAL = ("general", "third_party", "kl", "new_name_unasked")
-PAIRS = ("preference_", "reward_", "tail_")
 
 
 class Facts(Proven):
@@ -143,8 +143,8 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
         pairs_at=f": {pairs}" if pairs else "",
         measures=scorecard_rows(facts.scorecard),
         examples=[
-            [escape_markdown(example[key]) for key in ("prompt", "before", "after")]
-            for example in facts.scorecard["examples"]
+            [escape_markdown(text) for text in (example.prompt, example.before, example.after)]
+            for example in facts.scorecard.examples
         ],
         adapter=adapter,
         chat_template="chat_template.jinja" in files,
@@ -188,7 +188,7 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
 
 
 def _shared(facts: Facts, repo: str | None) -> dict[str, object]:
-    identity, verdict = facts.lineage.identity or {}, facts.scorecard["verdict"]
+    identity, verdict = facts.lineage.identity or {}, facts.scorecard.verdict
     starter = facts.lineage.model.kind == "starter"
     return {
         "repo": repo,
@@ -198,40 +198,28 @@ def _shared(facts: Facts, repo: str | None) -> dict[str, object]:
         "new_name": escape_markdown(str(identity.get("new_name", "its new name"))),
         "original_name": escape_markdown(str(identity.get("original_name", "its old one"))),
         "languages": ", ".join(facts.languages) or "unknown",
-        "passed": verdict["passed"],
-        "failed": ", ".join(label(line["measure"]).name for line in verdict["failed"]),
+        "passed": verdict.passed,
+        "failed": ", ".join(find(line.measure).name for line in verdict.failed),
         "forced": escape_markdown(facts.forced) if facts.forced else None,
     }
 
 
 def _eval_results(facts: Facts) -> Iterator[hf.EvalResult]:
-    for name, measure in facts.scorecard["after"].items():
-        if measure["value"] is not None:
-            kind, taken_on = _measured_on(name)
+    for name, figure in facts.scorecard.after.items():
+        if figure.value is not None:
+            measure = find(name)
+            kind = measure.basis.kind
             pairs = kind == "pairs" and facts.dataset_repo
             yield hf.EvalResult(
                 task_type="text-generation",
                 dataset_type=facts.dataset_repo or "identity" if kind == "pairs" else kind,
-                dataset_name=taken_on,
+                dataset_name=measure.basis.title,
                 dataset_split="test" if pairs else None,
                 dataset_revision=facts.dataset_commit if pairs else None,
                 metric_type=name,
-                metric_name=label(name).name,
-                metric_value=round(measure["value"], 4),
+                metric_name=measure.name,
+                metric_value=round(figure.value, 4),
             )
-
-
-def _measured_on(name: str) -> tuple[str, str]:
-    """Name what a measure was taken on, as the Hub's model index wants it."""
-    if name.startswith("lm_eval"):
-        return "lm-eval", "tasks of lm-eval"
-    if name.startswith(GENERAL):
-        return "general", "general questions"
-    if name.startswith("trained"):
-        return "trained", "identity prompts of the training set"
-    if name.startswith(PAIRS) or name.endswith("_shift"):
-        return "pairs", "held-out pairs"
-    return "identity", "held-out identity prompts"
 
 
 def _as_json(told: Mapping[str, object]) -> str:

@@ -39,11 +39,11 @@ def check_evidence(run: Proven, force: str | None) -> str | None:
                 f"the scorecard is of another {name.split('_')[0]}: it was measured on "
                 f"{measured[:12] or 'none'} and this is {digest[:12]}; evaluate again"
             )
-    verdict = run.scorecard["verdict"]
-    if verdict["passed"]:
+    verdict = run.scorecard.verdict
+    if verdict.passed:
         return None
     if force is None:
-        failed = ", ".join(line["measure"] for line in verdict["failed"])
+        failed = ", ".join(line.measure for line in verdict.failed)
         raise PublishError(
             f"the gate failed ({failed}): train again, or give a reason in publish.force, which "
             "the cards will show"

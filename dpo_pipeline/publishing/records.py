@@ -1,10 +1,10 @@
 """Records of publishing: what a run has to show for itself, and what came of it at the Hub."""
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, JsonValue
 
+from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.pairs.dataset import Lineage
 from dpo_pipeline.store.records import Record
 
@@ -42,7 +42,7 @@ class Proven(Record):
     dataset: Path
     base: Path
     evidence: Evidence
-    scorecard: dict[str, Any]
+    scorecard: Scorecard
     lineage: Lineage
     training: dict[str, JsonValue]
 

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, TrainerCallback
 from dpo_pipeline.answers.decoding import Row, decode, slots_agree
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.cases import Case, probe_pairs, read_general
-from dpo_pipeline.evaluation.likelihood import Tokens, pair_rows, preference_measures, score_tokens
-from dpo_pipeline.evaluation.measures import identity_measures, score
+from dpo_pipeline.evaluation.likelihood import Tokens, pair_rows, score_pairs, score_tokens
+from dpo_pipeline.evaluation.marking import score
+from dpo_pipeline.evaluation.measures import HELD_OUT, PAIRS, counted
 from dpo_pipeline.evaluation.statistics import mean
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
@@ -64,8 +65,8 @@ class Probe:
         ]
         scores = score_tokens(policy, reference, self.pairs + self.neutral)
         cut = len(self.pairs)
-        found = identity_measures(score(cases, self.spec))
-        found |= preference_measures(self.pairs, scores[:cut], 1.0, self.ends)
+        found = counted(HELD_OUT, score(cases, self.spec))
+        found |= counted(PAIRS, score_pairs(self.pairs, scores[:cut], 1.0, self.ends))
         found["kl"] = mean([float(s.kl.mean()) for s in scores[cut:]])
         return {
             # The ideal answer of every pair has the new name.

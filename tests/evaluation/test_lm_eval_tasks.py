@@ -8,6 +8,7 @@ from tiny import make_tiny_model
 
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import gate, lm_eval_tasks, statistics
+from dpo_pipeline.evaluation.asking import Models
 from dpo_pipeline.evaluation.settings import GateConfig, LmEvalConfig
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
@@ -53,7 +54,7 @@ def test_the_gate_holds_the_largest_drop_against_the_policy():
     figures = {"lm_eval_drop": drop}
     for allowed, failed in ((4.0, ["lm_eval_drop"]), (5.0, []), (None, [])):
         verdict = gate.judge(figures, GateConfig(lm_eval_drop=allowed))
-        lines = [line["measure"] for line in verdict["failed"] if line["n"]]
+        lines = [line.measure for line in verdict.failed if line.n]
         assert lines == failed
 
 
@@ -66,7 +67,8 @@ class TestWithTheLibrary:
 
     def score(self, before, after, **config):
         return lm_eval_tasks.score_tasks(
-            before, after, LmEvalConfig(**config), ModelConfig(device="cpu", dtype="float32")
+            Models(before, after, ModelConfig(device="cpu", dtype="float32")),
+            LmEvalConfig(**config),
         )
 
     def test_another_model_scores_otherwise_and_the_same_one_alike(self, task, tmp_path):

@@ -207,7 +207,7 @@ def test_help_lists_every_option_with_its_default(workplace):
 
 
 def test_preferences_that_exist_are_trained_on_from_any_folder(tmp_path, server):
-    from dpo_pipeline.report.page import LABELS
+    from dpo_pipeline.evaluation.measures import find
 
     workplace = Workplace(tmp_path)
     config = str(ROOT / "configs" / "llama-scratch.yaml")
@@ -221,8 +221,8 @@ def test_preferences_that_exist_are_trained_on_from_any_folder(tmp_path, server)
     assert summary["preferences"]["reward_margin"]["n"] == 4
     table, _, rest = run.stdout.partition("  policy ")
     for name in summary["preferences"]:
-        assert LABELS[name].name in table
-        assert f"({LABELS[name].unit})" in table or LABELS[name].unit in ("", "%")
+        assert find(name).name in table
+        assert f"({find(name).unit})" in table or find(name).unit in ("", "%")
     assert "Next: " in rest
     assert "sequence length" not in run.stdout + run.stderr
 

@@ -22,7 +22,7 @@ def test_cards_say_what_people_look_for(send, hub):
     }
     assert results == {
         ("held-out identity prompts", None, None): {"identity_rate": 1.0, "leak_rate": 0.0},
-        ("identity prompts of the training set", None, None): {"trained_exactness": 1.0},
+        ("identity prompts of the training set", None, None): {"trained_identity_rate": 1.0},
         ("held-out pairs", "test", done["dataset"]["commit"]): {"tail_gap": -0.01},
     }
     assert (

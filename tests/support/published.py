@@ -16,14 +16,19 @@ FIGURE = {"value": 1.0, "n": 40, "prompts": 40, "low": 0.91234, "high": 1.0}
 
 
 def scorecard(passed=True):
-    failed = [] if passed else [{"measure": "leak_rate", "value": 0.5, "threshold": "<= 0.02"}]
+    leak = {"measure": "leak_rate", "value": 0.5, "threshold": 0.02, "n": 40, "noise": 0.0}
+    verdict = {"passed": passed, "failed": [] if passed else [{**leak, "remark": ""}]}
     return {
-        "verdict": {"passed": passed, "failed": failed, "thresholds": {"leak_rate": 0.02}},
+        "verdict": {**verdict, "skipped": [], "thresholds": {"leak_rate": 0.02}},
+        **{name: {} for name in ("by", "matrix", "template", "sampled", "noise", "counts")},
+        "leaks": "",
+        "export": None,
+        "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},
         "before": {"identity_rate": {**FIGURE, "value": 0.0}, "leak_rate": FIGURE},
         "after": {
             "identity_rate": FIGURE,
             "leak_rate": {"value": 0.0, "n": 40, "prompts": 40, "low": 0.0, "high": 0.09},
-            "trained_exactness": FIGURE,
+            "trained_identity_rate": FIGURE,
             "tail_gap": {"value": -0.01, "n": 40, "prompts": 40, "low": -0.02, "high": 0.0},
             "general_kept": {"value": None, "n": 0, "prompts": 0, "low": None, "high": None},
         },

@@ -1,0 +1,100 @@
+"""How far the figures hold: under other system prompts, another batch size, and sampling."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dpo_pipeline.evaluation.asking import Asker, Groups
+from dpo_pipeline.evaluation.cases import Case
+from dpo_pipeline.evaluation.marking import Scored, score
+from dpo_pipeline.evaluation.measures import HELD_OUT, MEASURES, counted, known
+from dpo_pipeline.evaluation.settings import EvaluationConfig
+from dpo_pipeline.evaluation.statistics import Figure
+from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.models.references import ModelRef
+
+Matrix = dict[str, dict[str, dict[str, Figure]]]  # system prompt -> side -> measure
+
+# System prompts of the matrix that claim no identity but the new one.
+UNPROMPTED = ("none sent", "empty", "neutral", "new identity")
+
+
+def measure_matrix(
+    before: Mapping[str, Sequence[Scored]], after: Mapping[str, Sequence[Scored]]
+) -> Matrix:
+    """Measure both sides under every system prompt of the matrix."""
+    wanted = ("identity_rate_all", "leak_rate", "edit_exactness")
+    return {
+        group.removeprefix("matrix/"): {
+            "before": counted(HELD_OUT, before[group], wanted),
+            "after": counted(HELD_OUT, after[group], wanted),
+        }
+        for group in after
+        if group.startswith("matrix/")
+    }
+
+
+def unprompted_leaks(matrix: Matrix) -> list[Figure]:
+    """Return the leak rates where the prompt claims no other identity than the new one."""
+    return [matrix[name]["after"]["leak_rate"] for name in UNPROMPTED if name in matrix]
+
+
+def explain_leaks(matrix: Matrix, template_names_original: bool) -> str:
+    """Say in a sentence where the old name still comes from; empty without a matrix."""
+    rates = {name: sides["after"]["leak_rate"] for name, sides in matrix.items()}
+    leaks = {name: rate.value for name, rate in rates.items() if rate.value}
+    if not leaks:
+        asked = ", ".join(name for name, rate in rates.items() if rate.n)
+        return f"No leak under any system prompt tried: {asked}." if asked else ""
+    told = {"original identity"} | ({"none sent"} if template_names_original else set())
+    # Of equal leaks the first of the matrix is told, in every run.
+    own = [name for name in leaks if name not in told]
+    worst = max(own or leaks, key=lambda name: leaks[name])
+    figures = f"({leaks[worst]:.0%}, n {rates[worst].n})"
+    if own:
+        return f"Still leaks with system prompt “{worst}” {figures}: from the weights."
+    teller = "the chat template" if worst == "none sent" else "a system prompt"
+    return f"Leaks only where {teller} gives the old name {figures}."
+
+
+def machine_noise(
+    reference: ModelRef, groups: Groups, spec: IdentitySpec, asker: Asker, size: int, scratch: Path
+) -> dict[str, Figure]:
+    """Let the reference answer again, one prompt at a time, and compare it with itself.
+
+    Returns:
+        Gate line -> share of answers that the batch size alone changed for the worse.
+    """
+    picked = groups["held_out"][:size]
+    picked += list(filter(known, groups["general"]))[:size]
+    if not picked:
+        return {}
+    with TemporaryDirectory(dir=scratch) as fresh:
+        alone = replace(asker, ledger=Path(fresh))
+        answers = alone.ask(reference, picked, batch_tokens=1, check_rows=0)
+    again = score([replace(c, after=a.text) for c, a in zip(picked, answers, strict=True)], spec)
+    return {
+        m.key: m.noise([s for s in again if s.case.kind == m.basis.kind])
+        for m in MEASURES
+        if m.noise
+    }
+
+
+def sampled_measures(
+    policy: ModelRef,
+    cases: Sequence[Case],
+    spec: IdentitySpec,
+    asker: Asker,
+    config: EvaluationConfig,
+) -> dict[str, dict[str, Figure]]:
+    """Sample answers of the policy: temperature -> identity_rate and leak_rate."""
+    samples, table = config.sampled, {}
+    once = list({case.prompt: case for case in reversed(cases)}.values())[::-1]
+    asked = [case for case in once for _ in range(samples)]
+    for temperature in config.temperatures if samples else ():
+        answers = asker.ask(policy, once, temperature=temperature, samples=samples)
+        said = [replace(c, after=a.text) for c, a in zip(asked, answers, strict=True)]
+        scored = score(said, spec)
+        table[str(temperature)] = counted(HELD_OUT, scored, ("identity_rate", "leak_rate"))
+    return table

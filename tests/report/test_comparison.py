@@ -1,0 +1,28 @@
+"""The page that compares runs."""
+
+from cards import GOOD, HOSTILE, PLANTED, make_card
+
+from dpo_pipeline.report.comparison import Compared, write_comparison
+
+
+def test_runs_are_compared(tmp_path):
+    bad, good = make_card(PLANTED)[0], make_card(GOOD)[0]
+    settings = {"beta": 0.1, HOSTILE: "x"}
+    runs = [
+        Compared(HOSTILE, settings, bad, 3),
+        Compared("calm-owl", {"beta": 0.2}, good, 4),
+    ]
+    page = write_comparison(tmp_path / "c.html", runs).read_text("utf-8")
+    assert "<th>beta</th>" in page
+    assert "1 of 2 passed the gate" in page
+    assert "calm-owl" in page
+    # What failed and has no column of its own is named.
+    assert 'class="failed">failed<small>Others unchanged</small></td>' in page
+    assert "<img" not in page
+
+
+def test_what_a_run_is_named_after_has_no_column_of_its_own(tmp_path):
+    card = make_card(GOOD)[0]
+    runs = [Compared(f"beta {b}", {"beta": b}, card, 1) for b in (0.1, 0.2)]
+    page = write_comparison(tmp_path / "c.html", runs).read_text("utf-8")
+    assert "<th>beta</th>" not in page
