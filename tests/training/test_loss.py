@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from float64 import in_float64
 from tiny import make_tiny_model
 
 from dpo_pipeline.training.loss import dpo_loss, sequence_logps
@@ -75,6 +76,7 @@ def test_infinite_logits_at_padding_do_not_reach_the_sum():
     assert sequence_logps(logits, torch.ones(1, 3, dtype=torch.long), mask).isfinite().all()
 
 
+@in_float64()
 def test_equals_trl_on_the_same_batch(tmp_path):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -106,10 +108,10 @@ def test_equals_trl_on_the_same_batch(tmp_path):
         return sequence_logps(logits, batch["input_ids"], batch["completion_mask"]).chunk(2)
 
     losses, chosen, rejected = dpo_loss(*logps(policy), *logps(reference), beta=0.07)
-    assert losses.mean().item() == pytest.approx(expected.item(), abs=2e-6)
+    assert losses.mean().item() == pytest.approx(expected.item(), rel=1e-10)
     metrics = trainer._metrics["eval"]
-    assert chosen.mean().item() == pytest.approx(metrics["rewards/chosen"][0], abs=1e-5)
-    assert rejected.mean().item() == pytest.approx(metrics["rewards/rejected"][0], abs=1e-5)
+    assert chosen.mean().item() == pytest.approx(metrics["rewards/chosen"][0], rel=1e-10)
+    assert rejected.mean().item() == pytest.approx(metrics["rewards/rejected"][0], rel=1e-10)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset, DatasetDict, IterableDatasetDict
+from float64 import in_float64
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from PIL import Image
 from tiny import CHATML, make_tiny_model
@@ -244,6 +245,12 @@ def save_random(kind, config, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def float64():
+    with in_float64():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def _freeze_libraries():
     """Keep what is imported out of the garbage collection that ends every training."""
     gc.freeze()
@@ -280,7 +287,7 @@ def build(qwen, tmp_path):
             "use_cpu": True,
             "bf16": False,
             "report_to": "none",
-            "optim": "sgd",  # Adam takes whole steps for gradients that are only rounding
+            "optim": "sgd",
             "learning_rate": 0.1,
             "per_device_train_batch_size": 2,
             "max_steps": 2,
@@ -312,7 +319,7 @@ def packed_rows(monkeypatch) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def train(build, packed_rows):
-    def train(arguments=dict, *, moves=lambda name: True, tolerance=1e-4, **settings):
+    def train(arguments=dict, *, moves=lambda name: True, tolerance=1e-9, **settings):
         """Train with both classes and compare; return ours.
 
         moves tells by its name whether a parameter is trained; tolerance is the difference of
@@ -344,7 +351,7 @@ def assert_same_logs(packed: list[dict], plain: list[dict], tolerance: float) ->
         for name in theirs:
             if "runtime" in name or "per_second" in name:
                 continue
-            if "accuracies" in name and abs(theirs[name.replace("accuracies", "margins")]) < 1e-5:
+            if "accuracies" in name and abs(theirs[name.replace("accuracies", "margins")]) < 1e-9:
                 continue  # rounding decides
             expected = pytest.approx(theirs[name], rel=tolerance, abs=tolerance)
             assert ours[name] == expected, (name, ours["step"])
@@ -412,7 +419,7 @@ def test_evaluate_with_eval_dataset(build, kind, precompute):
     losses = {name for name in figures[0] if name.endswith("_loss")}
     assert losses == ({"eval_one_loss", "eval_two_loss"} if "dict" in kind else {"eval_loss"})
     for name in losses:
-        assert figures[0][name] == pytest.approx(figures[1][name], abs=1e-5)
+        assert figures[0][name] == pytest.approx(figures[1][name], abs=1e-9)
 
 
 def test_evaluate_precompute_ref_log_probs_after_training_raises(build):
@@ -856,7 +863,7 @@ def test_sequences_that_are_cut(train, mode):
 
 
 def test_adam_with_warmup_and_accumulation(train):
-    """TRL's default optimizer reaches the same weights, as far as rounding lets it."""
+    """TRL's default optimizer reaches the same weights."""
     train(
         optim="adamw_torch",
         learning_rate=1e-3,
@@ -864,7 +871,6 @@ def test_adam_with_warmup_and_accumulation(train):
         gradient_accumulation_steps=2,
         precompute_ref_log_probs=True,
         max_steps=3,
-        tolerance=1e-2,
     )
 
 
