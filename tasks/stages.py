@@ -497,11 +497,11 @@ def check_publishing(config: PublishConfig) -> None:
 
 def _read_token(config: PublishConfig) -> str | None:
     """Read the token: the Prefect Secret block, else the environment, else the stored login."""
-    from dpo_pipeline.publishing.access import find_token
+    from huggingface_hub import get_token
 
     name = config.token_block
     if name is None:
-        return find_token()
+        return get_token()
     try:
         secret = Secret.load(name).get()  # type: ignore[union-attr]
     except ValueError:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import HfApi, constants
 
 from dpo_pipeline.errors import ModelError, PublishError
 from dpo_pipeline.hub.client import set_timeouts
@@ -12,18 +12,13 @@ from dpo_pipeline.hub.retries import may_pass, patiently
 from dpo_pipeline.publishing.settings import PublishConfig
 
 
-def find_token() -> str | None:
-    """Return the token of the environment (HF_TOKEN), else of the stored login, if there is one."""
-    return get_token()
-
-
 def check_access(config: PublishConfig, token: str | None) -> str:
     """Check that the token may write to the configured repositories; return its user.
 
     Raises:
         PublishError: There is none, it may not, or offline mode is on.
     """
-    with telling(token):
+    with telling(token=token):
         if constants.is_offline_mode():
             raise PublishError("HF_HUB_OFFLINE is set: unset it to publish")
         if not token:
@@ -48,11 +43,7 @@ def connect(config: PublishConfig, token: str | None) -> tuple[HfApi, str, str]:
 
 
 def check_token(api: HfApi, repos: Mapping[str, str]) -> str:
-    """Check that the token may write to these repositories (kind -> name); return its user.
-
-    Raises:
-        PublishError: It may only read, or does not cover one of them.
-    """
+    """Check that the token may write to these repositories (kind -> name); return its user."""
     who = patiently(api.whoami)
     name, access = str(who["name"]), who.get("auth", {}).get("accessToken", {})
     remedy = f"at {api.endpoint}/settings/tokens"
@@ -84,21 +75,19 @@ def full_name(repo: str, user: str) -> str:
 
 @contextmanager
 def telling(
-    token: str | None, repo: str = "", kind: str = "", landed: Sequence[str] = ()
+    repo: str = "", kind: str = "", *, token: str | None = None, landed: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Turn every failure into one that says what to do, what is done, and holds no token.
-
-    Raises:
-        PublishError: In place of any other error.
-    """
+    """Turn every failure into a PublishError: what to do, what is done, and no token in it."""
     try:
         yield
     except Exception as error:
-        known = explain(error, repo, kind)
         if isinstance(error, PublishError | ModelError):
-            known = str(error)
-        told = known or f"publishing stopped: {type(error).__name__}: {error}"
-        told += "; publishing again completes what is missing" if may_pass(error) else ""
+            told = str(error)
+        else:
+            told = (
+                explain(error, repo, kind) or f"publishing stopped: {type(error).__name__}: {error}"
+            )
+            told += "; publishing again completes what is missing" if may_pass(error) else ""
         told += f"; done before: {', '.join(landed)}" if landed else ""
         # No cause: the Hub's errors hold the request, and the request the token.
         raise PublishError(masked(told, token)) from None

@@ -8,7 +8,6 @@ import json
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from dpo_pipeline.report.rows import scorecard_rows
 
 logger = logging.getLogger(__name__)
 
+ADAPTER = "adapter_config.json"
+TEMPLATES = Path(__file__).parent / "templates"
 LICENSE = ("license", "license_name", "license_link")
 PLACES = ("name", "location", "path", "source", "general")
 SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6))
@@ -40,9 +41,9 @@ class Facts(Proven):
         license: What the base model's card says of its license; empty if nothing.
         languages: ISO 639-1 codes of the pairs, sorted.
         forced: Why it is published although the gate failed; null if it passed.
-        model_repo: Hub id of the published model; null if only the dataset goes.
-        dataset_repo: Hub id of the published dataset; null if only the model goes.
-        dataset_commit: Its commit.
+        model_repo: Hub id; null if only the dataset goes.
+        dataset_repo: The same; null if only the model goes.
+        dataset_commit: What the model's card names of the dataset, once it is known.
     """
 
     license: dict[str, Any]
@@ -51,16 +52,6 @@ class Facts(Proven):
     model_repo: str | None = None
     dataset_repo: str | None = None
     dataset_commit: str | None = None
-
-    @property
-    def base_name(self) -> str:
-        """Name of the base model."""
-        return self.lineage.model.name
-
-    @property
-    def base_revision(self) -> str | None:
-        """Commit of the base model; None if it is not on the Hub."""
-        return self.lineage.model.revision
 
 
 def gather_facts(
@@ -118,13 +109,13 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
         facts: What the run made, from what.
         files: Names of its files, which tell a LoRA adapter and a chat template.
     """
-    adapter, source = "adapter_config.json" in files, facts.lineage.prompts
+    base, source, adapter = facts.lineage.model, facts.lineage.prompts, ADAPTER in files
     trained_on = [facts.dataset_repo, source.name if source.kind == "hub" else None]
     relation = "adapter" if adapter else "finetune"
     data = hf.ModelCardData(
         **facts.license,
-        base_model=facts.base_name if facts.base_revision else None,
-        base_model_relation=relation if facts.base_revision else None,
+        base_model=base.name if base.revision else None,
+        base_model_relation=relation if base.revision else None,
         datasets=[name for name in trained_on if name] or None,
         language=list(facts.languages) or None,
         library_name="peft" if adapter else "transformers",
@@ -136,8 +127,8 @@ def model_card(facts: Facts, files: Collection[str]) -> str:
     pairs = _link(facts.dataset_repo, facts.dataset_commit, "datasets/")
     card = hf.ModelCard.from_template(
         data,
+        str(TEMPLATES / "model_card.md.j2"),
         None,
-        _template("model_card.md.j2"),
         **_shared(facts, facts.model_repo),
         lineage=_as_json({**facts.lineage.model_dump(mode="json"), **facts.training}),
         pairs_at=f": {pairs}" if pairs else "",
@@ -175,8 +166,8 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
     where = "the set that comes with dpo-pipeline" if shipped else source.name
     card = hf.DatasetCard.from_template(
         data,
+        str(TEMPLATES / "dataset_card.md.j2"),
         None,
-        _template("dataset_card.md.j2"),
         **_shared(facts, facts.dataset_repo),
         lineage=_as_json(facts.lineage.model_dump(mode="json")),
         splits=[{"name": names[p], "rows": f"{count:,}"} for p, count in splits.items()],
@@ -189,12 +180,12 @@ def dataset_card(facts: Facts, splits: Mapping[str, int]) -> str:
 
 def _shared(facts: Facts, repo: str | None) -> dict[str, object]:
     identity, verdict = facts.lineage.identity or {}, facts.scorecard.verdict
-    starter = facts.lineage.model.kind == "starter"
+    base = facts.lineage.model
     return {
         "repo": repo,
         "title": escape_markdown(str(repo).split("/")[-1]),
-        "base": _link(facts.base_name if facts.base_revision else None, facts.base_revision)
-        or ("the starter model" if starter else escape_markdown(facts.base_name)),
+        "base": _link(base.name if base.revision else None, base.revision)
+        or ("the starter model" if base.kind == "starter" else escape_markdown(base.name)),
         "new_name": escape_markdown(str(identity.get("new_name", "its new name"))),
         "original_name": escape_markdown(str(identity.get("original_name", "its old one"))),
         "languages": ", ".join(facts.languages) or "unknown",
@@ -230,8 +221,3 @@ def _link(repo: str | None, revision: str | None, kind: str = "") -> str:
     """Link a repository at a revision; empty without one."""
     at = f"{hf.constants.ENDPOINT}/{kind}{repo}/tree/{revision or 'main'}"
     return f"[{repo}]({at})" if repo else ""
-
-
-def _template(name: str) -> str:
-    folder = resources.files("dpo_pipeline.publishing") / "templates"
-    return (folder / name).read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from dpo_pipeline.store.files import write_whole
 
 
 @dataclass(frozen=True)
-class Remote:
+class State:
     """A repository as it is: head, files (path -> hash as the Hub gives it), tags -> commit."""
 
     head: str | None = None
@@ -34,196 +34,193 @@ class Remote:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def examine(api: HfApi, upload: Upload, *, private: bool) -> Uploaded:
-    """Check what would fail later, before anything is made or sent.
+@dataclass(frozen=True)
+class Repository:
+    """A repository, and what it shall hold; where it must be `private`, a public one is refused."""
 
-    Raises:
-        PublishError: As `compare`.
-        ValueError: The Hub refuses the metadata of the card.
-    """
-    card = RepoCard(upload.files["README.md"].read_text(encoding="utf-8"))
-    patiently(lambda: card.validate(repo_type=upload.kind))
-    try:
-        remote = patiently(lambda: _look(api, upload))
-    except RepositoryNotFoundError:
-        remote = Remote(private=private)
-    return _tell(api, upload, compare(upload, remote, private=private), remote)
+    api: HfApi
+    upload: Upload
+    private: bool
 
-
-def create(api: HfApi, upload: Upload, *, private: bool) -> None:
-    """Create the repository, if it is not there."""
-    patiently(
-        lambda: api.create_repo(upload.repo, repo_type=upload.kind, private=private, exist_ok=True)
-    )
-
-
-def send(api: HfApi, upload: Upload, *, private: bool) -> Uploaded:
-    """Commit what differs from what is there, verify, and tag.
-
-    Raises:
-        PublishError: As `compare`; or the repository does not hold what was sent.
-    """
-    found: list[Differences] = []
-
-    def bring_up() -> Remote:
-        # Each attempt compares anew: the one before may have landed although its answer is lost.
-        # A repository that exists keeps its visibility, whatever create_repo was told.
-        remote = _look(api, upload)
-        found.append(compare(upload, remote, private=private))
-        if found[-1].paths:
-            remote = replace(remote, head=_commit(api, upload, found[-1], remote.head))
-        return remote
-
-    remote = patiently(bring_up)
-    commit = str(remote.head)
-    if wrong := differences(upload, patiently(lambda: _files(api, upload, commit))).paths:
-        raise PublishError(
-            f"{upload.repo} at {commit[:12]} does not hold what was sent "
-            f"({', '.join(sorted(wrong))}): publish again"
-        )
-    patiently(lambda: _tag(api, upload, commit))
-    done = {"commit": commit, "committed": bool(found[0].paths)}
-    return _tell(api, upload, found[0], remote).model_copy(update=done)
-
-
-def rehearse(api: HfApi, upload: Upload, *, private: bool, out: Path) -> Uploaded:
-    """Write what `send` would send, compare it with what is there, and send nothing.
-
-    Args:
-        api: Client.
-        upload: What would go.
-        private: Whether a public repository is refused.
-        out: Gets the files in a folder of the kind, and beside it the changes to the README.
-    """
-    for name, path in upload.files.items():
-        place = out / upload.kind / name
-        if path != place:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
-    remote, note = Remote(private=private), ""
-    try:
-        remote = _look(api, upload)
-        if "README.md" in remote.files:
-            _write_readme_diff(api, upload, remote, out / f"{upload.kind}-README.diff")
-    except RepositoryNotFoundError:
-        note = "new, or not visible to this token"
-    except Exception as error:
-        note = explain(error, upload.repo, upload.kind) or ""
-        if not note:
-            raise
-    return _tell(api, upload, compare(upload, remote, private=private), remote, note)
-
-
-def compare(upload: Upload, remote: Remote, *, private: bool) -> Differences:
-    """Tell what would be added, changed and deleted, if that may be.
-
-    Raises:
-        PublishError: The repository is public and `private` is true, has a tag of this run
-            elsewhere, or holds files that no run put there and that would be lost.
-    """
-    if private and not remote.private:
-        raise PublishError(
-            f"{upload.kind} {upload.repo} is public, and publish.private is true: make it private "
-            "in its settings on the Hub, choose another name, or set publish.private to false"
-        )
-    differ = differences(upload, remote.files)
-    in_the_way = differ.changed + differ.deleted
-    if in_the_way and not any(tag.startswith(RUN_TAG) for tag in remote.tags):
-        raise PublishError(
-            f"{upload.kind} {upload.repo} holds {', '.join(in_the_way)}, and no run of this "
-            "pipeline put that there: choose another name, or delete these files on the Hub"
-        )
-    marked = remote.tags.get(upload.tag)
-    if marked and (differ.paths or marked != remote.head):
-        raise PublishError(
-            f"tag {upload.tag} of {upload.repo} marks {marked}, not what would go: a tag does not "
-            "move; delete it on the Hub, or publish from a new run"
-        )
-    return differ
-
-
-def differences(upload: Upload, there: Mapping[str, str]) -> Differences:
-    """Compare with the hashes of what is there: git's (40 digits), or sha256 of a large file."""
-    files, kept = upload.files, there.keys() & upload.files.keys()
-    own = {
-        p: git_hash(files[p].read_bytes()) if len(there[p]) == 40 else file_digest(files[p])
-        for p in kept
-    }
-    return Differences(
-        added=sorted(files.keys() - kept),
-        changed=sorted(p for p in kept if own[p] != there[p]),
-        deleted=sorted(p for p in there.keys() - kept if ALLOWED[upload.kind].fullmatch(p)),
-    )
-
-
-def _tell(
-    api: HfApi, upload: Upload, differ: Differences, remote: Remote, note: str = ""
-) -> Uploaded:
-    folder = "datasets/" if upload.kind == "dataset" else ""
-    return Uploaded(
-        **dict(differ),
-        repo=upload.repo,
-        url=f"{api.endpoint}/{folder}{upload.repo}/tree/{upload.tag}",
-        tag=upload.tag,
-        unchanged=len(upload.files) - len(differ.added) - len(differ.changed),
-        left_out=upload.left_out,
-        private=remote.private,
-        commit=None if differ.paths else remote.head,
-        note=note,
-    )
-
-
-def _write_readme_diff(api: HfApi, upload: Upload, remote: Remote, path: Path) -> None:
-    there = api.hf_hub_download(
-        upload.repo, "README.md", repo_type=upload.kind, revision=remote.head
-    )
-    before, after = (
-        Path(readme).read_text(encoding="utf-8").splitlines(keepends=True)
-        for readme in (there, upload.files["README.md"])
-    )
-    lines = difflib.unified_diff(before, after, f"{upload.repo}/README.md", "README.md")
-    write_whole(path, "".join(lines))
-
-
-def _commit(api: HfApi, upload: Upload, differ: Differences, head: str | None) -> str:
-    sent = [*differ.added, *differ.changed]
-    made = api.create_commit(
-        upload.repo,
-        [
-            *(CommitOperationAdd(name, str(upload.files[name])) for name in sent),
-            *(CommitOperationDelete(name) for name in differ.deleted),
-        ],
-        commit_message=f"Publish {upload.tag}",
-        repo_type=upload.kind,
-        parent_commit=head,
-    )
-    return str(made.oid)
-
-
-def _tag(api: HfApi, upload: Upload, commit: str) -> None:
-    if upload.tag not in _tags(api, upload):
-        api.create_tag(
-            upload.repo, tag=upload.tag, revision=commit, repo_type=upload.kind, exist_ok=True
-        )
-    if (marked := _tags(api, upload).get(upload.tag)) != commit:
-        raise PublishError(
-            f"{upload.repo} has {commit}, and its tag {upload.tag} marks {marked or 'nothing'}: "
-            "delete the tag on the Hub, and publish again"
+    def create(self) -> None:
+        """Create it, if it is not there."""
+        name, kind, private = self.upload.repo, self.upload.kind, self.private
+        patiently(
+            lambda: self.api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
         )
 
+    def examine(self) -> Uploaded:
+        """Check what would fail later, before anything is made or sent.
 
-def _look(api: HfApi, upload: Upload) -> Remote:
-    info = api.repo_info(upload.repo, repo_type=upload.kind)
-    head = str(info.sha)
-    return Remote(head, bool(info.private), _files(api, upload, head), _tags(api, upload))
+        Raises:
+            PublishError: As `compare`.
+            ValueError: The Hub refuses the metadata of the card.
+        """
+        card = RepoCard(self.upload.files["README.md"].read_text(encoding="utf-8"))
+        patiently(lambda: card.validate(repo_type=self.upload.kind))
+        try:
+            state = patiently(self._look)
+        except RepositoryNotFoundError:
+            state = State(private=self.private)
+        return self._tell(self.compare(state), state)
+
+    def rehearse(self, out: Path) -> Uploaded:
+        """Write what `send` would send, compare it with what is there, and send nothing.
+
+        Args:
+            out: Gets the files in a folder of the kind, and beside it the changes to the README.
+        """
+        upload, state, note = self.upload, State(private=self.private), ""
+        for name, path in upload.files.items():
+            place = out / upload.kind / name
+            if path != place:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place)
+        try:
+            state = self._look()
+            if "README.md" in state.files:
+                self._write_readme_diff(state, out / f"{upload.kind}-README.diff")
+        except RepositoryNotFoundError:
+            note = "new, or not visible to this token"
+        except Exception as error:
+            note = explain(error, upload.repo, upload.kind) or ""
+            if not note:
+                raise
+        return self._tell(self.compare(state), state, note)
+
+    def send(self) -> Uploaded:
+        """Commit what differs from what is there, verify, and tag.
+
+        Raises:
+            PublishError: As `compare`; or the repository does not hold what was sent.
+        """
+        found: list[Differences] = []
+
+        def bring_up() -> State:
+            # Each attempt compares anew: one before may have landed although its answer is lost.
+            # A repository that exists keeps its visibility, whatever create_repo was told.
+            state = self._look()
+            found.append(self.compare(state))
+            return replace(state, head=self._commit(found[-1], state.head))
+
+        state = patiently(bring_up)
+        commit = str(state.head)
+        if wrong := self._differences(patiently(lambda: self._files(commit))).paths:
+            raise PublishError(
+                f"{self.upload.repo} at {commit[:12]} does not hold what was sent "
+                f"({', '.join(sorted(wrong))}): publish again"
+            )
+        patiently(lambda: self._tag(commit))
+        done = {"commit": commit, "committed": bool(found[0].paths)}
+        return self._tell(found[0], state).model_copy(update=done)
+
+    def compare(self, state: State) -> Differences:
+        """Tell what would be added, changed and deleted, if that may be.
+
+        Raises:
+            PublishError: The repository is public and must not be, has a tag of this run
+                elsewhere, or holds files that no run put there and that would be lost.
+        """
+        kind, repo, tag = self.upload.kind, self.upload.repo, self.upload.tag
+        if self.private and not state.private:
+            raise PublishError(
+                f"{kind} {repo} is public, and publish.private is true: make it private in its "
+                "settings on the Hub, choose another name, or set publish.private to false"
+            )
+        differ = self._differences(state.files)
+        in_the_way = differ.changed + differ.deleted
+        if in_the_way and not any(name.startswith(RUN_TAG) for name in state.tags):
+            raise PublishError(
+                f"{kind} {repo} holds {', '.join(in_the_way)}, and no run of this pipeline put "
+                "that there: choose another name, or delete these files on the Hub"
+            )
+        marked = state.tags.get(tag)
+        if marked and (differ.paths or marked != state.head):
+            raise PublishError(
+                f"tag {tag} of {repo} marks {marked}, not what would go: a tag does not move; "
+                "delete it on the Hub, or publish from a new run"
+            )
+        return differ
+
+    def _differences(self, there: Mapping[str, str]) -> Differences:
+        files, allowed = self.upload.files, ALLOWED[self.upload.kind]
+        kept = there.keys() & files.keys()
+        return Differences(
+            added=sorted(files.keys() - kept),
+            changed=sorted(name for name in kept if not _is(files[name], there[name])),
+            deleted=sorted(name for name in there.keys() - kept if allowed.fullmatch(name)),
+        )
+
+    def _tell(self, differ: Differences, state: State, note: str = "") -> Uploaded:
+        upload = self.upload
+        folder = "datasets/" if upload.kind == "dataset" else ""
+        return Uploaded(
+            **dict(differ),
+            repo=upload.repo,
+            url=f"{self.api.endpoint}/{folder}{upload.repo}/tree/{upload.tag}",
+            tag=upload.tag,
+            unchanged=len(upload.files) - len(differ.added) - len(differ.changed),
+            left_out=upload.left_out,
+            private=state.private,
+            commit=None if differ.paths else state.head,
+            note=note,
+        )
+
+    def _write_readme_diff(self, state: State, path: Path) -> None:
+        repo, kind = self.upload.repo, self.upload.kind
+        there = self.api.hf_hub_download(repo, "README.md", repo_type=kind, revision=state.head)
+        before, after = (
+            Path(readme).read_text(encoding="utf-8").splitlines(keepends=True)
+            for readme in (there, self.upload.files["README.md"])
+        )
+        lines = difflib.unified_diff(before, after, f"{repo}/README.md", "README.md")
+        write_whole(path, "".join(lines))
+
+    def _commit(self, differ: Differences, head: str | None) -> str | None:
+        """Make the commit, if anything differs; return the head after it."""
+        if not differ.paths:
+            return head
+        files, sent = self.upload.files, [*differ.added, *differ.changed]
+        made = self.api.create_commit(
+            self.upload.repo,
+            [
+                *(CommitOperationAdd(name, str(files[name])) for name in sent),
+                *(CommitOperationDelete(name) for name in differ.deleted),
+            ],
+            commit_message=f"Publish {self.upload.tag}",
+            repo_type=self.upload.kind,
+            parent_commit=head,
+        )
+        return str(made.oid)
+
+    def _tag(self, commit: str) -> None:
+        repo, kind, tag = self.upload.repo, self.upload.kind, self.upload.tag
+        if tag not in self._tags():
+            self.api.create_tag(repo, tag=tag, revision=commit, repo_type=kind, exist_ok=True)
+        if (marked := self._tags().get(tag)) != commit:
+            raise PublishError(
+                f"{repo} has {commit}, and its tag {tag} marks {marked or 'nothing'}: delete the "
+                "tag on the Hub, and publish again"
+            )
+
+    def _look(self) -> State:
+        info = self.api.repo_info(self.upload.repo, repo_type=self.upload.kind)
+        head = str(info.sha)
+        return State(head, bool(info.private), self._files(head), self._tags())
+
+    def _tags(self) -> dict[str, str]:
+        refs = self.api.list_repo_refs(self.upload.repo, repo_type=self.upload.kind)
+        return {tag.name: tag.target_commit for tag in refs.tags}
+
+    def _files(self, commit: str) -> dict[str, str]:
+        """Read what is there: path -> sha256 of a large file, git's hash of another."""
+        tree = self.api.list_repo_tree(
+            self.upload.repo, repo_type=self.upload.kind, revision=commit, recursive=True
+        )
+        files = (entry for entry in tree if isinstance(entry, RepoFile))
+        return {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in files}
 
 
-def _tags(api: HfApi, upload: Upload) -> dict[str, str]:
-    refs = api.list_repo_refs(upload.repo, repo_type=upload.kind)
-    return {tag.name: tag.target_commit for tag in refs.tags}
-
-
-def _files(api: HfApi, upload: Upload, revision: str) -> dict[str, str]:
-    tree = api.list_repo_tree(upload.repo, repo_type=upload.kind, revision=revision, recursive=True)
-    files = (entry for entry in tree if isinstance(entry, RepoFile))
-    return {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in files}
+def _is(path: Path, known: str) -> bool:
+    """Tell whether a file has the hash that the Hub gives: git's has 40 digits."""
+    return (git_hash(path.read_bytes()) if len(known) == 40 else file_digest(path)) == known

@@ -17,20 +17,17 @@ def dataset_digest(folder: Path) -> str:
 
 def digest_evidence(model: Path, dataset: Path) -> Evidence:
     """Digest what lies in these folders."""
-    ref = describe_model(model, "the policy")
-    return Evidence(**dict(ref), dataset_digest=dataset_digest(dataset))
+    policy = dict(describe_model(model, "the policy"))
+    return Evidence.model_validate(policy | {"dataset_digest": dataset_digest(dataset)})
 
 
 def check_evidence(run: Proven, force: str | None) -> str | None:
-    """Refuse what was not measured, or failed the gate.
+    """Refuse what was not measured, or failed the gate and is not forced.
 
-    Args:
-        run: Folders, scorecard, and what that was measured on.
-        force: Reason to publish although the gate failed.
     Returns:
-        That reason, where it was needed.
+        The reason to publish all the same, where one was needed.
     Raises:
-        PublishError: A folder holds something else, or the gate failed and nobody forces it.
+        PublishError: A folder holds something else, or the gate failed and there is no reason.
     """
     for name, digest in digest_evidence(run.model, run.dataset):
         measured = getattr(run.evidence, name)

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from dpo_pipeline.errors import PublishError
 from dpo_pipeline.publishing.access import connect, telling
 from dpo_pipeline.publishing.cards import Facts, dataset_card, gather_facts, model_card
-from dpo_pipeline.publishing.commits import create, examine, rehearse, send
+from dpo_pipeline.publishing.commits import Repository
 from dpo_pipeline.publishing.evidence import check_evidence
 from dpo_pipeline.publishing.records import Proven, Published, Uploaded
 from dpo_pipeline.publishing.secrets import refuse_secrets
 from dpo_pipeline.publishing.settings import PublishConfig
-from dpo_pipeline.publishing.uploads import Kind, Upload, plan_uploads
+from dpo_pipeline.publishing.uploads import Kind, plan_uploads
 from dpo_pipeline.store.files import write_whole
 
 
@@ -32,7 +32,7 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
         PublishError: The evidence, the token, a repository or the Hub refuses. No repository
             is left half done.
     """
-    with telling(token):
+    with telling(token=token):
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", run.run_id):
             raise PublishError(
                 f"run id {run.run_id!r} cannot name a tag: use letters, digits, . _ -"
@@ -46,23 +46,22 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
         facts = gather_facts(run, config, api, user, forced)
         refuse_secrets(facts.model_dump(), "what the cards tell", token)
         uploads = plan_uploads(facts, token, out)
+        repositories = [Repository(api, upload, config.private) for upload in uploads]
         told = Published(dry_run=config.dry_run, forced=forced, note=note)
-        record, private = out / "publish.json", config.private
+        record = out / "publish.json"
+        each = partial(_each, repositories, facts, out)
         if config.dry_run:
-            step = partial(rehearse, api, private=private, out=out)
-            told = told.model_copy(update=dict(_each(uploads, step, facts, token, out)))
+            told = told.model_copy(update=dict(each(partial(Repository.rehearse, out=out))))
             told.write(record)
             return told
-        # Both pass every check before either goes.
-        for _ in _each(uploads, partial(examine, api, private=private), facts, token, out):
-            pass
+        for _ in each(Repository.examine):
+            pass  # both pass every check before either goes
         told.write(record)
-        for upload in uploads:
-            with telling(token, upload.repo, upload.kind):
-                create(api, upload, private=private)
+        for repository in repositories:
+            with telling(repository.upload.repo, repository.upload.kind):
+                repository.create()
         landed: list[str] = []
-        step = partial(send, api, private=private)
-        for kind, done in _each(uploads, step, facts, token, out, landed):
+        for kind, done in each(Repository.send, landed):
             told = told.model_copy(update={kind: done})
             told.write(record)
             landed.append(f"{kind} {done.repo} is at commit {done.commit}")
@@ -70,15 +69,15 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
 
 
 def _each(
-    uploads: Sequence[Upload],
-    step: Callable[[Upload], Uploaded],
+    repositories: Sequence[Repository],
     facts: Facts,
-    token: str | None,
     out: Path,
+    step: Callable[[Repository], Uploaded],
     landed: Sequence[str] = (),
 ) -> Iterator[tuple[Kind, Uploaded]]:
     """Write each card and take the step; the model's card names the commit of its dataset."""
-    for upload in uploads:
+    for repository in repositories:
+        upload = repository.upload
         if upload.kind == "model":
             card = model_card(facts, upload.files)
         else:
@@ -86,8 +85,8 @@ def _each(
             card = dataset_card(facts, rows)
         upload.files["README.md"] = out / upload.kind / "README.md"
         write_whole(upload.files["README.md"], card)
-        with telling(token, upload.repo, upload.kind, landed):
-            done = step(upload)
+        with telling(upload.repo, upload.kind, landed=landed):
+            done = step(repository)
         yield upload.kind, done
         if upload.kind == "dataset":
             facts = facts.model_copy(update={"dataset_commit": done.commit})

@@ -10,12 +10,9 @@ from dpo_pipeline.store.records import Record
 
 
 class Evidence(Record):
-    """What a scorecard was measured on; empty where there was none.
+    """What a scorecard was measured on: a policy as `describe_model`, a dataset as the store tells.
 
-    Attributes:
-        weights_digest: Weights of the policy, as `describe_model` gives them.
-        template_digest: Its chat template and tokenizer, the same way.
-        dataset_digest: The dataset, as the store gives it.
+    A digest is empty where there was none.
     """
 
     weights_digest: str = ""
@@ -32,7 +29,6 @@ class Proven(Record):
         dataset: Folder of the save stage.
         base: Folder of the reference; one that is not from the Hub may name a license here.
         evidence: What the scorecard was measured on.
-        scorecard: Verdict, measures before and after, examples.
         lineage: What the pairs were made from; shown in both cards.
         training: How the policy was trained and judged: settings, shown in its card.
     """
@@ -64,13 +60,10 @@ class Uploaded(Differences):
     """What came of one repository, or in a dry run would come of it.
 
     Attributes:
-        repo: Hub id.
-        url: Its page at the tag.
-        tag: Names the run.
-        unchanged: Number of files that were there already.
+        url: Its page at the tag of the run.
+        unchanged: How many files were there already.
         left_out: Files of the folder that do not go.
-        private: Whether the repository is.
-        commit: Holds the files; null where one is still to be made.
+        commit: Holds the files; null where it is still to be made.
         committed: Whether this run made it.
         note: What a dry run could not see.
     """
@@ -90,10 +83,9 @@ class Published(Record):
     """What came of publishing: publish.json; after a failure, what was done before.
 
     Attributes:
-        dry_run: Whether nothing was sent.
         forced: Why it goes although the gate failed; null if it passed.
         note: Why sending would fail now.
-        dataset: What came of the dataset; absent where nothing did.
+        dataset: What came of it; absent where nothing did.
         model: The same of the model.
     """
 

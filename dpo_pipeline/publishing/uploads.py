@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow.parquet as pq
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.publishing.cards import Facts
+from dpo_pipeline.publishing.cards import ADAPTER, Facts
 from dpo_pipeline.publishing.secrets import refuse_secret_files, refuse_secrets_in_file
 from dpo_pipeline.store.files import write_whole
 
@@ -35,8 +35,6 @@ class Upload:
     """One repository as it shall be.
 
     Attributes:
-        kind: "model" or "dataset".
-        repo: Hub id.
         tag: Names the run; marks the commit that holds the files.
         files: Path in the repository -> file here.
         left_out: Files of the folder that do not go.
@@ -90,15 +88,16 @@ def _model_files(facts: Facts, out: Path) -> tuple[dict[str, Path], list[str]]:
     here = _listed(facts.model)
     files = {name: path for name, path in here.items() if ALLOWED["model"].fullmatch(name)}
     left_out = [name for name in here if name not in files]
-    if adapter := files.get("adapter_config.json"):
-        if facts.base_revision is None:
+    if adapter := files.get(ADAPTER):
+        base = facts.lineage.model
+        if base.revision is None:
             raise PublishError(
-                f"an adapter is of no use without its base, and {facts.base_name} is not on the "
-                "Hub: set train.lora.merge to true"
+                f"an adapter is of no use without its base, and {base.name} is not on the Hub: "
+                "set train.lora.merge to true"
             )
         # Training wrote where the base lies on this machine.
         settings = json.loads(adapter.read_text(encoding="utf-8"))
-        settings |= {"base_model_name_or_path": facts.base_name, "revision": facts.base_revision}
-        files[adapter.name] = out / "model" / adapter.name
-        write_whole(files[adapter.name], json.dumps(settings, indent=2) + "\n")
+        settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
+        files[ADAPTER] = out / "model" / ADAPTER
+        write_whole(files[ADAPTER], json.dumps(settings, indent=2) + "\n")
     return files, left_out

@@ -4,10 +4,10 @@ import traceback
 
 import pytest
 from hub_server import UPLOAD_CALLS, Hub
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, get_token
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.publishing.access import check_access, check_token, find_token
+from dpo_pipeline.publishing.access import check_access, check_token
 from dpo_pipeline.publishing.settings import PublishConfig
 
 
@@ -58,11 +58,11 @@ def test_a_block_that_holds_no_token_is_named(monkeypatch):
 
 
 def test_tokens_come_from_the_environment_or_the_login(hub, monkeypatch, tmp_path):
-    assert find_token() is None
+    assert get_token() is None
     with pytest.raises(PublishError, match="no Hub token: set HF_TOKEN"):
         check_access(PublishConfig(), None)
     (tmp_path / "token").write_text("hf_storedLOGIN12345")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    assert find_token() == "hf_storedLOGIN12345"
+    assert get_token() == "hf_storedLOGIN12345"
     monkeypatch.setenv("HF_TOKEN", "hf_fromENVIRONMENT1")
-    assert find_token() == "hf_fromENVIRONMENT1"
+    assert get_token() == "hf_fromENVIRONMENT1"
