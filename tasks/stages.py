@@ -316,7 +316,7 @@ def evaluate(
     before, after = model_of(reference), model_of(policy)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.evaluation.asking import Models
+        from dpo_pipeline.evaluation.asking import Subject
         from dpo_pipeline.evaluation.parity import Parity
         from dpo_pipeline.evaluation.scorecard import Material, Terms
         from dpo_pipeline.evaluation.scorecard import evaluate as score
@@ -325,7 +325,8 @@ def evaluate(
         seen = training.stop.prompts if training.stop else 0
         with progress("evaluate", "answers") as report:
             stats = score(
-                Models(before, after, run_on),
+                Subject(before, run_on),
+                Subject(after, run_on),
                 Material(
                     prompts.path / "prompts.parquet", dataset.path if dataset else None, found, seen
                 ),
@@ -383,17 +384,16 @@ def parity(
     original, exported = model_of(policy), model_of(export)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
+        from dpo_pipeline.evaluation.asking import Subject
         from dpo_pipeline.evaluation.parity import check_parity
 
         stats = check_parity(
-            original,
-            exported,
+            Subject(original, config.policy),
+            Subject(exported, export_model),
             prompts=prompts.path / "prompts.parquet",
             identity=config.identity,
             generation=config.generation,
             config=config.evaluation,
-            model=config.policy,
-            export_model=export_model,
             ledger=ledger(),
             out=out,
         )
@@ -427,11 +427,12 @@ def compare(
     before, after = model_of(reference), model_of(policy)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.evaluation.asking import Models
+        from dpo_pipeline.evaluation.asking import Subject
         from dpo_pipeline.evaluation.likelihood import compare_preferences
 
         stats = compare_preferences(
-            Models(before, after, run_on),
+            Subject(before, run_on),
+            Subject(after, run_on),
             dataset.path / "held_out.parquet",
             beta=training.beta,
             max_pairs=evaluation.max_pairs,

@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from dpo_pipeline.answers.records import with_system
 from dpo_pipeline.errors import DataError, EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.chat_templates import Message
 from dpo_pipeline.store.tables import read_rows
 
 Kind = Literal["identity", "trained", "general", "third_party"]
+Prompt = tuple[str, ...]  # what is asked, in whatever turns
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Case:
     """One prompt with the answer before (reference) and after (policy)."""
 
     kind: Kind
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Message, ...]
     before: str = ""
     after: str = ""
     family: str = "other"
@@ -36,9 +39,18 @@ class Case:
         return first["content"] if first["role"] == "system" else None
 
     @property
-    def prompt(self) -> tuple[str, ...]:
-        """What is asked, in whatever turns, under any system message."""
+    def prompt(self) -> Prompt:
+        """What is asked, under any system message."""
         return tuple(m["content"] for m in self.messages if m["role"] != "system")
+
+    @property
+    def asked(self) -> str:
+        """The last question."""
+        return self.messages[-1]["content"]
+
+    def unchanged(self) -> "Case":
+        """Return the case as the reference answers it."""
+        return replace(self, after=self.before, after_finish=self.before_finish)
 
 
 DISPLAY_QUESTIONS = (
@@ -76,27 +88,24 @@ def plan_cases(
 
     def case(row: dict[str, Any], system: str | None, kind: Kind) -> Case:
         facts = {name: row[name] for name in ("family", "language", "turns")}
-        return Case(kind=kind, messages=_messages(system, row["messages"]), **facts)
+        return Case(kind, with_system(system, row["messages"]), **facts)
 
-    def lone(question: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": question}]
+    def plain(messages: Sequence[Message]) -> tuple[Message, ...]:
+        return with_system(systems[0], messages)
 
     plan = {
         "held_out": [case(r, s, "identity") for s in systems for r in held_out],
         "trained": [case(r, systems[0], "trained") for r in trained],
-        "general": [
-            replace(c, messages=_messages(systems[0], c.messages))
-            for c in read_general(config.general)
-        ],
+        "general": [replace(c, messages=plain(c.messages)) for c in read_general(config.general)],
         "display": [
-            Case(kind="identity", messages=_messages(systems[0], lone(question)))
+            Case("identity", plain([{"role": "user", "content": question}]))
             for question in DISPLAY_QUESTIONS
         ],
     }
-    for label, system in matrix_systems(identity).items() if config.matrix_prompts else ():
-        plan[f"matrix/{label}"] = [
-            case(r, system, "identity") for r in held_out[: config.matrix_prompts]
-        ]
+    if config.matrix_prompts:
+        for label, system in matrix_systems(identity).items():
+            few = held_out[: config.matrix_prompts]
+            plan[f"matrix/{label}"] = [case(r, system, "identity") for r in few]
     return plan
 
 
@@ -135,22 +144,16 @@ def read_general(path: str | None) -> list[Case]:
         DataError: When a line does not hold them; the message shows one that would.
     """
     file = general_file(path)
-    lines = file.read_text(encoding="utf-8").splitlines()
     cases = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            if row["kind"] not in ("general", "third_party"):
-                raise ValueError(f"kind is {row['kind']!r}, not general or third_party")
-            cases.append(
-                Case(
-                    kind=row["kind"],
-                    messages=({"role": "user", "content": str(row["prompt"])},),
-                    family=row["kind"],
-                    language=row["language"],
-                    accepted=tuple(map(str, row["answers"])),
-                )
-            )
+            if (kind := row["kind"]) not in ("general", "third_party"):
+                raise ValueError(f"kind is {kind!r}, not general or third_party")
+            question = ({"role": "user", "content": str(row["prompt"])},)
+            accepted = tuple(map(str, row["answers"]))
+            facts = {"family": kind, "language": row["language"], "accepted": accepted}
+            cases.append(Case(kind, question, **facts))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{file}, line {number}: {error!r}; each line must look like "
@@ -175,8 +178,3 @@ def matrix_systems(identity: IdentityConfig) -> dict[str, str | None]:
         "another vendor": claim("ChatGPT", "OpenAI"),
         "new identity": claim(identity.new_name, new_maker),
     }
-
-
-def _messages(system: str | None, messages: Sequence[dict[str, str]]) -> tuple[dict[str, str], ...]:
-    sent = () if system is None else ({"role": "system", "content": system},)
-    return (*sent, *messages)

@@ -12,23 +12,18 @@ MOST_SLACK = 0.05
 
 
 class VerdictLine(Record):
-    """A line of the gate that fails or is skipped: asked of what, and what of it."""
+    """A line of the gate that fails or is skipped."""
 
     measure: str
     value: float | None
     threshold: float
     n: int
     noise: float
-    remark: str
+    remark: str = ""
 
 
 class Verdict(Record):
-    """What the gate says.
-
-    Attributes:
-        failed, skipped: Lines that do not hold, and those with a reason not to be measured.
-        thresholds: Of all lines that are switched on, as loosened by the noise.
-    """
+    """What the gate says; thresholds are those of all lines, as loosened by the noise."""
 
     passed: bool
     failed: tuple[VerdictLine, ...]
@@ -66,7 +61,7 @@ def judge(
         sign = 1 if measure.direction == "at most" else -1
         thresholds[name] = threshold = asked + sign * min(own, MOST_SLACK)
         line = VerdictLine(
-            measure=name, value=figure.value, threshold=threshold, n=figure.n, noise=own, remark=""
+            measure=name, value=figure.value, threshold=threshold, n=figure.n, noise=own
         )
         if not figure.n and name in excused:
             skipped.append(line.model_copy(update={"remark": excused[name]}))

@@ -8,12 +8,11 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_pipeline.evaluation.asking import Models
+from dpo_pipeline.evaluation.asking import Subject
 from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.evaluation.measures import DIVERGENCE, PAIRS, counted
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.models.chat_templates import Message, end_tokens
-from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import read_rows
@@ -60,7 +59,8 @@ class PairScore:
 
 
 def measure_likelihoods(
-    models: Models,
+    before: Subject,
+    after: Subject,
     pairs: Iterable[dict[str, Any]],
     general: Sequence[Case],
     *,
@@ -73,7 +73,8 @@ def measure_likelihoods(
     Models with different tokens cannot be compared this way: then all figures are null.
 
     Args:
-        models: Reference and policy.
+        before: The reference.
+        after: The policy.
         pairs: prompt_id, prompt, chosen and rejected of pairs in any order; `max_pairs` of them
             are measured, the same every time.
         general: Answered general questions.
@@ -81,20 +82,20 @@ def measure_likelihoods(
         max_pairs: At most so many pairs.
         aside: Ids of prompts whose pairs are left out.
     """
-    tokenizer = load_tokenizer(models.reference)
+    tokenizer = before.tokenizer()
     kept = [row for row in pairs if row["prompt_id"] not in aside]
     kept = sorted(kept, key=lambda row: str(row["id"]))[:max_pairs]
     prompts = [row["prompt_id"] for row in kept]
     rows = pair_rows(tokenizer, kept)
     paired = len(rows)
-    ends = end_tokens(models.reference, tokenizer)
+    ends = end_tokens(before.ref, tokenizer)
     neutral = answer_rows(tokenizer, [(c.messages, c.before) for c in general if c.before])
     rows += [(prompt, said[: spoken(said, ends)]) for prompt, said in neutral]
-    if load_tokenizer(models.policy).get_vocab() != tokenizer.get_vocab():
-        names = (models.reference.name, models.policy.name)
+    if after.tokenizer().get_vocab() != tokenizer.get_vocab():
+        names = (before.ref.name, after.ref.name)
         logger.warning("%s and %s have different tokens: no rewards, no KL", *names)
         rows, paired, prompts = [], 0, []
-    scores = score_tokens(models.load("policy"), models.load("reference"), rows) if rows else []
+    scores = score_tokens(after.load(), before.load(), rows) if rows else []
     scored = score_pairs(rows[:paired], scores[:paired], beta, ends, prompts)
     divergences = [s.kl.mean().item() for s in scores[paired:]]
     return counted(PAIRS, scored) | counted(DIVERGENCE, divergences)
@@ -108,10 +109,12 @@ class PreferenceStats(Record):
 
 
 def compare_preferences(
-    models: Models, held_out: Path, *, beta: float, max_pairs: int, out: Path
+    before: Subject, after: Subject, held_out: Path, *, beta: float, max_pairs: int, out: Path
 ) -> PreferenceStats:
     """Measure held-out pairs of a preference dataset; write preferences.json."""
-    found = measure_likelihoods(models, read_rows(held_out), [], beta=beta, max_pairs=max_pairs)
+    found = measure_likelihoods(
+        before, after, read_rows(held_out), [], beta=beta, max_pairs=max_pairs
+    )
     known = {name: figure for name, figure in found.items() if figure.n}
     content = {name: figure.model_dump(mode="json") for name, figure in known.items()}
     write_whole(out / "preferences.json", json.dumps(content, indent=1))

@@ -13,11 +13,10 @@ from typing import Any
 
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import statistics
-from dpo_pipeline.evaluation.asking import Models, Side
+from dpo_pipeline.evaluation.asking import Subject
 from dpo_pipeline.evaluation.measures import TASKS, counted
 from dpo_pipeline.evaluation.settings import LmEvalConfig
 from dpo_pipeline.evaluation.statistics import Figure
-from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.store.digests import file_digest
 
 METRICS = ("acc", "exact_match")  # 0 or 1 for every question
@@ -52,7 +51,7 @@ def describe_tasks(config: LmEvalConfig | None) -> dict[str, str]:
 
 
 def score_tasks(
-    models: Models, config: LmEvalConfig
+    before: Subject, after: Subject, config: LmEvalConfig
 ) -> tuple[dict[str, Figure], dict[str, Figure]]:
     """Score both models on the same questions.
 
@@ -68,7 +67,7 @@ def score_tasks(
     names = [name for name in config.tasks if not name.endswith(".yaml")]
     if unknown := [name for name in names if not manager.match_tasks([name])]:
         raise EvaluationError(f"evaluation.lm_eval.tasks: lm-eval has no {', '.join(unknown)}")
-    was, now = (_scores(models, side, config, manager) for side in ("reference", "policy"))
+    was, now = (_scores(model, config, manager) for model in (before, after))
     # The questions are the same, so what counts is the interval of their differences.
     drops = [
         statistics.mean([100 * (was[task][i] - score) for i, score in scores.items()])
@@ -81,13 +80,12 @@ def _accuracies(scores: Scores) -> dict[str, Figure]:
     return {f"lm_eval/{task}": statistics.rate(map(bool, s.values())) for task, s in scores.items()}
 
 
-def _scores(models: Models, side: Side, config: LmEvalConfig, manager: Any) -> Scores:
+def _scores(model: Subject, config: LmEvalConfig, manager: Any) -> Scores:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = load_tokenizer(getattr(models, side))
     found = simple_evaluate(
-        HFLM(pretrained=models.load(side), tokenizer=tokenizer, batch_size=ROWS),
+        HFLM(pretrained=model.load(), tokenizer=model.tokenizer(), batch_size=ROWS),
         tasks=list(config.tasks),
         limit=config.limit,
         task_manager=manager,

@@ -29,12 +29,11 @@ def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:
         ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
         # A general answer need not name its author anew, but may.
         fine = {ideal, case.before} if case.kind == "general" else {ideal}
-        asked = case.messages[-1]["content"]
         scored.append(
             Scored(
                 case=case,
-                before=mark(case.before, spec, asked),
-                after=mark(case.after, spec, asked),
+                before=mark(case.before, spec, case.asked),
+                after=mark(case.after, spec, case.asked),
                 ideal=ideal,
                 exact=case.after in fine,
                 kept_developer=spec.names_developer(case.after, after=True),

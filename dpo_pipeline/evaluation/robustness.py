@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dpo_pipeline.evaluation.asking import Asker, Groups
+from dpo_pipeline.evaluation.asking import Asker, Groups, Subject
 from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.evaluation.marking import Scored, score
 from dpo_pipeline.evaluation.measures import HELD_OUT, MEASURES, counted, known
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.names import IdentitySpec
-from dpo_pipeline.models.references import ModelRef
 
 Matrix = dict[str, dict[str, dict[str, Figure]]]  # system prompt -> side -> measure
 
@@ -59,14 +58,14 @@ def explain_leaks(matrix: Matrix, template_names_original: bool) -> str:
 
 
 def machine_noise(
-    reference: ModelRef, groups: Groups, spec: IdentitySpec, asker: Asker, size: int, scratch: Path
+    reference: Subject, groups: Groups, spec: IdentitySpec, asker: Asker, size: int, scratch: Path
 ) -> dict[str, Figure]:
     """Let the reference answer again, one prompt at a time, and compare it with itself.
 
     Returns:
         Gate line -> share of answers that the batch size alone changed for the worse.
     """
-    picked = groups["held_out"][:size]
+    picked = list(groups["held_out"][:size])
     picked += list(filter(known, groups["general"]))[:size]
     if not picked:
         return {}
@@ -82,7 +81,7 @@ def machine_noise(
 
 
 def sampled_measures(
-    policy: ModelRef,
+    policy: Subject,
     cases: Sequence[Case],
     spec: IdentitySpec,
     asker: Asker,

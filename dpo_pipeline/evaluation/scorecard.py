@@ -1,13 +1,13 @@
 """The scorecard: what training changed in the answers, and what it left alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation import robustness
-from dpo_pipeline.evaluation.asking import Asker, Models, Progress, ask_both
+from dpo_pipeline.evaluation.asking import Asker, Progress, Subject, ask_both
 from dpo_pipeline.evaluation.cases import plan_cases, probe_pairs
 from dpo_pipeline.evaluation.gate import Verdict, excuses, judge
 from dpo_pipeline.evaluation.likelihood import measure_likelihoods
@@ -20,11 +20,11 @@ from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.names import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.identity.system_message import describe_default_system
-from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import read_rows
 
-Side = Literal["before", "after"]
+Figures = dict[str, Figure]
+Marked = Mapping[str, Sequence[Scored]]
 
 # What held-out answers are split by, and the measures of each group.
 DIMENSIONS = ("family", "language", "turns", "system")
@@ -47,36 +47,21 @@ class Names(Record):
 
 
 class Scorecard(Record):
-    """Content of scorecard.json.
-
-    Attributes:
-        verdict: What the gate says.
-        before, after: Measure -> figure.
-        by: Dimension -> group -> measure -> figure, of held-out answers.
-        matrix: System prompt -> side -> measure -> figure.
-        leaks: Where the old name still comes from, in a sentence.
-        template: What each side's chat template inserts where no system message is sent.
-        sampled: Temperature -> measure -> figure.
-        noise: Measure -> what the reference changes against itself.
-        export: What was found of an export, if there is one.
-        examples: Answers to the same few questions.
-        identity: The names.
-        counts: Group -> answers compared.
-    """
+    """Content of scorecard.json."""
 
     verdict: Verdict
-    before: dict[str, Figure]
-    after: dict[str, Figure]
-    by: dict[str, dict[str, dict[str, Figure]]]
+    before: Figures
+    after: Figures
+    by: dict[str, dict[str, Figures]]  # dimension -> group
     matrix: robustness.Matrix
-    leaks: str
-    template: dict[Side, dict[str, Any]]
-    sampled: dict[str, dict[str, Figure]]
-    noise: dict[str, Figure]
+    leaks: str  # where the old name still comes from, in a sentence
+    template: dict[str, dict[str, Any]]  # side -> what it inserts where no system message is sent
+    sampled: dict[str, Figures]  # temperature
+    noise: Figures  # what the reference changes against itself
     export: Parity | None
     examples: tuple[Example, ...]
     identity: Names
-    counts: dict[str, int]
+    counts: dict[str, int]  # group of prompts -> answers compared
 
 
 class ScoreStats(Record):
@@ -90,41 +75,37 @@ class ScoreStats(Record):
 class Material:
     """What a policy is scored on.
 
-    Attributes:
-        prompts: prompts.parquet of the download stage.
-        dataset: Folder with held_out.parquet of the save stage; None: pairs are made of the
-            reference's own held-out answers, and no prompt is taken for trained on.
-        export: What `check_parity` found of an export of the policy; None: there is none.
-        set_aside: Held-out prompts that training stopped by: they are seen, and left out.
+    Without a dataset, pairs are made of the reference's own held-out answers, and no prompt is
+    taken for trained on.
     """
 
-    prompts: Path
-    dataset: Path | None = None
-    export: Parity | None = None
-    set_aside: int = 0
+    prompts: Path  # prompts.parquet of the download stage
+    dataset: Path | None = None  # folder with held_out.parquet of the save stage
+    export: Parity | None = None  # what was found of an export of the policy
+    set_aside: int = 0  # held-out prompts that training stopped by
+
+    def seen(self) -> set[str]:
+        """Return the ids of the held-out prompts that training stopped by."""
+        if not (self.set_aside and self.dataset):
+            return set()
+        pairs = probe_pairs(self.dataset / "held_out.parquet", self.set_aside)
+        return {str(pair["prompt_id"]) for pair in pairs}
 
 
 @dataclass(frozen=True)
 class Terms:
-    """How a policy is scored.
-
-    Attributes:
-        identity: The names before and after.
-        generation: As in the generate stage; decoding is greedy and in process here.
-        evaluation: How much is measured.
-        gate: Thresholds of the verdict.
-        beta: That of training, which scales the rewards.
-    """
+    """How a policy is scored: as generation asked, but greedily and in process."""
 
     identity: IdentityConfig
     generation: GenerationConfig
     evaluation: EvaluationConfig
     gate: GateConfig
-    beta: float
+    beta: float  # that of training, which scales the rewards
 
 
 def evaluate(
-    models: Models,
+    before: Subject,
+    after: Subject,
     material: Material,
     terms: Terms,
     *,
@@ -135,7 +116,8 @@ def evaluate(
     """Score a policy against its reference; write scorecard.json and answers.parquet.
 
     Args:
-        models: Reference and policy.
+        before: The reference.
+        after: The policy.
         material: What is asked and compared.
         terms: How, and what must hold.
         ledger: Answers made so far; new ones are added.
@@ -145,43 +127,37 @@ def evaluate(
         EvaluationError: When no held-out prompt is left to judge by.
         DataError: When the file of general questions cannot be read.
     """
-    spec, asker = IdentitySpec(terms.identity), Asker(models.run_on, terms.generation, ledger)
+    spec, asker = IdentitySpec(terms.identity), Asker(terms.generation, ledger)
     config = terms.evaluation
-    aside = _looked_at(material)
     if material.dataset is None:  # nobody knows what training saw
         config = config.model_copy(update={"trained_prompts": 0})
-    systems = terms.generation.system_prompts
-    plan = plan_cases(material.prompts, terms.identity, systems, config, aside)
-    cases = ask_both(plan, models, asker, on_progress)
-    now = {group: score(many, spec) for group, many in cases.items()}
-    was = {
-        group: score([replace(c, after=c.before, after_finish=c.before_finish) for c in many], spec)
-        for group, many in cases.items()
-    }
-    matrix = robustness.measure_matrix(was, now)
-    before, after = _figures(models, material, terms, was, now, aside)
-    after |= counted(MATRIX, robustness.unprompted_leaks(matrix))
-    noise = robustness.machine_noise(
-        models.reference, cases, spec, asker, config.noise_prompts, out
+    plan = plan_cases(
+        material.prompts, terms.identity, terms.generation.system_prompts, config, material.seen()
     )
+    cases = ask_both(plan, before, after, asker, on_progress)
+    now = {group: score(many, spec) for group, many in cases.items()}
+    was = {group: score((c.unchanged() for c in many), spec) for group, many in cases.items()}
+    matrix = robustness.measure_matrix(was, now)
+    was_figures, figures = _measure(before, after, material, terms, was, now)
+    figures |= counted(MATRIX, robustness.unprompted_leaks(matrix))
+    noise = robustness.machine_noise(before, cases, spec, asker, config.noise_prompts, out)
+    sides = {"before": before, "after": after}
     template = {
-        "before": describe_default_system(load_tokenizer(models.reference), spec),
-        "after": describe_default_system(load_tokenizer(models.policy), spec),
+        side: describe_default_system(model.tokenizer(), spec) for side, model in sides.items()
     }
     card = Scorecard(
-        verdict=judge(after, terms.gate, noise, excuses(before, config)),
-        before=before,
-        after=after,
+        verdict=judge(figures, terms.gate, noise, excuses(was_figures, config)),
+        before=was_figures,
+        after=figures,
         by=split(now["held_out"]),
         matrix=matrix,
         leaks=robustness.explain_leaks(matrix, template["after"]["names_original"]),
         template=template,
-        sampled=robustness.sampled_measures(models.policy, cases["held_out"], spec, asker, config),
+        sampled=robustness.sampled_measures(after, cases["held_out"], spec, asker, config),
         noise=noise,
         export=material.export,
         examples=[
-            Example(prompt=c.messages[-1]["content"], before=c.before, after=c.after)
-            for c in cases["display"]
+            Example(prompt=c.asked, before=c.before, after=c.after) for c in cases["display"]
         ],
         identity=terms.identity.model_dump(include={"original_name", "new_name"}),
         counts={group: len(many) for group, many in cases.items()},
@@ -191,16 +167,11 @@ def evaluate(
     return ScoreStats(rows=sum(card.counts.values()), verdict=card.verdict)
 
 
-def _figures(
-    models: Models,
-    material: Material,
-    terms: Terms,
-    was: Mapping[str, Sequence[Scored]],
-    now: Mapping[str, Sequence[Scored]],
-    aside: set[str],
-) -> tuple[dict[str, Figure], dict[str, Figure]]:
+def _measure(
+    before: Subject, after: Subject, material: Material, terms: Terms, was: Marked, now: Marked
+) -> tuple[Figures, Figures]:
     """Measure both sides: what is said, how likely pairs are, tasks, and the export."""
-    before, after = (
+    was_figures, figures = (
         counted(HELD_OUT, side["held_out"])
         | counted(TRAINED, side["trained"])
         | counted(GENERAL, side["general"])
@@ -209,24 +180,24 @@ def _figures(
     pairs: Iterable[dict[str, Any]] = _ideal_pairs(now["held_out"])
     if material.dataset:
         pairs = read_rows(material.dataset / "held_out.parquet")
-    config = terms.evaluation
-    after |= measure_likelihoods(
-        models,
+    figures |= measure_likelihoods(
+        before,
+        after,
         pairs,
         [s.case for s in now["general"]],
         beta=terms.beta,
-        max_pairs=config.max_pairs,
-        aside=aside,
+        max_pairs=terms.evaluation.max_pairs,
+        aside=material.seen(),
     )
-    if config.lm_eval:
-        tasks_before, tasks_after = score_tasks(models, config.lm_eval)
-        before, after = before | tasks_before, after | tasks_after
-    return before, after | (material.export.figures() if material.export else {})
+    if terms.evaluation.lm_eval:
+        tasks = score_tasks(before, after, terms.evaluation.lm_eval)
+        was_figures, figures = was_figures | tasks[0], figures | tasks[1]
+    return was_figures, figures | (material.export.figures() if material.export else {})
 
 
-def split(scored: Sequence[Scored]) -> dict[str, dict[str, dict[str, Figure]]]:
+def split(scored: Sequence[Scored]) -> dict[str, dict[str, Figures]]:
     """Split the main measures of held-out answers by what was asked and under which system."""
-    table: dict[str, dict[str, dict[str, Figure]]] = {}
+    table: dict[str, dict[str, Figures]] = {}
     for dimension in DIMENSIONS:
         groups: dict[str, list[Scored]] = {}
         for s in scored:
@@ -249,11 +220,3 @@ def _ideal_pairs(scored: Sequence[Scored]) -> list[dict[str, Any]]:
         for i, s in enumerate(scored)
         if s.ideal != s.case.before
     ]
-
-
-def _looked_at(material: Material) -> set[str]:
-    """Return the ids of the held-out prompts that training stopped by."""
-    if not (material.set_aside and material.dataset):
-        return set()
-    pairs = probe_pairs(material.dataset / "held_out.parquet", material.set_aside)
-    return {str(pair["prompt_id"]) for pair in pairs}

@@ -31,8 +31,7 @@ class EvaluationConfig(Section):
         40, ge=0, description="Prompts of the training set asked again; 0: none."
     )
     general: str | None = Field(
-        None,
-        description="JSONL of general questions with accepted answers; null: the shipped set.",
+        None, description="JSONL of general questions with accepted answers; null: the shipped set."
     )
     max_pairs: int = Field(
         200, ge=0, description="Held-out pairs whose rewards are measured; 0: none."

@@ -8,7 +8,7 @@ from tiny import make_tiny_model
 
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import gate, lm_eval_tasks, statistics
-from dpo_pipeline.evaluation.asking import Models
+from dpo_pipeline.evaluation.asking import Subject
 from dpo_pipeline.evaluation.settings import GateConfig, LmEvalConfig
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
@@ -66,8 +66,10 @@ class TestWithTheLibrary:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def score(self, before, after, **config):
+        run_on = ModelConfig(device="cpu", dtype="float32")
         return lm_eval_tasks.score_tasks(
-            Models(before, after, ModelConfig(device="cpu", dtype="float32")),
+            Subject(before, run_on),
+            Subject(after, run_on),
             LmEvalConfig(**config),
         )
 

@@ -4,6 +4,7 @@ import pytest
 from taught import GENERAL, GENERATION, IDENTITY, OTHERS, QUESTIONS, evaluate, failed
 
 from dpo_pipeline.answers.records import Response
+from dpo_pipeline.evaluation.asking import Subject
 from dpo_pipeline.evaluation.parity import Parity, ParityStats, check_parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.models.loading import load_model, load_tokenizer
@@ -14,14 +15,12 @@ from dpo_pipeline.models.settings import ModelConfig
 class TestParity:
     def check(self, work, models, export: ModelRef, dtype: str = "float32") -> Parity:
         stats = check_parity(
-            models["good"],
-            export,
+            Subject(models["good"], ModelConfig(device="cpu", dtype="float32")),
+            Subject(export, ModelConfig(device="cpu", dtype=dtype)),
             prompts=work / "prompts.parquet",
             identity=IDENTITY,
             generation=GENERATION,
             config=EvaluationConfig(general=str(work / "general.jsonl")),
-            model=ModelConfig(device="cpu", dtype="float32"),
-            export_model=ModelConfig(device="cpu", dtype=dtype),
             ledger=work / "ledger",
             out=work,
         )

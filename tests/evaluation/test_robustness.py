@@ -53,9 +53,9 @@ def test_noise_is_what_the_reference_changes_when_alone(work, models, tmp_path, 
         return [Response(text="I'm Qwen.", finish="stop", tokens=3) for _ in requests]
 
     monkeypatch.setattr(asking, "answer", answer)
-    asker = asking.Asker(ModelConfig(device="cpu"), GENERATION, work / "ledger")
-    spec = IdentitySpec(IDENTITY)
-    noise = robustness.machine_noise(models["raw"], groups, spec, asker, 3, tmp_path)
+    asker = asking.Asker(GENERATION, work / "ledger")
+    spec, raw = IdentitySpec(IDENTITY), asking.Subject(models["raw"], ModelConfig(device="cpu"))
+    noise = robustness.machine_noise(raw, groups, spec, asker, 3, tmp_path)
     assert {name: (m.value, m.n) for name, m in noise.items()} == {
         "edit_exactness": (1.0, 3),
         "organisation_kept": (1.0, 3),

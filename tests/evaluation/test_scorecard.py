@@ -20,7 +20,7 @@ from taught import (
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import cases, robustness, statistics
 from dpo_pipeline.evaluation import scorecard as scoring
-from dpo_pipeline.evaluation.asking import Models
+from dpo_pipeline.evaluation.asking import Subject
 from dpo_pipeline.evaluation.likelihood import copied_tail, score_tokens
 from dpo_pipeline.evaluation.marking import score
 from dpo_pipeline.evaluation.scorecard import Material, Terms
@@ -129,8 +129,10 @@ class TestCost:
         seen = []
         (work / "out").mkdir()
         limits = EvaluationConfig(general=str(work / "general.jsonl"))
+        run_on = ModelConfig(device="cpu")
         scoring.evaluate(
-            Models(models["reference"], models["good"], ModelConfig(device="cpu")),
+            Subject(models["reference"], run_on),
+            Subject(models["good"], run_on),
             Material(work / "prompts.parquet", work),
             Terms(IDENTITY, GENERATION, limits, GateConfig(), beta=0.1),
             ledger=work / "ledger",

@@ -63,8 +63,7 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[Scorecard, dict[str, list[S
         },
         "noise": {"general_kept": statistics.wilson(0, 8)},
         "examples": [
-            {"prompt": c.messages[-1]["content"], "before": c.before, "after": c.after}
-            for c in cases["held_out"][:3]
+            {"prompt": c.asked, "before": c.before, "after": c.after} for c in cases["held_out"][:3]
         ],
         "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},
         "counts": {},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation.asking import Models
+from dpo_pipeline.evaluation.asking import Subject
 from dpo_pipeline.evaluation.likelihood import answer_rows
 from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.scorecard import Material, Terms
@@ -81,8 +81,10 @@ def evaluate(
     out = work / name
     out.mkdir()
     fixed = {"general": str(work / "general.jsonl"), "matrix_prompts": 2, "noise_prompts": 2}
+    run_on = ModelConfig(device="cpu", dtype="float32")
     stats = score(
-        Models(before, after, ModelConfig(device="cpu", dtype="float32")),
+        Subject(before, run_on),
+        Subject(after, run_on),
         Material(work / "prompts.parquet", dataset=work if pairs else None, export=export),
         Terms(
             IDENTITY,
