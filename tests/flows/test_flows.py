@@ -32,6 +32,7 @@ def test_the_default_run_changes_the_name_and_nothing_else(workplace, first_run)
     summary = workplace.summaries()[0]
     assert list(summary["stages"]) == STAGES
     assert set(statuses(summary).values()) == {"built"}
+    assert PipelineConfig.model_validate(summary["config"]) == PipelineConfig().resolve()
     before, after = summary["scorecard"]["before"], summary["scorecard"]["after"]
     assert before["identity_rate"]["value"] == 0
     assert after["identity_rate"]["value"] >= 0.95
@@ -50,6 +51,8 @@ def test_a_person_sees_stages_answers_scorecard_and_paths(workplace, first_run):
     assert "What is your name?" in shown
     assert "Deep Qwen" in shown
     assert "Gate passed" in shown
+    assert "settings  aliases 通义千问/Tongyi Qianwen, developer Alibaba Cloud, " in shown
+    assert "; learning_rate 0.0002, sft_weight 1 (starter)" in shown
     assert "the chat template inserts 'You are Qwen, created by Alibaba Cloud." in shown
     for noise in ("Traceback", "telemetry", "database is locked"):
         assert noise not in shown + first_run.stderr
