@@ -35,18 +35,18 @@ class State:
 
 
 @dataclass(frozen=True)
-class Repository:
-    """A repository, and what it shall hold; where it must be `private`, a public one is refused."""
+class Repository(Upload):
+    """An upload at the Hub; where it must be `private`, a public repository is refused."""
 
     api: HfApi
-    upload: Upload
     private: bool
 
     def create(self) -> None:
         """Create it, if it is not there."""
-        name, kind, private = self.upload.repo, self.upload.kind, self.private
         patiently(
-            lambda: self.api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+            lambda: self.api.create_repo(
+                self.repo, repo_type=self.kind, private=self.private, exist_ok=True
+            )
         )
 
     def examine(self) -> Uploaded:
@@ -56,8 +56,8 @@ class Repository:
             PublishError: As `compare`.
             ValueError: The Hub refuses the metadata of the card.
         """
-        card = RepoCard(self.upload.files["README.md"].read_text(encoding="utf-8"))
-        patiently(lambda: card.validate(repo_type=self.upload.kind))
+        card = RepoCard(self.files["README.md"].read_text(encoding="utf-8"))
+        patiently(lambda: card.validate(repo_type=self.kind))
         try:
             state = patiently(self._look)
         except RepositoryNotFoundError:
@@ -70,20 +70,20 @@ class Repository:
         Args:
             out: Gets the files in a folder of the kind, and beside it the changes to the README.
         """
-        upload, state, note = self.upload, State(private=self.private), ""
-        for name, path in upload.files.items():
-            place = out / upload.kind / name
+        state, note = State(private=self.private), ""
+        for name, path in self.files.items():
+            place = out / self.kind / name
             if path != place:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, place)
         try:
             state = self._look()
             if "README.md" in state.files:
-                self._write_readme_diff(state, out / f"{upload.kind}-README.diff")
+                self._write_readme_diff(state, out / f"{self.kind}-README.diff")
         except RepositoryNotFoundError:
             note = "new, or not visible to this token"
         except Exception as error:
-            note = explain(error, upload.repo, upload.kind) or ""
+            note = explain(error, self.repo, self.kind) or ""
             if not note:
                 raise
         return self._tell(self.compare(state), state, note)
@@ -107,7 +107,7 @@ class Repository:
         commit = str(state.head)
         if wrong := self._differences(patiently(lambda: self._files(commit))).paths:
             raise PublishError(
-                f"{self.upload.repo} at {commit[:12]} does not hold what was sent "
+                f"{self.repo} at {commit[:12]} does not hold what was sent "
                 f"({', '.join(sorted(wrong))}): publish again"
             )
         patiently(lambda: self._tag(commit))
@@ -121,101 +121,102 @@ class Repository:
             PublishError: The repository is public and must not be, has a tag of this run
                 elsewhere, or holds files that no run put there and that would be lost.
         """
-        kind, repo, tag = self.upload.kind, self.upload.repo, self.upload.tag
         if self.private and not state.private:
             raise PublishError(
-                f"{kind} {repo} is public, and publish.private is true: make it private in its "
-                "settings on the Hub, choose another name, or set publish.private to false"
+                f"{self.kind} {self.repo} is public, and publish.private is true: make it "
+                "private in its settings on the Hub, choose another name, or set publish.private "
+                "to false"
             )
         differ = self._differences(state.files)
         in_the_way = differ.changed + differ.deleted
         if in_the_way and not any(name.startswith(RUN_TAG) for name in state.tags):
             raise PublishError(
-                f"{kind} {repo} holds {', '.join(in_the_way)}, and no run of this pipeline put "
-                "that there: choose another name, or delete these files on the Hub"
+                f"{self.kind} {self.repo} holds {', '.join(in_the_way)}, and no run of "
+                "this pipeline put that there: choose another name, or delete these files on the "
+                "Hub"
             )
-        marked = state.tags.get(tag)
+        marked = state.tags.get(self.tag)
         if marked and (differ.paths or marked != state.head):
             raise PublishError(
-                f"tag {tag} of {repo} marks {marked}, not what would go: a tag does not move; "
-                "delete it on the Hub, or publish from a new run"
+                f"tag {self.tag} of {self.repo} marks {marked}, not what would go: a tag "
+                "does not move; delete it on the Hub, or publish from a new run"
             )
         return differ
 
     def _differences(self, there: Mapping[str, str]) -> Differences:
-        files, allowed = self.upload.files, ALLOWED[self.upload.kind]
-        kept = there.keys() & files.keys()
+        kept, allowed = there.keys() & self.files.keys(), ALLOWED[self.kind]
         return Differences(
-            added=sorted(files.keys() - kept),
-            changed=sorted(name for name in kept if not _is(files[name], there[name])),
+            added=sorted(self.files.keys() - kept),
+            changed=sorted(name for name in kept if not _is(self.files[name], there[name])),
             deleted=sorted(name for name in there.keys() - kept if allowed.fullmatch(name)),
         )
 
     def _tell(self, differ: Differences, state: State, note: str = "") -> Uploaded:
-        upload = self.upload
-        folder = "datasets/" if upload.kind == "dataset" else ""
+        folder = "datasets/" if self.kind == "dataset" else ""
         return Uploaded(
             **dict(differ),
-            repo=upload.repo,
-            url=f"{self.api.endpoint}/{folder}{upload.repo}/tree/{upload.tag}",
-            tag=upload.tag,
-            unchanged=len(upload.files) - len(differ.added) - len(differ.changed),
-            left_out=upload.left_out,
+            repo=self.repo,
+            url=f"{self.api.endpoint}/{folder}{self.repo}/tree/{self.tag}",
+            tag=self.tag,
+            unchanged=len(self.files) - len(differ.added) - len(differ.changed),
+            left_out=self.left_out,
             private=state.private,
             commit=None if differ.paths else state.head,
             note=note,
         )
 
     def _write_readme_diff(self, state: State, path: Path) -> None:
-        repo, kind = self.upload.repo, self.upload.kind
-        there = self.api.hf_hub_download(repo, "README.md", repo_type=kind, revision=state.head)
+        there = self.api.hf_hub_download(
+            self.repo, "README.md", repo_type=self.kind, revision=state.head
+        )
         before, after = (
             Path(readme).read_text(encoding="utf-8").splitlines(keepends=True)
-            for readme in (there, self.upload.files["README.md"])
+            for readme in (there, self.files["README.md"])
         )
-        lines = difflib.unified_diff(before, after, f"{repo}/README.md", "README.md")
+        lines = difflib.unified_diff(before, after, f"{self.repo}/README.md", "README.md")
         write_whole(path, "".join(lines))
 
     def _commit(self, differ: Differences, head: str | None) -> str | None:
         """Make the commit, if anything differs; return the head after it."""
         if not differ.paths:
             return head
-        files, sent = self.upload.files, [*differ.added, *differ.changed]
+        sent = [*differ.added, *differ.changed]
         made = self.api.create_commit(
-            self.upload.repo,
+            self.repo,
             [
-                *(CommitOperationAdd(name, str(files[name])) for name in sent),
+                *(CommitOperationAdd(name, str(self.files[name])) for name in sent),
                 *(CommitOperationDelete(name) for name in differ.deleted),
             ],
-            commit_message=f"Publish {self.upload.tag}",
-            repo_type=self.upload.kind,
+            commit_message=f"Publish {self.tag}",
+            repo_type=self.kind,
             parent_commit=head,
         )
         return str(made.oid)
 
     def _tag(self, commit: str) -> None:
-        repo, kind, tag = self.upload.repo, self.upload.kind, self.upload.tag
-        if tag not in self._tags():
-            self.api.create_tag(repo, tag=tag, revision=commit, repo_type=kind, exist_ok=True)
-        if (marked := self._tags().get(tag)) != commit:
+        if self.tag not in self._tags():
+            self.api.create_tag(
+                self.repo, tag=self.tag, revision=commit, repo_type=self.kind, exist_ok=True
+            )
+        if (marked := self._tags().get(self.tag)) != commit:
             raise PublishError(
-                f"{repo} has {commit}, and its tag {tag} marks {marked or 'nothing'}: delete the "
-                "tag on the Hub, and publish again"
+                f"{self.repo} has {commit}, and its tag {self.tag} marks {marked or 'nothing'}: "
+                "delete the tag on the Hub, and publish again"
             )
 
     def _look(self) -> State:
-        info = self.api.repo_info(self.upload.repo, repo_type=self.upload.kind)
+        info = self.api.repo_info(self.repo, repo_type=self.kind)
         head = str(info.sha)
         return State(head, bool(info.private), self._files(head), self._tags())
 
     def _tags(self) -> dict[str, str]:
-        refs = self.api.list_repo_refs(self.upload.repo, repo_type=self.upload.kind)
+        refs = self.api.list_repo_refs(self.repo, repo_type=self.kind)
         return {tag.name: tag.target_commit for tag in refs.tags}
 
     def _files(self, commit: str) -> dict[str, str]:
         """Read what is there: path -> sha256 of a large file, git's hash of another."""
         tree = self.api.list_repo_tree(
-            self.upload.repo, repo_type=self.upload.kind, revision=commit, recursive=True
+            self.repo, repo_type=self.kind, revision=commit, recursive=True
         )
         files = (entry for entry in tree if isinstance(entry, RepoFile))
         return {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in files}

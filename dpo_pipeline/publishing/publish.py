@@ -46,7 +46,7 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
         facts = gather_facts(run, config, api, user, forced)
         refuse_secrets(facts.model_dump(), "what the cards tell", token)
         uploads = plan_uploads(facts, token, out)
-        repositories = [Repository(api, upload, config.private) for upload in uploads]
+        repositories = [Repository(**vars(u), api=api, private=config.private) for u in uploads]
         told = Published(dry_run=config.dry_run, forced=forced, note=note)
         record = out / "publish.json"
         each = partial(_each, repositories, facts, out)
@@ -58,7 +58,7 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
             pass  # both pass every check before either goes
         told.write(record)
         for repository in repositories:
-            with telling(repository.upload.repo, repository.upload.kind):
+            with telling(repository.repo, repository.kind):
                 repository.create()
         landed: list[str] = []
         for kind, done in each(Repository.send, landed):
@@ -77,16 +77,16 @@ def _each(
 ) -> Iterator[tuple[Kind, Uploaded]]:
     """Write each card and take the step; the model's card names the commit of its dataset."""
     for repository in repositories:
-        upload = repository.upload
-        if upload.kind == "model":
-            card = model_card(facts, upload.files)
+        files, kind = repository.files, repository.kind
+        if kind == "model":
+            card = model_card(facts, files)
         else:
-            rows = {p: pq.read_metadata(f).num_rows for p, f in upload.files.items() if "/" in p}
+            rows = {p: pq.read_metadata(f).num_rows for p, f in files.items() if "/" in p}
             card = dataset_card(facts, rows)
-        upload.files["README.md"] = out / upload.kind / "README.md"
-        write_whole(upload.files["README.md"], card)
-        with telling(upload.repo, upload.kind, landed=landed):
+        files["README.md"] = out / kind / "README.md"
+        write_whole(files["README.md"], card)
+        with telling(repository.repo, kind, landed=landed):
             done = step(repository)
-        yield upload.kind, done
-        if upload.kind == "dataset":
+        yield kind, done
+        if kind == "dataset":
             facts = facts.model_copy(update={"dataset_commit": done.commit})

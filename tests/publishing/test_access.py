@@ -2,12 +2,13 @@
 
 import traceback
 
+import httpx2
 import pytest
 from hub_server import UPLOAD_CALLS, Hub
 from huggingface_hub import HfApi, constants, get_token
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.publishing.access import check_access, check_token
+from dpo_pipeline.publishing.access import check_access, check_token, telling
 from dpo_pipeline.publishing.settings import PublishConfig
 
 
@@ -66,3 +67,16 @@ def test_tokens_come_from_the_environment_or_the_login(hub, monkeypatch, tmp_pat
     assert get_token() == "hf_storedLOGIN12345"
     monkeypatch.setenv("HF_TOKEN", "hf_fromENVIRONMENT1")
     assert get_token() == "hf_fromENVIRONMENT1"
+
+
+def test_an_error_says_once_what_is_done_and_that_publishing_again_helps():
+    with (
+        pytest.raises(PublishError) as error,
+        telling(token=Hub.WRITE),
+        telling("me/deep", "model", landed=["dataset me/pairs is at commit 1"]),
+    ):
+        raise httpx2.ConnectError(f"no route for {Hub.WRITE}")
+    said = str(error.value)
+    assert said.startswith("model 'me/deep' at ")
+    assert said.count("publishing again completes what is missing") == 1
+    assert said.endswith("; done before: dataset me/pairs is at commit 1")

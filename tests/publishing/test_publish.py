@@ -139,6 +139,16 @@ def test_dry_run_tells_the_difference_to_what_is_there(send, hub, policy, tmp_pa
     assert not (new["out"] / "dataset-README.diff").read_text()
 
 
+def test_what_is_recorded_has_the_keys_that_it_always_had(send):
+    done = send(config={"dry_run": True, "dataset_repo": None})
+    written = json.loads((done["out"] / "publish.json").read_text())
+    assert written.keys() == {"dry_run", "forced", "note", "model"}
+    assert written["model"].keys() == {
+        *("repo", "url", "tag", "private", "commit", "committed", "note"),
+        *("added", "changed", "deleted", "unchanged", "left_out"),
+    }
+
+
 def test_dry_run_tells_what_publishing_would_lack(send, hub):
     assert "may only read" in send(token=Hub.READ, config={"dry_run": True})["note"]
     assert send(config={"dry_run": True})["note"] == ""
