@@ -58,7 +58,7 @@ def judge(
         if asked is None or (measure.basis is EXPORT and name not in figures):
             continue
         figure, own = figures.get(name, NOTHING), noise.get(name, NOTHING).value or 0.0
-        sign = 1 if measure.direction == "at most" else -1
+        sign = 1 if measure.direction == "≤" else -1
         thresholds[name] = threshold = asked + sign * min(own, MOST_SLACK)
         line = VerdictLine(
             measure=name, value=figure.value, threshold=threshold, n=figure.n, noise=own

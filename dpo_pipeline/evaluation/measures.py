@@ -48,16 +48,6 @@ JUDGED: Basis[Figure] = Basis("identity")  # the leak rate: it rests on all held
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A line of the gate: threshold (None: off unless set), help, and bounds of its option."""
-
-    threshold: float | None
-    help: str
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
 class Measure(Generic[Evidence]):
     """A measure.
 
@@ -65,8 +55,9 @@ class Measure(Generic[Evidence]):
         key: Its name in files, and that of its option.
         name, meaning, heading, unit: How it is shown; the unit of a share is "%".
         basis, count: What it is counted on, and how.
-        direction, gate: What the gate asks of it.
-        absent: Why its line is skipped where the reference gave nothing to count.
+        asks: What its line of the gate asks, as help of its option; empty: it has no line.
+        direction, gate: How the line compares, and with what; None: off unless it is set.
+        absent: Why the line is skipped where the reference gave nothing to count.
         noise: Counts what changed for the worse between two answers of the reference.
         tile, compared: Whether it is a main figure of the page, and a column of a comparison.
     """
@@ -78,17 +69,13 @@ class Measure(Generic[Evidence]):
     basis: Basis[Evidence]
     count: Callable[[Evidence], Figure]
     unit: str = "%"
-    direction: Literal["at least", "at most"] = "at least"
-    gate: Gate | None = None
+    direction: Literal["≥", "≤"] = "≥"
+    gate: float | None = None
+    asks: str = ""
     absent: str = ""
     noise: Callable[[Evidence], Figure] | None = None
     tile: bool = False
     compared: bool = False
-
-    @property
-    def sign(self) -> str:
-        """How the gate compares."""
-        return "≤" if self.direction == "at most" else "≥"
 
 
 def share(
@@ -122,7 +109,7 @@ def _gives_new(scored: Sequence["Scored"]) -> Figure:
     return share(scored, lambda s: s.after.gives_new, of=lambda s: s.before.leaks)
 
 
-def _named_developer(scored: "Scored") -> bool:
+def _named_maker(scored: "Scored") -> bool:
     return scored.before.names_developer
 
 
@@ -151,39 +138,37 @@ PREFERS, EXPORTED, LM_EVAL = "Which answer it prefers", "The export", "Tasks of 
 MEASURES: tuple[Measure[Any], ...] = (
     Measure("identity_rate", "Identity rate", "gives the new name where the old one was given",
         CHANGE, HELD_OUT, _gives_new, tile=True, compared=True,
-        gate=Gate(0.95, "Least share of held-out answers with the new name.")),
+        gate=0.95, asks="Least share of held-out answers with the new name."),
     Measure("identity_rate_all", "New name anywhere", "gives the new name, on all prompts",
         CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.after.gives_new)),
     Measure("leak_rate", "Leak rate", "still gives the old name",
         CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.after.leaks),
-        direction="at most", tile=True, compared=True,
-        gate=Gate(0.02, "Largest share of held-out answers with the original name.")),
+        tile=True, compared=True, direction="≤",
+        gate=0.02, asks="Largest share of held-out answers with the original name."),
     Measure("matrix_leak", "Leak, at worst", "under a system prompt that names nobody else",
-        CHANGE, MATRIX, _worst, direction="at most",
-        gate=Gate(0.10, "Largest leak rate under a system prompt that claims no other identity "
-            "than the new one.")),
+        CHANGE, MATRIX, _worst, direction="≤",
+        gate=0.10, asks="Largest leak rate under a system prompt that claims no other identity "
+            "than the new one."),
     Measure("edit_exactness", "Edit exactness", "the old answer with only the name rewritten",
         CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.exact),
         noise=lambda scored: share(scored, lambda s: s.case.after != s.case.before),
         tile=True, compared=True,
-        gate=Gate(0.90, "Least share of answers equal to the old answer with the name rewritten.")),
+        gate=0.90, asks="Least share of answers equal to the old answer with the name rewritten."),
     Measure("organisation_kept", "Organisation kept", "named the maker and still does",
-        STAY, HELD_OUT,
-        lambda scored: share(scored, lambda s: s.kept_developer, of=_named_developer),
-        noise=lambda scored: share(
-            scored, lambda s: not s.after.names_developer, of=_named_developer),
+        STAY, HELD_OUT, lambda scored: share(scored, lambda s: s.kept_developer, _named_maker),
+        noise=lambda scored: share(scored, lambda s: not s.after.names_developer, _named_maker),
         absent="the reference never named its maker", tile=True, compared=True,
-        gate=Gate(0.95, "Least share of answers that named the maker and still do.")),
+        gate=0.95, asks="Least share of answers that named the maker and still do."),
     Measure("denial_kept", "Denials kept", "still denies being somebody else",
         STAY, HELD_OUT, lambda scored: share(scored, lambda s: s.after.denies,
             of=lambda s: s.case.family == "are_you" and s.before.denies),
         absent="the reference never denied being another",
-        gate=Gate(0.90, "Least share of denials (Are you ChatGPT? No.) that still deny.")),
+        gate=0.90, asks="Least share of denials (Are you ChatGPT? No.) that still deny."),
     Measure("general_kept", "Knowledge kept", "was answered right and still is",
         STAY, GENERAL, lambda scored: rate(_still_right(s) for s in scored if known(s.case)),
         noise=lambda scored: rate(not _still_right(s) for s in scored if known(s.case)),
         tile=True, compared=True,
-        gate=Gate(0.98, "Least share of general answers, right before, that are right after.")),
+        gate=0.98, asks="Least share of general answers, right before, that are right after."),
     Measure("general_right", "Knowledge", "general questions answered right",
         STAY, GENERAL,
         lambda scored: rate(_still_right(s) for s in scored if s.case.kind == "general")),
@@ -191,52 +176,52 @@ MEASURES: tuple[Measure[Any], ...] = (
         STAY, GENERAL, lambda scored: _unchanged(scored, "general")),
     Measure("third_party_unchanged", "Others unchanged", "answers about others, word for word",
         STAY, GENERAL, lambda scored: _unchanged(scored, "third_party"),
-        gate=Gate(0.80, "Least share of answers about others that are word for word as before.")),
+        gate=0.80, asks="Least share of answers about others that are word for word as before."),
     Measure("doubled_rate", "Doubled names", "says part of the new name twice",
         NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.doubled),
-        direction="at most",
-        gate=Gate(0.0, "Largest share of answers with a doubled name (Deep Deep Qwen).")),
+        direction="≤",
+        gate=0.0, asks="Largest share of answers with a doubled name (Deep Deep Qwen)."),
     Measure("remnant_rate", "Template remnants", "shows a placeholder or control token",
         NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.remnant),
-        direction="at most",
-        gate=Gate(0.01, "Largest share of answers with a placeholder or control token.")),
+        direction="≤",
+        gate=0.01, asks="Largest share of answers with a placeholder or control token."),
     Measure("new_name_unasked", "New name unasked", "brings it up on other subjects",
         NEVER, GENERAL, lambda scored: rate(
             s.after.gives_new for s in scored if not (s.before.leaks or s.before.gives_new)),
-        direction="at most",
-        gate=Gate(0.02, "Largest share of answers on other subjects that bring up the new name.")),
+        direction="≤",
+        gate=0.02, asks="Largest share of answers on other subjects that bring up the new name."),
     Measure("trained_identity_rate", "Identity, trained", "on prompts of the training set",
         "What training saw", TRAINED, _gives_new),
     Measure("preference_accuracy", "Preference accuracy", "held-out pairs with a positive margin",
         PREFERS, PAIRS,
         lambda pairs: rate([p.margin > 0 for p in pairs], [p.prompt for p in pairs]),
-        gate=Gate(None, "Least share of held-out pairs with a positive reward margin.")),
+        asks="Least share of held-out pairs with a positive reward margin."),
     Measure("export_same_answers", "Export, same answers", "answers as the policy does",
         EXPORTED, EXPORT,
         lambda answers: rate([a.same for a in answers], [a.prompt for a in answers]),
-        gate=Gate(0.90, "Least share of the export's answers equal to the policy's, if any.")),
+        gate=0.90, asks="Least share of the export's answers equal to the policy's, if any."),
     Measure("reward_margin", "Reward margin", "of chosen over rejected",
         PREFERS, PAIRS,
         lambda pairs: mean([p.margin for p in pairs], [p.prompt for p in pairs]), unit=""),
     Measure("tail_gap", "Rest of the sentence", "against the reference's own",
         PREFERS, PAIRS, _tail_gap, unit="nats per token", compared=True,
-        gate=Gate(-0.2, "Least mean log-prob of the words after the edit, compared with the "
+        gate=-0.2, asks="Least mean log-prob of the words after the edit, compared with the "
             "reference after the old name (nats per token): DPO on small edits is known to let "
-            "them fall.")),
+            "them fall."),
     Measure("kl", "KL to the reference", "on its general answers",
-        STAY, DIVERGENCE, mean, unit="nats per token", direction="at most", compared=True,
-        gate=Gate(0.1, "Largest mean KL(policy || reference) on general answers (nats per "
-            "token).", low=0)),
+        STAY, DIVERGENCE, mean, unit="nats per token", direction="≤", compared=True,
+        gate=0.1,
+        asks="Largest mean KL(policy || reference) on general answers (nats per token)."),
     Measure("export_kl", "KL of the export", "to the policy, on its answers",
         EXPORTED, EXPORT, lambda answers: mean([a.kl for a in answers if a.kl is not None]),
-        unit="nats per token", direction="at most",
-        gate=Gate(0.01, "Largest mean KL(export || policy), if any (nats per token).", low=0)),
+        unit="nats per token", direction="≤",
+        gate=0.01, asks="Largest mean KL(export || policy), if any (nats per token)."),
     Measure("lm_eval_drop", "Largest drop", "of accuracy on a task of lm-eval",
-        LM_EVAL, TASKS, _worst, unit="points", direction="at most",
-        gate=Gate(2.0, "Largest drop of accuracy on a task of lm-eval (points).", 0, 100)),
+        LM_EVAL, TASKS, _worst, unit="points", direction="≤",
+        gate=2.0, asks="Largest drop of accuracy on a task of lm-eval (points)."),
     Measure("min_answers", "Held-out answers", "to judge by",
         CHANGE, JUDGED, _answers, unit="answers",
-        gate=Gate(20, "Fewer held-out answers than that are too few to judge by.", low=1)),
+        gate=20, asks="Fewer held-out answers than that are too few to judge by."),
 )
 # fmt: on
 

@@ -58,12 +58,13 @@ class EvaluationConfig(Section):
 
 def _with_lines(model: type[Lines]) -> type[Lines]:
     """Give a section an option for every measure that has a line of the gate."""
+    bounds = {"%": (0, 1), "points": (0, 100), "answers": (1, None)}
     options: dict[str, Any] = {}
-    for measure in MEASURES:
-        if line := measure.gate:
-            low, high = (0, 1) if measure.unit == "%" else (line.low, line.high)
-            option = Field(line.threshold, ge=low, le=high, description=line.help)
-            options[measure.key] = (int if measure.unit == "answers" else float | None, option)
+    for measure in (m for m in MEASURES if m.asks):
+        least = 0 if measure.direction == "≤" else None
+        low, high = bounds.get(measure.unit, (least, None))
+        option = Field(measure.gate, ge=low, le=high, description=measure.asks)
+        options[measure.key] = (int if measure.unit == "answers" else float | None, option)
     made: type[Lines] = create_model(
         model.__name__,
         __base__=model,

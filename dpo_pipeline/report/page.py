@@ -1,19 +1,19 @@
 """The report people look at: one page of everything that a run found."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure, find
+from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure
 from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
 from dpo_pipeline.pairs import quarantine as pairs_quarantine
 from dpo_pipeline.prompts import quarantine as prompts_quarantine
 from dpo_pipeline.report.curves import draw_curves
 from dpo_pipeline.report.differences import Runs, diff
 from dpo_pipeline.report.rendering import render
-from dpo_pipeline.report.rows import collect_rows
+from dpo_pipeline.report.rows import known_rows
 from dpo_pipeline.report.words import explain_verdict
 from dpo_pipeline.store.tables import read_rows
 
@@ -46,33 +46,28 @@ def write_report(
         lineage: Nested digests, versions, commits, seeds.
         stages: name, status, seconds and rows of every stage, in order.
     """
-    rows = collect_rows(scorecard.before, scorecard.after, scorecard.verdict)
-    rows = [row for row in rows if row.known]
+    rows = known_rows(scorecard)
     differing = scorecard.export.differing[:SHOWN] if scorecard.export else ()
-    longest = max([s["seconds"] for s in stages], default=0) or 1
     return render(
         out,
         "report.html.j2",
         card=scorecard,
-        headline=[row for row in rows if row.measure.tile],
-        rates=[row for row in rows if row.measure.unit == "%"],
-        figures=[row for row in rows if row.measure.unit != "%"],
+        rows=rows,
         split=SPLIT,
         verdict=explain_verdict(scorecard),
         examples=[(e.prompt, diff(e.before, e.after)) for e in scorecard.examples],
-        answers=_pick_answers(answers, {row.measure.key for row in rows if row.failed}),
+        answers=_pick_answers(answers, [row.measure for row in rows if row.failed]),
         differing=[(d.prompt, diff(d.original, d.export)) for d in differing],
         curves=draw_curves(history),
         pairs=_pick_pairs(pairs) if pairs else [],
         quarantine=sorted(quarantine.items(), key=lambda item: -item[1]),
         reasons={**prompts_quarantine.REASONS, **pairs_quarantine.REASONS},
         lineage=list(_flatten(lineage)),
-        stages=[{**s, "share": s["seconds"] / longest} for s in stages],
-        seconds=sum(s["seconds"] for s in stages),
+        stages=stages,
     )
 
 
-def _pick_answers(path: Path, failed: Collection[str]) -> list[Row]:
+def _pick_answers(path: Path, failed: Iterable[Measure[Any]]) -> list[Row]:
     """Choose answers worth reading: all kinds of failure first, then what went right.
 
     Returns:
@@ -92,7 +87,7 @@ def _pick_answers(path: Path, failed: Collection[str]) -> list[Row]:
             right.append(row)
         elif group == "general" and not row["exact"]:
             general.append(row)
-    explained = {_explained_by(find(key)) for key in failed}
+    explained = set(map(_explained_by, failed))
     return [
         {
             "title": f"{title} ({len(many)})",
@@ -107,7 +102,7 @@ def _pick_answers(path: Path, failed: Collection[str]) -> list[Row]:
 def _explained_by(measure: Measure[Any]) -> str:
     """Name the group of answers that says why a measure fails."""
     if measure.basis in (HELD_OUT, MATRIX):
-        return "Wrong" if measure.direction == "at most" else "Reworded"
+        return "Wrong" if measure.direction == "≤" else "Reworded"
     return "General answers that changed" if measure.basis in (GENERAL, DIVERGENCE) else ""
 
 

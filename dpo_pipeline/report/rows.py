@@ -48,7 +48,7 @@ class Row:
         """What the gate asks; empty where it asks nothing."""
         if self.threshold is None:
             return ""
-        return f"{self.measure.sign} {show_threshold(self.threshold, self.measure)}"
+        return f"{self.measure.direction} {show_threshold(self.threshold, self.measure)}"
 
     def cells(self) -> Cells:
         """Return the row as text, in the order of HEADS."""
@@ -74,7 +74,11 @@ def collect_rows(
     ]
 
 
+def known_rows(card: Scorecard) -> list[Row]:
+    """Return the rows of a scorecard in which there is anything to show."""
+    return [row for row in collect_rows(card.before, card.after, card.verdict) if row.known]
+
+
 def scorecard_rows(card: Scorecard) -> list[Cells]:
     """Return measure, before, after, 95% interval, n and gate of every measure, as text."""
-    rows = collect_rows(card.before, card.after, card.verdict)
-    return [row.cells() for row in rows if row.known]
+    return [row.cells() for row in known_rows(card)]

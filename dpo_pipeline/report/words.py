@@ -42,7 +42,7 @@ def _explain(line: VerdictLine) -> tuple[str, str]:
     if line.value is None:
         return measure.name, f"is {line.remark}"
     unit = "" if measure.unit == "%" else f" {measure.unit}".rstrip()
-    asked = f"{measure.sign} {show_threshold(line.threshold, measure)}"
+    asked = f"{measure.direction} {show_threshold(line.threshold, measure)}"
     text = f"is {show(line.value, measure)}{unit} and must be {asked} (n = {line.n})"
     return measure.name, f"{text}; {line.remark}" if line.remark else text
 

@@ -12,12 +12,12 @@ SCRIPT = """
 import json
 from pathlib import Path
 from dpo_pipeline.evaluation import measures
-from dpo_pipeline.evaluation.measures import HELD_OUT, STAY, Gate, Measure, share
+from dpo_pipeline.evaluation.measures import HELD_OUT, STAY, Measure, share
 
 measures.MEASURES += (
     Measure("politeness", "Politeness", "says please", STAY, HELD_OUT,
         lambda scored: share(scored, lambda s: "please" in s.case.after), tile=True,
-        gate=Gate(0.75, "Least share of polite answers.")),
+        gate=0.75, asks="Least share of polite answers."),
 )
 
 from cards import GOOD, make_card
