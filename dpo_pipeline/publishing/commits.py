@@ -5,6 +5,7 @@ danger, a second run completes the first, and a third finds nothing to do.
 """
 
 import difflib
+import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,6 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.sha import git_hash
 
 from dpo_pipeline.errors import PublishError
 from dpo_pipeline.hub.explanations import explain
@@ -123,23 +123,21 @@ class Repository(Upload):
         """
         if self.private and not state.private:
             raise PublishError(
-                f"{self.kind} {self.repo} is public, and publish.private is true: make it "
-                "private in its settings on the Hub, choose another name, or set publish.private "
-                "to false"
+                f"{self.kind} {self.repo} is public, and publish.private is true: make it private "
+                "in its settings on the Hub, choose another name, or set publish.private to false"
             )
         differ = self._differences(state.files)
         in_the_way = differ.changed + differ.deleted
         if in_the_way and not any(name.startswith(RUN_TAG) for name in state.tags):
             raise PublishError(
-                f"{self.kind} {self.repo} holds {', '.join(in_the_way)}, and no run of "
-                "this pipeline put that there: choose another name, or delete these files on the "
-                "Hub"
+                f"{self.kind} {self.repo} holds {', '.join(in_the_way)}, and no run of this "
+                "pipeline put that there: choose another name, or delete these files on the Hub"
             )
         marked = state.tags.get(self.tag)
         if marked and (differ.paths or marked != state.head):
             raise PublishError(
-                f"tag {self.tag} of {self.repo} marks {marked}, not what would go: a tag "
-                "does not move; delete it on the Hub, or publish from a new run"
+                f"tag {self.tag} of {self.repo} marks {marked}, not what would go: a "
+                "tag does not move; delete it on the Hub, or publish from a new run"
             )
         return differ
 
@@ -224,4 +222,8 @@ class Repository(Upload):
 
 def _is(path: Path, known: str) -> bool:
     """Tell whether a file has the hash that the Hub gives: git's has 40 digits."""
-    return (git_hash(path.read_bytes()) if len(known) == 40 else file_digest(path)) == known
+    if len(known) != 40:
+        return file_digest(path) == known
+    head = b"blob %d\0" % path.stat().st_size
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(head)).hexdigest() == known
