@@ -53,11 +53,8 @@ def describe_tasks(config: LmEvalConfig | None) -> dict[str, str]:
 def score_tasks(
     before: Subject, after: Subject, config: LmEvalConfig
 ) -> tuple[dict[str, Figure], dict[str, Figure]]:
-    """Score both models on the same questions.
+    """Score both models on the same questions: `lm_eval/<task>`, and after also lm_eval_drop.
 
-    Returns:
-        The figures before and after: accuracy of every task, under `lm_eval/<task>`; and after
-        also lm_eval_drop.
     Raises:
         EvaluationError: A task is unknown, or has none of METRICS.
     """

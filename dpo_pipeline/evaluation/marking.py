@@ -24,22 +24,21 @@ class Scored:
 
 def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:
     """Mark both answers of every case and compare the answer after with its ideal."""
-    scored = []
-    for case in cases:
-        ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
-        # A general answer need not name its author anew, but may.
-        fine = {ideal, case.before} if case.kind == "general" else {ideal}
-        scored.append(
-            Scored(
-                case=case,
-                before=mark(case.before, spec, case.asked),
-                after=mark(case.after, spec, case.asked),
-                ideal=ideal,
-                exact=case.after in fine,
-                kept_developer=spec.names_developer(case.after, after=True),
-            )
-        )
-    return scored
+    return [_score(case, spec) for case in cases]
+
+
+def _score(case: Case, spec: IdentitySpec) -> Scored:
+    ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
+    # A general answer need not name its author anew, but may.
+    fine = {ideal, case.before} if case.kind == "general" else {ideal}
+    return Scored(
+        case=case,
+        before=mark(case.before, spec, case.asked),
+        after=mark(case.after, spec, case.asked),
+        ideal=ideal,
+        exact=case.after in fine,
+        kept_developer=spec.names_developer(case.after, after=True),
+    )
 
 
 def write_answers(scored: Mapping[str, Sequence[Scored]], path: Path) -> None:
@@ -47,20 +46,18 @@ def write_answers(scored: Mapping[str, Sequence[Scored]], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text, texts = pa.string(), pa.list_(pa.string())
+    text = pa.string()
     columns = {
         **dict.fromkeys(("group", "kind", "family", "language"), text),
-        "turns": pa.int32(),
-        "system": text,
-        "messages": messages_type(),
+        **{"turns": pa.int32(), "system": text, "messages": messages_type()},
         **dict.fromkeys(("before", "after", "ideal", "before_finish", "after_finish"), text),
-        "exact": pa.bool_(),
-        **dict.fromkeys(("before_flags", "after_flags"), texts),
+        **{"exact": pa.bool_(), "before_flags": pa.list_(text), "after_flags": pa.list_(text)},
     }
     rows = [
         {
-            **{name: getattr(s.case, name, None) for name in columns},
+            **vars(s.case),
             "group": group,
+            "system": s.case.system,
             "ideal": s.ideal,
             "exact": s.exact,
             "before_flags": s.before.flags(),

@@ -126,11 +126,6 @@ def _worst(figures: Iterable[Figure]) -> Figure:
     return max(figures, key=lambda figure: figure.value or 0.0, default=NOTHING)
 
 
-def _answers(leaks: Figure) -> Figure:
-    n = leaks.n
-    return Figure(value=n or None, n=n, prompts=n, low=n, high=n)
-
-
 CHANGE, STAY, NEVER = "What should change", "What should stay", "What should not happen"
 PREFERS, EXPORTED, LM_EVAL = "Which answer it prefers", "The export", "Tasks of lm-eval"
 
@@ -220,7 +215,8 @@ MEASURES: tuple[Measure[Any], ...] = (
         LM_EVAL, TASKS, _worst, unit="points", direction="≤",
         gate=2.0, asks="Largest drop of accuracy on a task of lm-eval (points)."),
     Measure("min_answers", "Held-out answers", "to judge by",
-        CHANGE, JUDGED, _answers, unit="answers",
+        CHANGE, JUDGED, lambda leaks: leaks.model_copy(update={"value": leaks.n or None}),
+        unit="answers",
         gate=20, asks="Fewer held-out answers than that are too few to judge by."),
 )
 # fmt: on

@@ -43,12 +43,7 @@ def wilson(hits: int, n: int, prompts: int | None = None) -> Figure:
 
 
 def rate(flags: Iterable[bool], prompts: Collection[Hashable] = ()) -> Figure:
-    """Share of true flags, with its Wilson interval.
-
-    Args:
-        flags: One an answer.
-        prompts: What each of them answers; empty: all another prompt.
-    """
+    """Share of true flags, one an answer to a prompt, with its Wilson interval."""
     known = list(flags)
     return wilson(sum(known), len(known), len(set(prompts)) or None)
 
@@ -56,12 +51,8 @@ def rate(flags: Iterable[bool], prompts: Collection[Hashable] = ()) -> Figure:
 def mean(values: Sequence[float], prompts: Sequence[Hashable] = ()) -> Figure:
     """Mean with its 95% percentile bootstrap interval (1,000 resamples, fixed seed).
 
-    Prompts are resampled, with all their values. One value that is not finite makes the mean
-    null, so that no gate line can pass on it.
-
-    Args:
-        values: One an answer.
-        prompts: What each of them answers; empty: all another prompt.
+    Prompts are resampled, with all their values; without prompts, each value is of another. One
+    that is not finite makes the mean null, so that no gate line can pass on it.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13.
     """

@@ -3,9 +3,8 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Points = list[tuple[int, float]]
 
@@ -19,8 +18,7 @@ CURVES = {
 }
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """Lines (name, last value, points of a polyline) in a box of 100 by 100."""
 
     title: str
