@@ -78,6 +78,9 @@ class Measure(Generic[Evidence]):
     compared: bool = False
 
 
+AnyMeasure = Measure[Any]
+
+
 def share(
     scored: Iterable["Scored"],
     flag: Callable[["Scored"], bool],
@@ -130,7 +133,7 @@ CHANGE, STAY, NEVER = "What should change", "What should stay", "What should not
 PREFERS, EXPORTED, LM_EVAL = "Which answer it prefers", "The export", "Tasks of lm-eval"
 
 # fmt: off
-MEASURES: tuple[Measure[Any], ...] = (
+MEASURES: tuple[AnyMeasure, ...] = (
     Measure("identity_rate", "Identity rate", "gives the new name where the old one was given",
         CHANGE, HELD_OUT, _gives_new, tile=True, compared=True,
         gate=0.95, asks="Least share of held-out answers with the new name."),
@@ -230,7 +233,7 @@ def counted(
     return {m.key: m.count(evidence) for m in measures}
 
 
-def find(key: str) -> Measure[Any]:
+def find(key: str) -> AnyMeasure:
     """Return a measure; a key that is not declared is a task of lm-eval."""
     task = Measure(key, key.removeprefix("lm_eval/"), "accuracy, lm-eval", LM_EVAL, TASKS, _worst)
     return next((m for m in MEASURES if m.key == key), task)

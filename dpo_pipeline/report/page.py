@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure
+from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, AnyMeasure
 from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
 from dpo_pipeline.pairs import quarantine as pairs_quarantine
 from dpo_pipeline.prompts import quarantine as prompts_quarantine
@@ -31,8 +31,8 @@ def write_report(
     history: Path | None,
     pairs: Path | None,
     quarantine: Mapping[str, int],
-    lineage: Mapping[str, Any],
-    stages: Sequence[Mapping[str, Any]],
+    lineage: Mapping[str, object],
+    stages: Sequence[Mapping[str, object]],
 ) -> Path:
     """Write the report of one run as a single HTML file; returns its path.
 
@@ -67,7 +67,7 @@ def write_report(
     )
 
 
-def _pick_answers(path: Path, failed: Iterable[Measure[Any]]) -> list[Row]:
+def _pick_answers(path: Path, failed: Iterable[AnyMeasure]) -> list[Row]:
     """Choose answers worth reading: all kinds of failure first, then what went right.
 
     Returns:
@@ -99,7 +99,7 @@ def _pick_answers(path: Path, failed: Iterable[Measure[Any]]) -> list[Row]:
     ]
 
 
-def _explained_by(measure: Measure[Any]) -> str:
+def _explained_by(measure: AnyMeasure) -> str:
     """Name the group of answers that says why a measure fails."""
     if measure.basis in (HELD_OUT, MATRIX):
         return "Wrong" if measure.direction == "≤" else "Reworded"
@@ -115,10 +115,10 @@ def _pick_pairs(path: Path) -> list[tuple[str, Runs]]:
     ]
 
 
-def _flatten(tree: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str]]:
+def _flatten(tree: Mapping[str, object], path: str = "") -> Iterable[tuple[str, str]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{path}{key}.")
         else:
-            plain = isinstance(value, str)
-            yield f"{path}{key}", value if plain else json.dumps(value, ensure_ascii=False)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{path}{key}", text

@@ -8,13 +8,12 @@ import base64
 import hashlib
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from dpo_pipeline.evaluation.measures import find
 from dpo_pipeline.report.words import show, show_evidence, visible
 
 
-def render(out: Path, template: str, **context: Any) -> Path:
+def render(out: Path, template: str, **context: object) -> Path:
     """Fill a template in and write the page; returns its path."""
     import jinja2
 

@@ -165,7 +165,7 @@ def test_against_a_server_cached_stages_show_as_cached(workplace, first_run, ser
     artifacts = httpx.post(
         f"{server}/artifacts/filter", json={"flow_runs": {"id": {"any_": [run_id]}}}
     ).json()
-    assert {"scorecard", "answers", "plot"} <= {a["key"] for a in artifacts}
+    assert {"scorecard", "answers"} <= {a["key"] for a in artifacts}
 
 
 def test_an_edit_rebuilds_the_stages_that_import_the_module_and_no_other(
