@@ -1,8 +1,8 @@
 """The decoder in process: many prompts at once through one model, each as if it were alone.
 
-Rows share forward passes but not fate: a row that ends leaves its slot at once and the next
-prompt takes it, so no step is spent on finished answers. Each row's keys and values start at
-column 0 of its slot, so no padding stands between prompt and answer.
+Rows share forward passes but not fate: a row that ends leaves at once and a waiting prompt takes
+its place, so no step is spent on finished answers. All are padded on the left, as the model's own
+`generate()` has them, so that positions and windows are those that its architecture expects.
 """
 
 import logging
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
+from torch.nn.functional import pad
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
@@ -24,7 +25,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers import GenerationConfig as Shipped
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
@@ -32,11 +32,11 @@ from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.chat_templates import encode, end_tokens
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.models.settings import ModelConfig, Precision
 
 logger = logging.getLogger(__name__)
 
-# Prompts enter when a part in so many of the slots is free: prefill is faster for several.
+# Prompts enter when a part in so many of the places is free: prefill is faster for several.
 REFILL = 8
 
 # Threads of a task runner take turns at the one model that a process holds.
@@ -63,6 +63,11 @@ class Row:
     answer: list[int] = field(default_factory=list)
     stopped: bool = False
     chance: random.Random = field(default_factory=random.Random)
+
+    @property
+    def length(self) -> int:
+        """Count the tokens so far, of the prompt and the answer."""
+        return len(self.prompt) + len(self.answer)
 
     def restart(self) -> "Row":
         """Forget the answer so far; the same chance comes again."""
@@ -102,10 +107,7 @@ def ask_model(
             else:
                 detail = f"{len(prompt)} tokens, and the model takes 1 to {positions - 1}"
                 yield key, Response.failed(detail, "too_long" if prompt else "template_error")
-        if alone:
-            config = config.model_copy(update={"batch_tokens": 1})
-        slots = not alone and slots_agree(network, [row.prompt for row in rows[:1] + rows[-1:]])
-        for row in decode(network, rows, config, slots):
+        for row in decode(network, rows, config, alone):
             text = str(tokenizer.decode(row.answer, skip_special_tokens=True))
             finish: Literal["stop", "length"] = "stop" if row.stopped else "length"
             yield row.key, Response(text=text, finish=finish, tokens=len(row.answer))
@@ -113,7 +115,7 @@ def ask_model(
 
 @lru_cache(maxsize=1)
 def _load(
-    ref: ModelRef, device: str, dtype: Literal["auto", "float32", "bfloat16"]
+    ref: ModelRef, device: str, dtype: Precision
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     network: Any = load_model(ref, device, dtype)
     # A model may ship sampling or a repetition penalty: what decides is our configuration.
@@ -122,7 +124,7 @@ def _load(
 
 
 def decode(
-    model: PreTrainedModel, rows: Sequence[Row], config: GenerationConfig, slots: bool = True
+    model: PreTrainedModel, rows: Sequence[Row], config: GenerationConfig, alone: bool = False
 ) -> Iterator[Row]:
     """Decode rows; yield each when it ends.
 
@@ -133,21 +135,21 @@ def decode(
         model: In eval mode, with a neutral generation config.
         rows: Prompts; those of similar length share a batch.
         config: Budget of a batch, temperature and nucleus.
-        slots: False decodes left-padded batches with the model's own `generate()`.
+        alone: Decode one by one with the model's own `generate()`.
     Raises:
         GenerationError: Memory does not hold even one row.
     """
     waiting = sorted(rows, key=lambda row: -len(row.prompt))
+    engine = Continuous if waiting and not alone and rows_join(model, waiting) else Batches
     while waiting:
         # Otherwise a few long prompts would cost all others room.
         longest = len(waiting[0].prompt)
         group = deque(row.restart() for row in waiting if 2 * len(row.prompt) > longest)
         waiting = waiting[len(group) :]
-        capacity = longest + config.max_new_tokens
-        size = max(1, min(len(group), config.batch_tokens // capacity))
-        fits = slots and _looks_back(model, capacity)
+        room = config.batch_tokens // (longest + config.max_new_tokens)
+        size = 1 if alone else max(1, min(len(group), room))
         while group:
-            batch = (Slots if fits else Padded)(model, size, capacity, config)
+            batch = engine(model, size, config)
             try:
                 yield from batch.run(group)
             except RuntimeError as error:
@@ -170,158 +172,104 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _looks_back(model: PreTrainedModel, capacity: int) -> bool:
-    """Tell whether every layer is attention that sees `capacity` tokens back."""
-    return all(
-        type(layer) is DynamicLayer
-        or (isinstance(layer, DynamicSlidingWindowLayer) and layer.sliding_window >= capacity)
-        for layer in DynamicCache(config=model.config).layers
-    )
-
-
 @torch.inference_mode()
-def slots_agree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> bool:
-    """Check on a few tokens that slots decode as the plain forward does.
+def rows_join(model: PreTrainedModel, rows: Sequence[Row]) -> bool:
+    """Check on a few tokens that rows may leave and join a batch of this model.
 
-    Some architectures read their cache, mask or positions in a way that slots do not serve, and
-    not all of them fail aloud: each token must be the plain forward's choice, up to rounding.
+    They may where its cache is keys and values of each token, and nothing else. Some
+    architectures carry a state or keep no cache, and not all of them fail aloud: each token must
+    be the plain forward's choice, up to rounding.
     """
     # Of different length, as equal ones would hide an error in masks and positions.
-    tails = [prompt[5 * i - 12 :] for i, prompt in enumerate(prompts[:2])]
-    rows = deque(Row("", tail, ends=(), limit=4) for tail in tails)
+    tails = [row.prompt[5 * i - 12 :] for i, row in enumerate((rows[0], rows[-1], rows[0]))]
+    few = deque(Row("", tail, ends=(), limit=2 + 2 * i) for i, tail in enumerate(tails))
     try:
-        for row in Slots(model, len(rows), 16, GenerationConfig()).run(rows):
+        for row in Continuous(model, 2, GenerationConfig()).run(few):
             whole = torch.tensor([[*row.prompt, *row.answer]], device=model.device)
-            logits = model(input_ids=whole, use_cache=False).logits[0, -5:-1].float()
-            best, chosen = logits.amax(-1), logits.gather(-1, whole[0, -4:, None])[:, 0]
+            logits = model(input_ids=whole, use_cache=False).logits[0, -1 - row.limit : -1].float()
+            chosen = logits.gather(-1, whole[0, -row.limit :, None])[:, 0]
+            best = logits.amax(-1)
             if bool((best - chosen > 0.05 * (best - logits.amin(-1))).any()):
                 return False
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        logger.info("slots do not serve this architecture: %s", error)
+        logger.info("rows of this architecture do not share a cache: %s", error)
         return False
     return True
 
 
-class Slots:
-    """Rows in flight; active row i lies in slot i, so that a step works on a dense slice."""
+class Continuous:
+    """Rows in flight over one cache, in whose batch they leave and join."""
 
-    def __init__(
-        self, model: PreTrainedModel, size: int, capacity: int, config: GenerationConfig
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, size: int, config: GenerationConfig) -> None:
         self.model, self.size, self.config = model, size, config
         self.active: list[Row] = []
-        self.cache = SlotCache(size, capacity)
+        self.cache = DynamicCache()
 
     @torch.inference_mode()
     def run(self, queue: deque[Row]) -> Iterator[Row]:
-        """Decode all rows of the queue, taking them from it as slots fall free."""
+        """Decode all rows of the queue, taking them from it as places fall free."""
         while queue or self.active:
             free = self.size - len(self.active)
             if queue and free * REFILL >= self.size:
-                self._enter([queue.popleft() for _ in range(min(free, len(queue)))])
-            yield from self._step()
+                rows = [queue.popleft() for _ in range(min(free, len(queue)))]
+                self.active += rows
+                cache = DynamicCache()
+                tokens = self._next(rows, _padded(rows), cache)
+                self._join(cache)
+            else:
+                tokens = self._next(self.active, [[r.answer[-1]] for r in self.active], self.cache)
+            yield from self._take(tokens)
 
-    def _enter(self, rows: list[Row]) -> None:
-        """Prefill all of each prompt but its last token, which is the first step's input."""
-        start = len(self.active)
-        self.active += rows
-        longest = max(1, *(len(row.prompt) - 1 for row in rows))
-        # Padding on the right needs no mask: attention looks left only.
-        ids = [[*row.prompt[:-1], *[0] * (longest + 1 - len(row.prompt))] for row in rows]
-        filled: Any = DynamicCache()
-        self.model(
-            input_ids=torch.tensor(ids, device=self.model.device),
-            past_key_values=filled,
+    def _next(self, rows: Sequence[Row], ids: list[list[int]], cache: DynamicCache) -> list[int]:
+        """Run the tokens that the cache lacks, and choose the next token of each row."""
+        device, width = self.model.device, max(row.length for row in rows)
+        pads = torch.tensor([width - row.length for row in rows], device=device)
+        mask = (torch.arange(width, device=device) >= pads[:, None]).long()
+        logits = self.model(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -len(ids[0]) :],
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        )
-        self.cache.enter(start, [(layer.keys, layer.values) for layer in filled.layers])
-
-    def _step(self) -> Iterator[Row]:
-        """Give each active row its next token, and let go of those that end."""
-        device = self.model.device
-        last = [row.answer[-1] if row.answer else row.prompt[-1] for row in self.active]
-        at = torch.tensor([len(r.prompt) + len(r.answer) - 1 for r in self.active], device=device)
-        logits = self.model(
-            input_ids=torch.tensor(last, device=device)[:, None],
-            attention_mask=self.cache.aim(at),
-            position_ids=at[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
         ).logits[:, -1]
-        tokens = choose(logits, self.active, self.config)
-        for i, row in reversed(list(enumerate(self.active))):
-            if row.take(tokens[i]):
-                self.active[i] = self.active[-1]
-                self.active.pop()
-                self.cache.move(len(self.active), i)
-                yield row
+        return choose(logits, rows, self.config)
+
+    def _join(self, cache: DynamicCache) -> None:
+        """Put the cache of new rows under that of the others."""
+        if not self.cache.layers:
+            self.cache = cache
+            return
+        width = max(layers[0].keys.shape[2] for layers in (self.cache.layers, cache.layers))
+        for old, new in zip(self.cache.layers, cache.layers, strict=True):
+            for name in ("keys", "values"):
+                both: list[torch.Tensor] = [getattr(old, name), getattr(new, name)]
+                wide = [pad(tensor, (0, 0, width - tensor.shape[2], 0)) for tensor in both]
+                setattr(old, name, torch.cat(wide))
+
+    def _take(self, tokens: Sequence[int]) -> Iterator[Row]:
+        """Give the last rows their tokens; let go of rows that end, and of columns left empty."""
+        start = len(self.active) - len(tokens)
+        ended = [i for i, t in enumerate(tokens, start) if self.active[i].take(t)]
+        if not ended:
+            return
+        kept = [i for i in range(len(self.active)) if i not in set(ended)]
+        width = max((self.active[i].length - 1 for i in kept), default=0)
+        if kept:
+            for layer in self.cache.layers:
+                layer.keys = layer.keys[kept, :, -width:]
+                layer.values = layer.values[kept, :, -width:]
+        else:
+            self.cache = DynamicCache()
+        done = [self.active[i] for i in ended]
+        self.active = [self.active[i] for i in kept]
+        yield from done
 
 
-class SlotCache(Cache):
-    """Keys and values of all slots: a pair per layer of shape (slots, heads, capacity, size)."""
+class Batches:
+    """Rows in batches through the model's own `generate()`: slower, and for any model."""
 
-    def __init__(self, slots: int, capacity: int) -> None:
-        super().__init__(layers=[])
-        self.slots, self.capacity = slots, capacity
-        self.pairs: list[list[torch.Tensor]] = []
-        self.at = self.rows = torch.empty(0)
-        self.width = 0
-
-    def aim(self, at: torch.Tensor) -> torch.Tensor:
-        """Set the column of each active row's next token; return the attention mask."""
-        self.at, self.rows = at, torch.arange(len(at), device=at.device)
-        self.width = int(at.max()) + 1
-        ahead = torch.arange(self.width, device=at.device) > at[:, None]
-        # Added to the scores: of a mask of truth values, plain (eager) attention makes 0 and 1.
-        dtype = self.pairs[0][0].dtype
-        added = torch.zeros(ahead.shape, dtype=dtype, device=at.device)
-        return added.masked_fill_(ahead, torch.finfo(dtype).min)[:, None, None, :]
-
-    def enter(self, start: int, filled: Sequence[Sequence[torch.Tensor]]) -> None:
-        """Copy new rows' keys and values to the slots from `start` on."""
-        if not self.pairs:
-            # Zeroed, as what lies under the mask is multiplied by 0, and 0 x NaN is NaN.
-            self.pairs = [
-                [t.new_zeros(self.slots, t.shape[1], self.capacity, t.shape[3]) for t in pair]
-                for pair in filled
-            ]
-        for pair, new in zip(self.pairs, filled, strict=True):
-            for buffer, tensor in zip(pair, new, strict=True):
-                buffer[start : start + len(tensor), :, : tensor.shape[2]] = tensor
-
-    def move(self, source: int, target: int) -> None:
-        """Copy one slot over another."""
-        if source != target:
-            for buffer in (buffer for pair in self.pairs for buffer in pair):
-                buffer[target] = buffer[source]
-
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *_: Any,
-        **__: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token per active row and return all that they may look at."""
-        keys, values = self.pairs[layer_idx]
-        keys[self.rows, :, self.at] = key_states[:, :, 0]
-        values[self.rows, :, self.at] = value_states[:, :, 0]
-        count = len(self.rows)
-        return keys[:count, :, : self.width], values[:count, :, : self.width]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of columns in use."""
-        return self.width
-
-
-class Padded:
-    """Rows in left-padded batches through the model's own `generate()`: slower, for any model."""
-
-    def __init__(
-        self, model: PreTrainedModel, size: int, capacity: int, config: GenerationConfig
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, size: int, config: GenerationConfig) -> None:
         self.model, self.size, self.config = model, size, config
         self.active: list[Row] = []
 
@@ -331,11 +279,9 @@ class Padded:
         model: Any = self.model
         while queue:
             self.active = [queue.popleft() for _ in range(min(self.size, len(queue)))]
-            width = max(len(row.prompt) for row in self.active)
-            ends = list(self.active[0].ends)
-            pads = [width - len(row.prompt) for row in self.active]
-            ids = [[ends[0]] * n + [*row.prompt] for n, row in zip(pads, self.active, strict=True)]
-            mask = [[0] * n + [1] * (width - n) for n in pads]
+            ends, ids = list(self.active[0].ends), _padded(self.active)
+            width = len(ids[0])
+            mask = [[0] * (width - r.length) + [1] * r.length for r in self.active]
             tokens = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
@@ -356,6 +302,12 @@ class Padded:
             return scores
         chosen = torch.tensor(choose(scores, self.active, self.config), device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+
+def _padded(rows: Sequence[Row]) -> list[list[int]]:
+    """Fill prompts up on the left to the longest; the mask hides what stands there."""
+    width = max(len(row.prompt) for row in rows)
+    return [[0] * (width - len(row.prompt)) + [*row.prompt] for row in rows]
 
 
 def choose(logits: torch.Tensor, rows: Sequence[Row], config: GenerationConfig) -> list[int]:

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from dpo_pipeline.store.settings import NO_EFFECT, Section
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 class ModelConfig(Section):
     """The reference model: the one that gets a new identity."""
@@ -20,7 +22,7 @@ class ModelConfig(Section):
         description="Hub branch, tag or commit; resolved to a commit once and recorded.",
         json_schema_extra=NO_EFFECT,
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Precision = Field(
         "auto",
         description="Precision of generation and evaluation; auto: bfloat16 on a GPU, or on a CPU "
         "that computes it (for models at least 256 wide), else float32.",

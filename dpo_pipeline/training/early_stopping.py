@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
-from dpo_pipeline.answers.decoding import Row, decode, slots_agree
+from dpo_pipeline.answers.decoding import Row, decode
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.cases import Case, probe_pairs, read_general
 from dpo_pipeline.evaluation.likelihood import Tokens, pair_rows, score_pairs, score_tokens
@@ -82,8 +82,7 @@ class Probe:
 
     def _answer(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         rows = [Row(str(i), p, self.ends, GREEDY.max_new_tokens) for i, p in enumerate(prompts)]
-        slots = slots_agree(model, [prompts[0], prompts[-1]])
-        done = {row.key: row.answer for row in decode(model, rows, GREEDY, slots)}
+        done = {row.key: row.answer for row in decode(model, rows, GREEDY)}
         return [done[row.key] for row in rows]
 
 

@@ -11,8 +11,9 @@ import torch
 from asking import GREEDY, HERE, REQUESTS, SAMPLED, ask, one_by_one
 from tiny import make_tiny_model
 
+from dpo_pipeline.answers import decoding
 from dpo_pipeline.answers.answering import answer
-from dpo_pipeline.answers.decoding import Row, SlotCache, choose
+from dpo_pipeline.answers.decoding import Continuous, Row, choose, rows_join
 from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
@@ -80,10 +81,10 @@ def test_the_nucleus_holds_the_likeliest_tokens_and_no_other():
 
 def test_bfloat16_answers_as_generate_does_in_bfloat16(ref, tmp_path):
     half = ModelConfig(device="cpu", dtype="bfloat16")
-    slots = answer(ref, REQUESTS, model=half, config=GREEDY, ledger=tmp_path)
+    batched = answer(ref, REQUESTS, model=half, config=GREEDY, ledger=tmp_path)
     alone = answer(ref, REQUESTS, model=half, config=GREEDY, ledger=tmp_path, alone=True)
     # Rounding may tip a near tie; most answers are the same to the letter.
-    assert sum(a == b for a, b in zip(slots, alone, strict=True)) > len(REQUESTS) * 0.6
+    assert sum(a == b for a, b in zip(batched, alone, strict=True)) > len(REQUESTS) * 0.6
 
 
 def test_a_shipped_generation_config_does_not_decide(ref, tmp_path):
@@ -158,19 +159,16 @@ def test_messages_the_template_refuses_fail_alone(ref, tmp_path):
 
 @pytest.mark.parametrize("config", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_out_of_memory_halves_the_batch_and_changes_no_answer(ref, tmp_path, monkeypatch, config):
-
-    from dpo_pipeline.answers.decoding import SlotCache
-
     expected = answer(ref, REQUESTS, model=HERE, config=config, ledger=tmp_path / "a")
-    fits, sizes, aim = 5, [], SlotCache.aim
+    fits, sizes, step = 5, [], Continuous._next
 
-    def scarce(cache, at):
-        sizes.append(len(at))
-        if len(at) > fits and int(at.max()) > 60:
+    def scarce(batch, rows, ids, cache):
+        sizes.append(len(rows))
+        if len(rows) > fits and max(row.length for row in rows) > 60:
             raise torch.OutOfMemoryError("no more")
-        return aim(cache, at)
+        return step(batch, rows, ids, cache)
 
-    monkeypatch.setattr(SlotCache, "aim", scarce)
+    monkeypatch.setattr(Continuous, "_next", scarce)
     found = answer(ref, REQUESTS, model=HERE, config=config, ledger=tmp_path / "b")
     assert found == expected
     assert max(sizes) > fits
@@ -178,12 +176,11 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(ref, tmp_path, mon
 
 
 def test_out_of_memory_with_one_row_says_what_to_do(ref, tmp_path, monkeypatch):
-
-    def full(cache, at):
+    def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
 
-    monkeypatch.setattr("dpo_pipeline.answers.decoding.slots_agree", lambda *_: True)
-    monkeypatch.setattr(SlotCache, "aim", full)
+    monkeypatch.setattr(decoding, "rows_join", lambda *_: True)
+    monkeypatch.setattr(Continuous, "_next", full)
     with pytest.raises(GenerationError, match=r"one prompt of \d+ tokens.*lower max_new_tokens"):
         answer(ref, REQUESTS, model=HERE, config=GREEDY, ledger=tmp_path)
 
@@ -194,7 +191,7 @@ SHAPE = {
     "pad_token_id": 0, "tie_word_embeddings": False,
 }  # fmt: skip
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4}
-OTHERS = {  # what each has that slots must serve, or leave to the padded batches
+OTHERS = {  # what each has that shared batches must serve, or leave to the model's own generate
     "window longer than the rows": ("mistral", {"sliding_window": 512}),
     "window shorter than the answer": ("mistral", {"sliding_window": 64}),
     "window shorter than the prompt": ("mistral", {"sliding_window": 16}),
@@ -207,7 +204,13 @@ OTHERS = {  # what each has that slots must serve, or leave to the padded batche
     ),
     "positions from the mask": ("bloom", {"n_layer": 2, "n_head": 4}),
     "a layer without keys": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "a state instead of a cache": ("mamba", {"state_size": 8}),
+    "no cache": ("openai-gpt", GPT),
 }
+
+
+# Their rows are left to the model's own `generate()`.
+APART = {"a layer without keys", "a state instead of a cache", "no cache"}
 
 
 @pytest.mark.parametrize("case", OTHERS)
@@ -222,6 +225,9 @@ def test_other_architectures_answer_as_they_do_alone(tmp_path, case):
         for parameter in model.parameters():
             parameter.mul_(6.0 if parameter.dim() > 1 else 1.0)
     model.save_pretrained(folder)
+    prompts = [list(range(3, 3 + n)) for n in (9, 30)]
+    rows = [Row("", prompt, ends=(), limit=4) for prompt in prompts]
+    assert rows_join(model.eval(), rows) == (case not in APART)
     ref = resolve_model(str(folder))
     expected = one_by_one(ref, REQUESTS[:8], 24)
     found = answer(ref, REQUESTS[:8], model=HERE, config=GREEDY, ledger=tmp_path)
