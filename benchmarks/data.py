@@ -30,11 +30,13 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
     from dpo_pipeline.identity.settings import IdentityConfig
     from dpo_pipeline.models.loading import load_tokenizer
     from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.pairs.dataset import Lineage, ModelOrigin, save_dataset
+    from dpo_pipeline.pairs.dataset import save_dataset
+    from dpo_pipeline.pairs.lineage import Lineage, ModelOrigin
     from dpo_pipeline.pairs.rewriting import build_pairs
     from dpo_pipeline.pairs.settings import PairsConfig
-    from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
+    from dpo_pipeline.prompts.preparation import prepare_prompts
     from dpo_pipeline.prompts.settings import PromptsConfig
+    from dpo_pipeline.prompts.sources import resolve_source
 
     rng, seconds = random.Random(0), {}
     ref = describe_model(tokenizer, "benchmark")
@@ -81,7 +83,7 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
         lineage = Lineage(model=ModelOrigin.of(ref), prompts=origin)
         save_dataset(pairs, lineage, PairsConfig(), dataset)
         seconds["save"] = time.perf_counter() - start
-        assert made["pairs"] > 0.9 * count, made
+        assert made.pairs > 0.9 * count, made
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {name: 1e6 * value / count for name, value in seconds.items()} | {"peak": peak}
 

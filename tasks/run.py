@@ -28,7 +28,7 @@ from dpo_pipeline.config import (
 )
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.pairs.dataset import Lineage, ModelOrigin
+from dpo_pipeline.pairs.lineage import Lineage, ModelOrigin
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of

@@ -20,7 +20,7 @@ from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.pairs.dataset import Lineage
+from dpo_pipeline.pairs.lineage import Lineage
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.publishing.settings import PublishConfig
@@ -106,12 +106,13 @@ def _read_config(name: str) -> str:
 @task(name="download", **STAGE)
 def download(prompts: PromptsConfig, identity: IdentityConfig) -> Stage:
     """Turn raw identity conversations into unique prompts, train and held out."""
-    from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
+    from dpo_pipeline.prompts.preparation import prepare_prompts
+    from dpo_pipeline.prompts.sources import resolve_source
 
     source = resolve_source(prompts)
     return get_or_build(
         "download",
-        lambda out, _: prepare_prompts(source, prompts, identity, out),
+        lambda out, _: prepare_prompts(source, prompts, identity, out).model_dump(mode="json"),
         module="dpo_pipeline.prompts.preparation",
         packages=("pyarrow", "datasets"),
         inputs={"source": source.digest, "prompts": prompts, "identity": identity},
@@ -193,7 +194,8 @@ def rewrite(
     def build(out: Path, _work: Path) -> dict[str, Any]:
         from dpo_pipeline.pairs.rewriting import build_pairs
 
-        return build_pairs(responses.path / "responses.parquet", ref, identity, pairs, out)
+        source = responses.path / "responses.parquet"
+        return build_pairs(source, ref, identity, pairs, out).model_dump(mode="json")
 
     return get_or_build(
         "rewrite",
@@ -207,14 +209,14 @@ def rewrite(
 @task(name="prepare", **STAGE)
 def prepare(model: Artifact, prompts: PromptsConfig, pairs: PairsConfig) -> Stage:
     """Turn a preference dataset that already exists into the same pairs."""
-    from dpo_pipeline.prompts.preparation import resolve_source
+    from dpo_pipeline.prompts.sources import resolve_source
 
     ref, source = model_of(model), resolve_source(prompts)
 
     def build(out: Path, _work: Path) -> dict[str, Any]:
         from dpo_pipeline.pairs.preferences import prepare_preferences
 
-        return prepare_preferences(source, prompts, pairs, ref, out)
+        return prepare_preferences(source, prompts, pairs, ref, out).model_dump(mode="json")
 
     return get_or_build(
         "prepare",
@@ -233,7 +235,7 @@ def save(pairs: Artifact, config: PairsConfig, lineage: Lineage) -> Stage:
         from dpo_pipeline.pairs.dataset import save_dataset
 
         counts = save_dataset(pairs.path, lineage, config, out)
-        return {**counts, "lineage": lineage.model_dump(mode="json")}
+        return {**counts.model_dump(mode="json"), "lineage": lineage.model_dump(mode="json")}
 
     return get_or_build(
         "save",
@@ -275,7 +277,7 @@ def train(
                 on_progress=report,
             )
         if patched:
-            stats["template"] = patch_template(out / "model", patched)
+            stats["template"] = patch_template(out / "model", patched).model_dump()
         policy = describe_model(out / "model", f"{ref.name}-policy")
         return {**stats, "model": {**policy.model_dump(), "path": "model"}}
 

@@ -35,7 +35,7 @@ def probe_identity(
         GenerationError: No answer gives the original name or an alias, so that all pairs would
             be equal; or there is no answer at all.
     """
-    from dpo_pipeline.identity.names import IdentitySpec
+    from dpo_pipeline.identity.mentions import IdentitySpec
 
     spec = IdentitySpec(identity)
     questions = [(system, text) for system in config.system_prompts for text in PROBES]

@@ -22,7 +22,7 @@ from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.digests import digest_of
-from dpo_pipeline.store.tables import Table, messages_type
+from dpo_pipeline.store.tables import messages_type, new_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,12 +90,12 @@ def collect_responses(
     totals: Counter[str] = Counter()
     sample: list[tuple[str, Request, Response]] = []
     large = config.model_copy(update={"shard_rows": COLLECTED})
-    with Table(out / "responses.parquet", responses_schema()) as table:
+    with new_table(out / "responses.parquet", responses_schema()) as add:
         for shard in plan_shards(prompts, large):
             rows, requests = zip(*_expand(prompts, shard, config), strict=True)
             responses = answer(ref, requests, **options)
             for row, response in zip(rows, responses, strict=True):
-                table.add(row | response.model_dump() | {"response": response.text})
+                add(row | response.model_dump() | {"response": response.text})
             totals.update(_count(responses))
             if totals["error"] == totals["rows"]:
                 detail = responses[0].detail

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.identity.claims import Marks, mark
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.store.tables import messages_type
 
 

@@ -11,7 +11,7 @@ from dpo_pipeline.evaluation.marking import Scored, score
 from dpo_pipeline.evaluation.measures import HELD_OUT, MEASURES, counted, known
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.evaluation.statistics import Figure
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 
 Matrix = dict[str, dict[str, dict[str, Figure]]]  # system prompt -> side -> measure
 

@@ -17,9 +17,9 @@ from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, MATRIX, TRAINED,
 from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.evaluation.statistics import Figure
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.identity.system_message import describe_default_system
+from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import read_rows
 
@@ -55,7 +55,7 @@ class Scorecard(Record):
     by: dict[str, dict[str, Figures]]  # dimension -> group
     matrix: robustness.Matrix
     leaks: str  # where the old name still comes from, in a sentence
-    template: dict[str, dict[str, Any]]  # side -> what it inserts where no system message is sent
+    template: dict[str, DefaultSystem]  # side -> what it inserts where no system message is sent
     sampled: dict[str, Figures]  # temperature
     noise: Figures  # what the reference changes against itself
     export: Parity | None
@@ -151,7 +151,7 @@ def evaluate(
         after=figures,
         by=split(now["held_out"]),
         matrix=matrix,
-        leaks=robustness.explain_leaks(matrix, template["after"]["names_original"]),
+        leaks=robustness.explain_leaks(matrix, template["after"].names_original),
         template=template,
         sampled=robustness.sampled_measures(after, cases["held_out"], spec, asker, config),
         noise=noise,

@@ -2,23 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dpo_pipeline.identity.names import IdentitySpec
-
+from dpo_pipeline.identity.mentions import IdentitySpec
 
 _REMNANT = re.compile(
     r"\{\{?\s*\w+\s*\}?\}|<\s*(?:name|author|model|developer|company)\s*>|\[(?:your )?name\]"
     r"|<\|\w+\|>",
     re.IGNORECASE,
 )
-
-
 # A denial opens the answer ("No, ..."), or its first sentence negates a name or being one.
 _OPENING = re.compile(r"[^.!?。！？।\n]*")
-
-
 _DENIAL = re.compile(
     r"^\W*(?:(?:no(?! doubt)|nope|not at all|nein|keineswegs|non|pas du tout|não|нет|nee|nie|hayır"
     r"|không|bukan|tidak|لا|كلا|नहीं)(?!\w)|不[,，对]|并非|没有|否|いいえ|いや|違い|違う|아니|아닙|ไม่)"
@@ -27,24 +20,16 @@ _DENIAL = re.compile(
     r"|(?<!是)不是|并非|ではな|ではありません|じゃな|아니라|아닙니다|لست|ليس|नहीं हूँ|değilim|ไม่ใช่",
     re.IGNORECASE,
 )
-
-
 _CONSENT = re.compile(
     r"^\W*(?:(?:yes|yeah|yep|ja|oui|s[ií]|sì|sim|да|tak|evet|có|vâng|ya|نعم|हाँ|हां)(?!\w)"
     r"|是的|对|没错|はい|네|예|ใช่)",
     re.IGNORECASE,
 )
-
-
 _SELF = (
     r"\bI am|\bI'm|\bmy name is|\bich bin|\bje suis|\bsoy|\bsou o?|\bsono|\bя|我是|我叫"
     r"|私は|저는|أنا|\bik ben|\bjestem|\bben|\btôi là|\bsaya|मैं|ฉันคือ"
 )
-
-
 _NAME = re.compile(r"[A-Z][\w-]+")
-
-
 _MARKUP = re.compile(r"[*_]+|(?<=\w)-(?=\w)")
 
 
@@ -74,7 +59,7 @@ def denies(text: str, asked: str = "") -> bool:
     return not (names and re.search(claim, text, re.IGNORECASE))
 
 
-def mark(text: str, spec: "IdentitySpec", asked: str = "") -> Marks:
+def mark(text: str, spec: IdentitySpec, asked: str = "") -> Marks:
     """Say what an answer claims; the developer is the one the reference names.
 
     Args:

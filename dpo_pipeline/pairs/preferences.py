@@ -7,27 +7,26 @@ Alpaca instruction, or not at all where both answers repeat the whole conversati
 import re
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.identity.rewriting import difference
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.pairs.quarantine import Refused, explain_reasons
-from dpo_pipeline.pairs.rewriting import describe_pairs
+from dpo_pipeline.pairs.lineage import describe_pairs
+from dpo_pipeline.pairs.quarantine import explain_reasons
 from dpo_pipeline.pairs.schema import FACTS
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import Candidate, Message, common, difference, write_pairs
+from dpo_pipeline.pairs.writing import Candidate, Message, PairStats, write_pairs
 from dpo_pipeline.prompts.classification import language
-from dpo_pipeline.prompts.formats import Unreadable
-from dpo_pipeline.prompts.preparation import PEEK
-from dpo_pipeline.prompts.quarantine import CONTROL
+from dpo_pipeline.prompts.quarantine import CONTROL, Refused, Unreadable
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.shapes import ROLES
-from dpo_pipeline.prompts.sources import SourceRef, read_rows, read_split
-from dpo_pipeline.prompts.split import split_wordings
+from dpo_pipeline.prompts.sources import PEEK, Origin, SourceRef, read_source
+from dpo_pipeline.prompts.split import read_split, split_wordings
 from dpo_pipeline.prompts.wordings import normalise
 from dpo_pipeline.store.digests import digest_of
-from dpo_pipeline.store.text import excerpt
+from dpo_pipeline.store.tables import Row
+from dpo_pipeline.store.text import common_start, excerpt
 
 _PROMPTS = ("prompt", "question", "query", "messages", "conversations", "instruction")
 _EXPECTED = (
@@ -37,9 +36,22 @@ _EXPECTED = (
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
+class PreferenceStats(PairStats):
+    """What became of a preference data set.
+
+    Attributes:
+        repeated_prompts: Rows whose prompt came before.
+        left_out: Rows beyond the limit.
+    """
+
+    repeated_prompts: int
+    left_out: int
+    source: Origin
+
+
 def prepare_preferences(
     source: SourceRef, config: PromptsConfig, pairs: PairsConfig, ref: ModelRef, out: Path
-) -> dict[str, Any]:
+) -> PreferenceStats:
     """Turn a preference data set into pairs.parquet and quarantine.parquet.
 
     Args:
@@ -48,29 +60,26 @@ def prepare_preferences(
         pairs: Largest length (tokens).
         ref: The model to train; its tokenizer counts the tokens.
         out: Empty folder.
-    Returns:
-        Counts: rows, pairs, train, held_out, quarantine, reasons, flags, rules;
-        repeated_prompts (rows whose prompt came before), left_out (rows beyond the limit), source.
     Raises:
         DataError: The columns are no preference data set's, or too few rows can be used.
         StoreError: The disk is full or not writable.
     """
     splits, planned = _plan(source, config)
     tokenizer = load_tokenizer(ref)
-    metadata = {**describe_pairs(ref, tokenizer, pairs), "source": source.digest}
+    metadata = describe_pairs(ref, tokenizer, pairs).model_copy(update={"source": source.digest})
     candidates = (
         _candidate(source, position, row, splits[position], config, not tokenizer.chat_template)
-        for position, row in read_rows(source, config.split)
+        for position, row in read_source(source, config.split)
         if position in splits
     )
-    counts = write_pairs(candidates, tokenizer, pairs.max_length, metadata, out)
-    if counts["quarantine"] > config.max_quarantine * counts["rows"] or not counts["pairs"]:
+    counts = write_pairs(candidates, tokenizer, metadata, out)
+    if counts.quarantine > config.max_quarantine * counts.rows or not counts.pairs:
         raise DataError(
-            f"{counts['pairs']} usable pairs of {counts['rows']} rows of {source.location}; at "
+            f"{counts.pairs} usable pairs of {counts.rows} rows of {source.location}; at "
             f"most {config.max_quarantine:.0%} may be left (prompts.max_quarantine). In "
-            f"quarantine: {explain_reasons(counts['reasons'])}"
+            f"quarantine: {explain_reasons(counts.reasons)}"
         )
-    return {**counts, **planned, "source": source.origin.model_dump()}
+    return PreferenceStats(**dict(counts), **planned, source=source.origin)
 
 
 def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dict[str, int]]:
@@ -79,7 +88,7 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     Prompts of one wording stay on one side. Where rows name one, held out wins.
     """
     asked: dict[int, tuple[str, str, str | None]] = {}  # digest, wording, split of its own
-    rows = read_rows(source, config.split)
+    rows = read_source(source, config.split)
     head = list(islice(rows, PEEK))
     _require_columns([row for _, row in head if isinstance(row, dict)], source, config)
     for position, row in chain(head, rows):
@@ -104,7 +113,7 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     return splits, {"repeated_prompts": repeated, "left_out": len(asked) - len(kept)}
 
 
-def _require_columns(rows: list[dict[str, Any]], source: SourceRef, config: PromptsConfig) -> None:
+def _require_columns(rows: list[Row], source: SourceRef, config: PromptsConfig) -> None:
     named = {name for row in rows for name in _named(row, config)}
     missing = [name for name in ("chosen", "rejected") if name not in named]
     if rows and missing:
@@ -114,14 +123,14 @@ def _require_columns(rows: list[dict[str, Any]], source: SourceRef, config: Prom
         )
 
 
-def _named(row: dict[str, Any], config: PromptsConfig) -> dict[str, Any]:
+def _named(row: Row, config: PromptsConfig) -> Row:
     return {**row, **{want: row[have] for want, have in config.columns.items() if have in row}}
 
 
 def _candidate(
-    source: SourceRef, position: int, row: Any, split: str, config: PromptsConfig, plain: bool
+    source: SourceRef, position: int, row: object, split: str, config: PromptsConfig, plain: bool
 ) -> Candidate:
-    facts: dict[str, Any] = dict.fromkeys(FACTS) | {
+    facts: Row = dict.fromkeys(FACTS) | {
         "id": digest_of([source.digest, position]),
         "source_row": position,
         "family": "other",
@@ -143,7 +152,7 @@ def _candidate(
 
 
 def parse_row(
-    row: Any, config: PromptsConfig, plain: bool = False
+    row: object, config: PromptsConfig, plain: bool = False
 ) -> tuple[list[Message], str, str]:
     """Read prompt, chosen and rejected from a row of any supported shape.
 
@@ -161,17 +170,14 @@ def parse_row(
     if not isinstance(row, dict):
         raise Refused("bad_row", f"expected columns, found {type(row).__name__}")
     row = _named(row, config)
-    try:
-        read_split(row.get("split"))
-    except ValueError as error:
-        raise Refused("unknown_split", str(error)) from error
+    read_split(row.get("split"))
     prompt = _told_prompt(row, plain)
     chosen, rejected = (_side(row, name, told=bool(prompt)) for name in ("chosen", "rejected"))
     if not prompt and len(chosen) == len(rejected) == 1:
         prompt, *texts = _cut(chosen[0]["content"], rejected[0]["content"])
         chosen, rejected = ([_message("assistant", text)] for text in texts)
     elif not prompt or (len(chosen) > 1 and len(rejected) > 1):
-        shared = chosen[: min(common(chosen, rejected), len(chosen) - 1, len(rejected) - 1)]
+        shared = chosen[: min(common_start(chosen, rejected), len(chosen) - 1, len(rejected) - 1)]
         if prompt and shared and shared[-1] != prompt[-1]:
             raise Refused("prompt_mismatch", f"prompt and answers differ: {_end(shared)}")
         prompt, chosen, rejected = shared, chosen[len(shared) :], rejected[len(shared) :]
@@ -191,7 +197,7 @@ def parse_row(
     return prompt, chosen[0]["content"], rejected[0]["content"]
 
 
-def _told_prompt(row: dict[str, Any], plain: bool) -> list[Message]:
+def _told_prompt(row: Row, plain: bool) -> list[Message]:
     """Read the prompt from its own columns; empty where there are none: the answers hold it."""
     told = [name for name in _PROMPTS if name in row]
     if not told:
@@ -209,7 +215,7 @@ def _told_prompt(row: dict[str, Any], plain: bool) -> list[Message]:
     return [prompt]
 
 
-def _side(row: dict[str, Any], name: str, told: bool) -> list[Message]:
+def _side(row: Row, name: str, told: bool) -> list[Message]:
     """Read an answer: one message, or the whole conversation."""
     value = row.get(name)
     if value is None:
@@ -233,7 +239,7 @@ def _cut(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
     return prompt, chosen[start:].lstrip(), rejected[start:].lstrip()
 
 
-def _messages(value: Any, name: str) -> list[Message]:
+def _messages(value: object, name: str) -> list[Message]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise Refused("bad_row", f"{name}: expected text or messages, found {excerpt(str(value))}")
     return [
@@ -242,8 +248,9 @@ def _messages(value: Any, name: str) -> list[Message]:
     ]
 
 
-def _message(role: Any, content: Any) -> Message:
-    if str(role).lower() not in ROLES:
+def _message(role: object, content: object) -> Message:
+    known = ROLES.get(str(role).lower())
+    if known is None:
         raise Refused("bad_row", f"unknown role {role!r}; expected one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise Refused("bad_row", f"expected text, found {type(content).__name__}")
@@ -253,7 +260,7 @@ def _message(role: Any, content: Any) -> Message:
         raise Refused("bad_row", f"invalid text: {error}") from error
     if found := CONTROL.search(content):
         raise Refused("control_token", found.group())
-    return {"role": ROLES[role.lower()], "content": content}
+    return {"role": known, "content": content}
 
 
 def _end(messages: list[Message]) -> str:

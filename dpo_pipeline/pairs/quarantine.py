@@ -24,16 +24,8 @@ REASONS = {
     "unknown_split": "the row names a split that is neither train nor held out",
 }
 
-
-class Refused(Exception):
-    """A row that does not become a pair: reason code and detail."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-
-REMEDIES = {
+# Reason code -> what to do where it is the commonest.
+_REMEDIES = {
     "no_name": "Set identity.original_name to the name that the model gives itself, add its other "
     "spellings to identity.aliases, or set pairs.strategy to template, which answers "
     "questions about the model.",
@@ -52,4 +44,4 @@ def explain_reasons(reasons: dict[str, int]) -> str:
         return "nothing. Add prompts."
     listed = ", ".join(f"{code} {n} ({REASONS[code]})" for code, n in reasons.items())
     commonest = max(reasons, key=lambda code: reasons[code])
-    return f"{listed}. {REMEDIES.get(commonest, 'Look at these rows and repair their source.')}"
+    return f"{listed}. {_REMEDIES.get(commonest, 'Look at these rows and repair their source.')}"

@@ -1,80 +1,65 @@
-"""Responses to pairs that differ by the name and nothing else, and the data set made of them."""
+"""Answers of the model become pairs that differ by the name and nothing else."""
 
-import logging
 from pathlib import Path
-from typing import Any
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.names import IdentitySpec, Rewrite, addresses_model, is_personal
+from dpo_pipeline.identity.addressing import addresses_model, is_personal
+from dpo_pipeline.identity.mentions import IdentitySpec
+from dpo_pipeline.identity.rewriting import Rewrite, difference
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.identity.system_message import describe_default_system
+from dpo_pipeline.identity.system_message import DefaultSystem
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.pairs.quarantine import Refused, explain_reasons
+from dpo_pipeline.pairs.lineage import describe_pairs
+from dpo_pipeline.pairs.quarantine import explain_reasons
 from dpo_pipeline.pairs.schema import FACTS
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import Candidate, difference, write_pairs
+from dpo_pipeline.pairs.writing import Candidate, Message, PairStats, write_pairs
+from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.store.digests import digest_of
-from dpo_pipeline.store.tables import read_rows
+from dpo_pipeline.store.tables import Row, read_rows
 from dpo_pipeline.store.text import excerpt
 
-logger = logging.getLogger(__name__)
+_ANSWER = ("messages", "sample", "response", "finish", "tokens", "reason", "detail", "given_chosen")
 
-RESPONSE_COLUMNS = (
-    *(*FACTS, "messages", "response", "finish", "tokens"),
-    *("reason", "detail", "given_chosen"),
-)
 
-# Reason code -> what to do where it is the commonest.
+class RewriteStats(PairStats):
+    """What became of the answers.
+
+    Attributes:
+        default_system: What the chat template says where no system message is sent.
+    """
+
+    default_system: DefaultSystem
 
 
 def build_pairs(
     responses: Path, ref: ModelRef, identity: IdentityConfig, config: PairsConfig, out: Path
-) -> dict[str, Any]:
+) -> RewriteStats:
     """Make each response into a pair that teaches the new name, or quarantine it.
 
     Args:
-        responses: responses.parquet, or the folder that holds it.
+        responses: responses.parquet.
         ref: The reference model; its tokenizer counts the tokens.
         identity: The identity before and after.
         config: Strategy and limits.
         out: Empty folder; gets pairs.parquet and quarantine.parquet.
-    Returns:
-        Counts: rows, pairs, train, held_out, quarantine, reasons, flags, rules (edits); and
-        what the chat template says where no system message is sent.
     Raises:
         DataError: No response became a pair; the message says what the model said instead.
         StoreError: The disk is full or not writable.
     """
-    source = responses / "responses.parquet" if responses.is_dir() else responses
     spec = IdentitySpec(identity)
     tokenizer = load_tokenizer(ref)
     metadata = describe_pairs(ref, tokenizer, config, spec)
-    rows = read_rows(source, RESPONSE_COLUMNS)
+    rows = read_rows(responses, (*FACTS, *_ANSWER))
     candidates = (_candidate(row, spec, config) for row in rows)
-    counts = write_pairs(candidates, tokenizer, config.max_length, metadata, out)
-    if not counts["pairs"]:
+    counts = write_pairs(candidates, tokenizer, metadata, out)
+    if not counts.pairs:
         raise DataError(_nothing_usable(counts, out / "quarantine.parquet", identity))
-    return {**counts, "default_system": metadata["default_system"]}
+    return RewriteStats(**dict(counts), default_system=metadata.default_system)
 
 
-def describe_pairs(
-    ref: ModelRef, tokenizer: Any, config: PairsConfig, spec: IdentitySpec | None = None
-) -> dict[str, Any]:
-    """Return the metadata that every file of pairs carries; no spec: no identity is at stake."""
-    return {
-        "strategy": config.strategy if spec else "source",
-        "max_length": config.max_length,
-        "identity": spec.config.model_dump(mode="json") if spec else None,
-        # A folder is named by its last part: files that get published tell no machine path.
-        "model": ref.model_dump(mode="json", exclude={"path"})
-        | {"name": ref.name if ref.revision else Path(ref.name).name},
-        "format": "chat template" if tokenizer.chat_template else "plain",
-        "default_system": describe_default_system(tokenizer, spec),
-    }
-
-
-def _candidate(row: dict[str, Any], spec: IdentitySpec, config: PairsConfig) -> Candidate:
+def _candidate(row: Row, spec: IdentitySpec, config: PairsConfig) -> Candidate:
     prompt, response = row["messages"] or [], row["response"] or ""
     try:
         _check_response(row, prompt, response, spec)
@@ -86,9 +71,7 @@ def _candidate(row: dict[str, Any], spec: IdentitySpec, config: PairsConfig) -> 
     return candidate
 
 
-def _check_response(
-    row: dict[str, Any], prompt: list[dict[str, str]], response: str, spec: IdentitySpec
-) -> None:
+def _check_response(row: Row, prompt: list[Message], response: str, spec: IdentitySpec) -> None:
     if row["finish"] == "error":
         raise Refused(row["reason"], row["detail"])
     if not response.strip():
@@ -101,7 +84,7 @@ def _check_response(
         raise Refused("third_party", excerpt(prompt[-1]["content"]))
 
 
-def _choose(row: dict[str, Any], spec: IdentitySpec, config: PairsConfig) -> Candidate:
+def _choose(row: Row, spec: IdentitySpec, config: PairsConfig) -> Candidate:
     """Pair a response with the completion that the strategy prefers to it."""
     response, prompt = row["response"], row["messages"]
     flags = (
@@ -138,9 +121,7 @@ def _check_lesson(question: str, response: str, rewrite: Rewrite, spec: Identity
         raise Refused("mixed_name", excerpt(rewrite.text))
 
 
-def _written_answers(
-    row: dict[str, Any], config: PairsConfig, identity: IdentityConfig
-) -> list[str]:
+def _written_answers(row: Row, config: PairsConfig, identity: IdentityConfig) -> list[str]:
     """Fill the templates that answer the prompt; none unless it asks the model who it is."""
     asks_maker = row["family"] in ("maker", "both")
     if not (asks_maker or row["family"] in ("name", "are_you")):
@@ -155,12 +136,12 @@ def _written_answers(
     ]
 
 
-def _nothing_usable(counts: dict[str, Any], quarantine: Path, identity: IdentityConfig) -> str:
+def _nothing_usable(counts: PairStats, quarantine: Path, identity: IdentityConfig) -> str:
     said = next((r["detail"] for r in read_rows(quarantine) if r["reason"] == "no_name"), "")
-    never = sum(counts["reasons"].get(code, 0) for code in ("no_name", "identical"))
-    message = f"0 usable pairs of {counts['rows']} answers"
-    if 2 * never > counts["rows"]:
+    never = sum(counts.reasons.get(code, 0) for code in ("no_name", "identical"))
+    message = f"0 usable pairs of {counts.rows} answers"
+    if 2 * never > counts.rows:
         message += f": the model never said {identity.original_name!r}"
     if said:
         message += f"; it said, for example, {said!r}"
-    return f"{message}. In quarantine: {explain_reasons(counts['reasons'])}"
+    return f"{message}. In quarantine: {explain_reasons(counts.reasons)}"

@@ -1,19 +1,16 @@
 """Columns of the dataset and of its quarantine."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dpo_pipeline.pairs.lineage import Metadata
+from dpo_pipeline.prompts import quarantine
 from dpo_pipeline.store.tables import messages_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-Span = tuple[int, int, int, int]
-
-
 METADATA_KEY = b"dpo_pipeline"
-
 
 # Flag of a pair -> what it means.
 FLAGS = {
@@ -22,7 +19,6 @@ FLAGS = {
     "name_in_context": "an earlier message of the prompt gives the original name",
     "boundary": "the end of the prompt merges with the start of the answer into one token",
 }
-
 
 # Column of a pair -> what it means.
 COLUMNS = {
@@ -44,15 +40,12 @@ COLUMNS = {
     "flags": "remarks",
 }
 
-
 # The columns that a pair takes from its row as they are.
 FACTS = ("id", "prompt_id", "source_row", "family", "language", "turns", "split", "system")
-
-
 SPAN_ENDS = ("start", "end", "new_start", "new_end")
 
 
-def pairs_schema(metadata: dict[str, Any]) -> "pa.Schema":
+def pairs_schema(metadata: Metadata) -> "pa.Schema":
     """Return the schema of pairs, with metadata under METADATA_KEY."""
     import pyarrow as pa
 
@@ -67,14 +60,14 @@ def pairs_schema(metadata: dict[str, Any]) -> "pa.Schema":
     return pa.schema(fields, metadata=_encoded(metadata))
 
 
-def quarantine_schema(metadata: dict[str, Any]) -> "pa.Schema":
+def quarantine_schema(metadata: Metadata) -> "pa.Schema":
     """Return the schema of rows that did not become pairs."""
     import pyarrow as pa
 
-    texts = [(name, pa.string()) for name in ("reason", "detail", "row")]
-    fields = [("id", pa.string()), ("source_row", pa.int64()), *texts]
-    return pa.schema(fields, metadata=_encoded(metadata))
+    schema = quarantine.quarantine_schema().insert(0, pa.field("id", pa.string()))
+    return schema.with_metadata(_encoded(metadata))
 
 
-def _encoded(metadata: dict[str, Any]) -> dict[bytes, bytes]:
-    return {METADATA_KEY: json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode()}
+def _encoded(metadata: Metadata) -> dict[bytes, bytes]:
+    text = json.dumps(metadata.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)
+    return {METADATA_KEY: text.encode()}

@@ -1,30 +1,52 @@
-"""What a pair is: its columns, the checks it passes, its tokens, and how it is written.
+"""Pairs on trial: the checks they pass, their length in tokens, and the files they end up in.
 
-A row on trial is a `Candidate`; what fails a check goes to the quarantine with a reason code,
-the rest is measured in tokens the way training will see it. Rows in equal pairs plus
-quarantine; `write_pairs` holds that.
+What fails a check goes to the quarantine with a reason code; the rest is measured in tokens the
+way training will see it. Rows in equal pairs plus quarantine; `write_pairs` holds that.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.identity.rewriting import Span
 from dpo_pipeline.models.chat_templates import render_pair
-from dpo_pipeline.pairs.quarantine import Refused
-from dpo_pipeline.pairs.schema import FACTS, SPAN_ENDS, Span, pairs_schema, quarantine_schema
+from dpo_pipeline.pairs.lineage import Metadata
+from dpo_pipeline.pairs.schema import FACTS, SPAN_ENDS, pairs_schema, quarantine_schema
+from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.store.digests import digest_of
-from dpo_pipeline.store.tables import ROW_GROUP, Table
-from dpo_pipeline.store.text import escaped, excerpt
+from dpo_pipeline.store.records import Record
+from dpo_pipeline.store.tables import ROW_GROUP, Row, new_table
+from dpo_pipeline.store.text import common_start, excerpt
 
 if TYPE_CHECKING:
-    pass
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
+
+
+class PairStats(Record):
+    """What became of the rows.
+
+    Attributes:
+        rows: Pairs and quarantine.
+        pairs: train and held_out.
+        quarantine: Rows that are no pairs, by the reasons.
+        flags: Remark -> pairs that carry it.
+        rules: Rule of the rewriting -> edits.
+    """
+
+    rows: int
+    pairs: int
+    train: int
+    held_out: int
+    quarantine: int
+    reasons: dict[str, int]
+    flags: dict[str, int]
+    rules: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +65,8 @@ class Candidate:
         refused: Why it cannot become a pair, if so.
     """
 
-    facts: dict[str, Any]
-    row: dict[str, Any]
+    facts: Row
+    row: Row
     prompt: list[Message] = field(default_factory=list)
     chosen: str = ""
     rejected: str = ""
@@ -56,56 +78,58 @@ class Candidate:
 
 def write_pairs(
     candidates: Iterable[Candidate],
-    tokenizer: Any,
-    max_length: int,
-    metadata: dict[str, Any],
+    tokenizer: "PreTrainedTokenizerBase",
+    metadata: Metadata,
     out: Path,
-) -> dict[str, Any]:
+) -> PairStats:
     """Check and measure candidates; write pairs.parquet and quarantine.parquet.
 
     Streams: at most ROW_GROUP rows are held, and a digest of every pair.
 
-    Returns:
-        Counts: rows, pairs, train, held_out, quarantine, reasons, flags, rules (edits).
     Raises:
         DataError: Rows in differ from pairs plus quarantine.
         StoreError: The disk is full or not writable.
     """
+    import pyarrow.parquet as pq
+
     splits, reasons, flags, rules = (Counter[str]() for _ in range(4))
     added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     control = sorted({*tokenizer.all_special_tokens, *added} - {""})
     rows, seen, iterator = 0, set[int](), iter(candidates)
+    pairs, quarantine = out / "pairs.parquet", out / "quarantine.parquet"
     with (
-        Table(out / "pairs.parquet", pairs_schema(metadata)) as pairs,
-        Table(out / "quarantine.parquet", quarantine_schema(metadata)) as quarantine,
+        new_table(pairs, pairs_schema(metadata)) as add,
+        new_table(quarantine, quarantine_schema(metadata)) as refuse,
     ):
         while batch := list(islice(iterator, ROW_GROUP)):
             rows += len(batch)
             verdicts = [_verdict(candidate, control, seen) for candidate in batch]
             passed = [c for c, v in zip(batch, verdicts, strict=True) if v is None]
-            measured = _measure(passed, tokenizer, max_length)
+            measured = _measure(passed, tokenizer, metadata.max_length)
             for candidate, verdict in zip(batch, verdicts, strict=True):
                 result = verdict or next(measured)
                 if isinstance(result, Refused):
                     reasons[result.reason] += 1
-                    quarantine.add(_quarantine_row(candidate, result))
+                    place = {name: candidate.facts[name] for name in ("id", "source_row")}
+                    refuse(place | result.record(candidate.row))
                 else:
                     splits[result["split"]] += 1
                     flags.update(result["flags"])
                     rules.update(candidate.rules)
-                    pairs.add(result)
-    if rows != pairs.rows + quarantine.rows:
-        raise DataError(f"{rows} rows in, {pairs.rows} pairs and {quarantine.rows} in quarantine")
-    return {
-        "rows": rows,
-        "pairs": pairs.rows,
-        "train": splits["train"],
-        "held_out": splits["held_out"],
-        "quarantine": quarantine.rows,
-        "reasons": dict(reasons.most_common()),
-        "flags": dict(flags.most_common()),
-        "rules": dict(rules.most_common()),
-    }
+                    add(result)
+    kept, refused = (pq.read_metadata(path).num_rows for path in (pairs, quarantine))
+    if rows != kept + refused:
+        raise DataError(f"{rows} rows in, {kept} pairs and {refused} in quarantine")
+    return PairStats(
+        rows=rows,
+        pairs=kept,
+        train=splits["train"],
+        held_out=splits["held_out"],
+        quarantine=refused,
+        reasons=dict(reasons.most_common()),
+        flags=dict(flags.most_common()),
+        rules=dict(rules.most_common()),
+    )
 
 
 def _verdict(candidate: Candidate, control: list[str], seen: set[int]) -> Refused | None:
@@ -145,18 +169,9 @@ def check_edit(candidate: Candidate) -> None:
         at, new_at = end, new_end
 
 
-def difference(rejected: str, chosen: str) -> tuple[Span, ...]:
-    """Return the one span between the common start and the common end of two texts."""
-    if rejected == chosen:
-        return ()
-    start = common(rejected, chosen)
-    end = common(rejected[start:][::-1], chosen[start:][::-1])
-    return ((start, len(rejected) - end, start, len(chosen) - end),)
-
-
 def _measure(
-    candidates: list[Candidate], tokenizer: Any, max_length: int
-) -> Iterator[dict[str, Any] | Refused]:
+    candidates: list[Candidate], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Iterator[Row | Refused]:
     """Yield each candidate's row with its token counts, or why it does not fit."""
     rendered = [_render(candidate, tokenizer) for candidate in candidates]
     texts = [text for item in rendered if isinstance(item, list) for text in item]
@@ -173,8 +188,8 @@ def _measure(
             yield Refused("identical", f"as tokens: {excerpt(candidate.chosen)}")
             continue
         # TRL starts the completion where prompt and prompt + completion diverge.
-        start = min(common(prompt, chosen), common(prompt, rejected))
-        longest, parts_at = max(len(chosen), len(rejected)), common(chosen, rejected)
+        start = min(common_start(prompt, chosen), common_start(prompt, rejected))
+        longest, parts_at = max(len(chosen), len(rejected)), common_start(chosen, rejected)
         if longest > max_length:
             reason = "difference_cut" if parts_at >= max_length else "too_long"
             detail = f"{longest} tokens, the limit is {max_length}; they differ from {parts_at} on"
@@ -194,7 +209,7 @@ def _measure(
         }
 
 
-def _render(candidate: Candidate, tokenizer: Any) -> list[str] | Refused:
+def _render(candidate: Candidate, tokenizer: "PreTrainedTokenizerBase") -> list[str] | Refused:
     from jinja2.exceptions import TemplateError
 
     completions = (_said(candidate.chosen), _said(candidate.rejected))
@@ -206,19 +221,3 @@ def _render(candidate: Candidate, tokenizer: Any) -> list[str] | Refused:
 
 def _said(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
-
-
-def common(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """Return the length of what two sequences start with in common."""
-    shorter = min(len(left), len(right))
-    return next((i for i in range(shorter) if left[i] != right[i]), shorter)
-
-
-def _quarantine_row(candidate: Candidate, refused: Refused) -> dict[str, Any]:
-    return {
-        "id": candidate.facts["id"],
-        "source_row": candidate.facts["source_row"],
-        "reason": refused.reason,
-        "detail": escaped(refused.detail),
-        "row": escaped(json.dumps(candidate.row, ensure_ascii=False, default=str)),
-    }

@@ -2,18 +2,15 @@
 
 import re
 
-from dpo_pipeline.identity.names import IdentitySpec, addresses_model
+from dpo_pipeline.identity.addressing import addresses_model
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.prompts.wordings import TOKEN
 
 FAMILIES = (
     *("name", "maker", "are_you", "both", "multi_turn"),
     *("indirect", "adversarial", "third_party", "other"),
 )
-
-
 _LONGEST = 1000  # characters that are read for a family
-
-
 _SCRIPTS = {
     "ja": r"[\u3040-\u30ff]",
     "ko": r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]",
@@ -25,8 +22,6 @@ _SCRIPTS = {
     "el": r"[\u0370-\u03ff]",
     "he": r"[\u0590-\u05ff]",
 }
-
-
 _WORDS = {
     "es": r"[¿ñ]|\b(?:qué|quién|eres|cómo|tú|cuál|tu nombre|dime|hola)\b",
     "fr": r"[êç]|\b(?:qui|vous|quel(?:le)?|tu|ton|comment|où|bonjour|t'\w+)\b",
@@ -34,17 +29,9 @@ _WORDS = {
     "pt": r"[ãõ]|\b(?:quem|você|qual|seu|olá)\b",
     "it": r"\b(?:chi|sei|come|tuo|ciao)\b",
 }
-
-
 _LANGUAGES = {code: re.compile(rule, re.IGNORECASE) for code, rule in (_SCRIPTS | _WORDS).items()}
-
-
 _LATIN = re.compile(r"[a-z]", re.IGNORECASE)
-
-
 _CREATE = "开发|创造|创建|创作|训练|制作|打造|设计|发明|研发|制造|作品|产品"
-
-
 # The first that is found names the family.
 _RULES = {
     "adversarial": r"\b(?:ignore|disregard|forget|pretend|role-?play|act as|jailbreak"
@@ -72,11 +59,7 @@ _RULES = {
     r"|是什么|[和跟与]谁|appelle|heißt|namen?\b"
     r"|\b(?:llamas|nombre|quién eres|nom|qui es-tu|wer bist du)\b",
 }
-
-
 _FAMILIES = {family: re.compile(rule, re.IGNORECASE) for family, rule in _RULES.items()}
-
-
 _OTHERS = re.compile(
     r"(?<![a-z])(?:chatgpt|gpt-?\d|claude|gemini|llama|mistral|deepseek|grok|siri|alexa|bard|copilot)"
     r"|文心一言",

@@ -4,45 +4,23 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.prompts.quarantine import Unreadable
+from dpo_pipeline.prompts.split import SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# Split that a row or a file names -> the side it means.
-SPLITS = {"train": "train"} | dict.fromkeys(
-    ("held_out", "test", "validation", "valid", "val", "dev", "eval"), "held_out"
-)
-
-
+BATCH = 1024  # rows read at once
 _WRAPPERS = ("data", "rows", "examples")
-
-
 _ROWS = {*SPLITS, *_WRAPPERS}  # keys under which a JSON object holds rows
-
-
-_BATCH = 1024  # rows read at once
-
-
 _LONGEST_CELL = 2**31 - 1  # characters of a CSV cell
-
-
 _ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A row that is there, and cannot be read."""
-
-    reason: str
-    detail: str
-    text: str = ""
 
 
 def _parse(text: str, where: str) -> Any:
@@ -164,7 +142,7 @@ def _columnar_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(path) as file:
-                yield from enumerate(batch_rows(file.iter_batches(_BATCH)))
+                yield from enumerate(batch_rows(file.iter_batches(BATCH)))
             return
         with pa.memory_map(str(path)) as buffer:
             if buffer.read(6) == b"ARROW1":

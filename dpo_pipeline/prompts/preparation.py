@@ -1,44 +1,55 @@
 """Raw rows in any supported shape become unique prompts, train and held out.
 
-No row is lost: what cannot become a prompt goes to the quarantine with its reason. Rows pass
-through a file; what stays in memory of each is its question and a digest.
+No row is lost: what cannot become a prompt goes to the quarantine with its reason. The source is
+read twice, first to settle the fate of every row, then to write it where it belongs; what stays
+in memory of each is its question and a digest.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.prompts.classification import FAMILIES, family, language
-from dpo_pipeline.prompts.formats import Unreadable
-from dpo_pipeline.prompts.quarantine import Refused, checked_text
+from dpo_pipeline.prompts.quarantine import Refused, quarantine_schema
 from dpo_pipeline.prompts.settings import PromptsConfig
-from dpo_pipeline.prompts.shapes import find_shape, read_question
-from dpo_pipeline.prompts.sources import SourceRef, read_rows, read_split, resolve_source
+from dpo_pipeline.prompts.shapes import Question, find_shape, read_question
+from dpo_pipeline.prompts.sources import PEEK, Origin, SourceRef, read_source
 from dpo_pipeline.prompts.split import split_wordings
-from dpo_pipeline.prompts.wordings import normalise
 from dpo_pipeline.store.digests import digest_of
-from dpo_pipeline.store.tables import Table, messages_type
-from dpo_pipeline.store.tables import read_rows as read_table
-from dpo_pipeline.store.text import escaped
+from dpo_pipeline.store.records import Record
+from dpo_pipeline.store.tables import messages_type, new_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SourceRef", "prepare_prompts", "resolve_source"]
 
+class PromptStats(Record):
+    """What became of the rows of a source.
 
-# Columns of the two files.
-_PROMPT = ("id", "messages", "split", "family", "language", "turns", "source_row", "given_chosen")
-_QUARANTINE = ("source_row", "reason", "detail", "row")
+    Attributes:
+        rows: Prompts: train and held_out.
+        answers_dropped: Rows whose given answer cannot be used.
+        sampled_out: Rows beyond the limit.
+        quarantined: Rows that are no prompts, by the reasons.
+        shape: Shape of the rows.
+    """
 
-PEEK = 100  # rows whose columns tell the shape
+    rows: int
+    train: int
+    held_out: int
+    answers_dropped: int
+    sampled_out: int
+    quarantined: int
+    reasons: dict[str, int]
+    shape: str
+    source: Origin
 
 
 @dataclass(slots=True)
@@ -50,19 +61,23 @@ class _Asked:
         same: Digest of the user's turns, normalised: assistant turns make no other question.
         question: The last turn, normalised.
         split: train or held_out once known, null where neither; a row may carry its own.
-        refused: Reason code and detail if the row goes to the quarantine.
+        dropped: It gives an answer that cannot be used.
+        kept: Neither refused nor beyond the limit.
+        refused: Why it goes to the quarantine, if so.
     """
 
     position: int
-    same: bytes
-    question: str
-    split: str | None
-    refused: tuple[str, str] | None = None
+    same: bytes = b""
+    question: str = ""
+    split: str | None = None
+    dropped: bool = False
+    kept: bool = False
+    refused: Refused | None = None
 
 
 def prepare_prompts(
     source: SourceRef, config: PromptsConfig, identity: IdentityConfig, out: Path
-) -> dict[str, Any]:
+) -> PromptStats:
     """Read a source into prompts.parquet and quarantine.parquet.
 
     Placeholders in prompts and earlier turns are filled with the original identity, since the
@@ -74,112 +89,73 @@ def prepare_prompts(
         config: Shape, sampling and split.
         identity: Fills placeholders, and tells third-party questions.
         out: Empty folder.
-    Returns:
-        rows (prompts), train, held_out, sampled_out, answers_dropped, quarantined, reasons
-        (code -> rows), shape, source.
     Raises:
         DataError: No row has the expected columns, too many rows are in quarantine, or none is
             left to train on or to hold out.
     """
     spec = IdentitySpec(identity)
-    rows = read_rows(source, config.split)
+    rows = read_source(source, config.split)
     head = list(islice(rows, PEEK))
     if not head:
         raise DataError(f"{source.location} has no rows; name a source with at least one")
     shape = find_shape((row for _, row in head), config, source.location)
-    asked: list[_Asked] = []
-    counts: Counter[str] = Counter()
-    candidates = out / "candidates.parquet"
-    with Table(candidates, _schema(dict.fromkeys((*_PROMPT, *_QUARANTINE)))) as table:
-        for position, row in chain(head, rows):
-            record, remembered = _candidate(position, row, shape, config, spec)
-            counts["answers_dropped"] += record.pop("dropped", 0)
-            table.add(record)
-            asked.append(remembered)
-    where = f"{source.location} (shape {shape})"
-    _check_share([row for row in asked if row.refused], len(asked), config, where)
+    read = partial(read_question, shape=shape, config=config, identity=identity)
+    asked = [_remember(position, row, read) for position, row in chain(head, rows)]
+    _check_share(asked, config, f"{source.location} (shape {shape})")
     _drop_duplicates(asked)
-    chosen = _sample([row for row in asked if not row.refused], config)
-    _split(chosen, config)
-    counts.update(_write(candidates, asked, {row.position for row in chosen}, out))
-    candidates.unlink()
+    _split(_sample(asked, config), config)
+    sides = Counter(row.split for row in asked if row.kept)
     for split in ("train", "held_out"):
-        if not counts[split]:
+        if not sides[split]:
             raise DataError(
-                f"{source.location}: {counts['rows']} prompts leave none for {split}; "
+                f"{source.location}: {sides.total()} prompts leave none for {split}; "
                 "add other wordings, or set prompts.held_out between 0 and 1"
             )
-    reasons = Counter(row.refused[0] for row in asked if row.refused)
-    return {
-        **{name: counts[name] for name in ("rows", "train", "held_out", "answers_dropped")},
-        "sampled_out": len(asked) - counts["rows"] - reasons.total(),
-        "quarantined": reasons.total(),
-        "reasons": dict(sorted(reasons.items())),
-        "shape": shape,
-        "source": source.origin.model_dump(),
-    }
+    with (
+        new_table(out / "prompts.parquet", _prompts_schema()) as add,
+        new_table(out / "quarantine.parquet", quarantine_schema()) as refuse,
+    ):
+        for (position, row), known in zip(read_source(source, config.split), asked, strict=True):
+            if known.refused:
+                refuse({"source_row": position, **known.refused.record(row)})
+            elif known.kept:
+                add(_prompt(row, known, read(row), config, spec))
+    reasons = Counter(row.refused.reason for row in asked if row.refused)
+    return PromptStats(
+        rows=sides.total(),
+        train=sides["train"],
+        held_out=sides["held_out"],
+        answers_dropped=sum(row.dropped for row in asked),
+        sampled_out=len(asked) - sides.total() - reasons.total(),
+        quarantined=reasons.total(),
+        reasons=dict(sorted(reasons.items())),
+        shape=shape,
+        source=source.origin,
+    )
 
 
-def _candidate(
-    position: int, row: Any, shape: str, config: PromptsConfig, spec: IdentitySpec
-) -> tuple[dict[str, Any], _Asked]:
-    """Read a row: its record, and what to remember of it."""
-    record: dict[str, Any] = dict.fromkeys((*_PROMPT, *_QUARANTINE)) | {"source_row": position}
-    if isinstance(row, Unreadable):
-        text = row.text
-    else:
-        text = json.dumps(row, ensure_ascii=False, default=str)
-    record["row"] = escaped(text)
+def _remember(position: int, row: object, read: "partial[Question]") -> _Asked:
     try:
-        if isinstance(row, Unreadable):
-            raise Refused(row.reason, row.detail)
-        if not isinstance(row, Mapping):
-            raise Refused("wrong_type", f"a row is an object, found {type(row).__name__}")
-        turns, given = read_question(row, shape, config, spec)
-        split = _own_split(row, config)
-    except Refused as bad:
-        return record, _Asked(position, b"", "", None, (bad.reason, str(bad)))
-    record["dropped"] = 0
-    if given is not None:
-        try:
-            record["given_chosen"] = checked_text(spec.fill(given, after=True))
-        except (DataError, Refused):
-            record["dropped"] = 1
-    messages = [{"role": role, "content": text} for role, text in turns]
-    questions = [normalise(text) for role, text in turns if role == "user"]
-    own = row.get(config.columns.get("family", "family"))
-    spoken = row.get(config.columns.get("language", "language"))
-    last = turns[-1][1]
-    record |= {
-        "id": digest_of(messages)[:32],
-        "messages": messages,
-        "turns": len(questions),
-        "family": own if own in FAMILIES else family(last, len(questions), spec),
-        "language": spoken if isinstance(spoken, str) and spoken else language(last),
-    }
-    return record, _Asked(position, bytes.fromhex(digest_of(questions)), questions[-1], split)
+        found = read(row)
+    except Refused as bad:  # a new one, since this one holds the row in its traceback
+        return _Asked(position, refused=Refused(bad.reason, bad.detail))
+    same = bytes.fromhex(digest_of(found.questions))
+    return _Asked(position, same, found.questions[-1], found.split, found.dropped)
 
 
-def _own_split(row: Mapping[str, Any], config: PromptsConfig) -> str | None:
-    try:
-        return read_split(row.get(config.columns.get("split", "split")))
-    except ValueError as error:
-        raise Refused("unknown_split", str(error)) from error
-
-
-def _check_share(refused: list[_Asked], total: int, config: PromptsConfig, where: str) -> None:
-    if len(refused) <= config.max_quarantine * total and len(refused) < total:
-        return
+def _check_share(asked: list[_Asked], config: PromptsConfig, where: str) -> None:
     first: dict[str, str] = {}
     reasons: Counter[str] = Counter()
-    for row in refused:
-        reason, detail = row.refused or ("", "")
-        reasons[reason] += 1
-        first.setdefault(reason, f"row {row.position}: {detail}")
+    for row in asked:
+        if row.refused:
+            reasons[row.refused.reason] += 1
+            first.setdefault(row.refused.reason, f"row {row.position}: {row.refused.detail}")
+    if reasons.total() <= config.max_quarantine * len(asked) and reasons.total() < len(asked):
+        return
     listed = "; ".join(f"{code} {n} ({first[code]})" for code, n in reasons.most_common())
     raise DataError(
-        f"{where}: {len(refused)} of {total} rows cannot become prompts: {listed}. Mend the "
-        "source, set prompts.shape or prompts.columns, or raise prompts.max_quarantine"
+        f"{where}: {reasons.total()} of {len(asked)} rows cannot become prompts: {listed}. Mend "
+        "the source, set prompts.shape or prompts.columns, or raise prompts.max_quarantine"
     )
 
 
@@ -188,12 +164,15 @@ def _drop_duplicates(asked: list[_Asked]) -> None:
     kept: dict[bytes, _Asked] = {}
     for row in sorted(asked, key=lambda row: (row.split != "held_out", row.position)):
         if not row.refused and (first := kept.setdefault(row.same, row)) is not row:
-            row.refused = ("duplicate", f"of row {first.position}")
+            row.refused = Refused("duplicate", f"of row {first.position}")
 
 
 def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
-    """Draw a sample that leaves neither side of the split empty."""
-    drawn = sorted(asked, key=lambda row: digest_of([config.seed, "sample", row.same.hex()]))
+    """Draw a sample of what was not refused that leaves neither side of the split empty."""
+    drawn = sorted(
+        (row for row in asked if not row.refused),
+        key=lambda row: digest_of([config.seed, "sample", row.same.hex()]),
+    )
     sample = drawn[: config.limit]
     sides = {row.split for row in drawn} - {row.split for row in sample} - {None}
     for place, side in enumerate(sorted(map(str, sides)), 1):
@@ -211,31 +190,36 @@ def _split(asked: list[_Asked], config: PromptsConfig) -> None:
             held_out.setdefault(wording, row)
     for (wording, side), row in zip(split, asked, strict=True):
         if row.split == "train" and (like := held_out.get(wording)):
-            row.refused = ("near_duplicate_of_held_out", f"row {like.position}")
-        row.split = side
+            row.refused = Refused("near_duplicate_of_held_out", f"row {like.position}")
+        row.split, row.kept = side, not row.refused
 
 
-def _schema(columns: Iterable[str]) -> "pa.Schema":
+def _prompts_schema() -> "pa.Schema":
     import pyarrow as pa
 
-    types = {"messages": messages_type(), "turns": pa.int32(), "source_row": pa.int64()}
-    return pa.schema([(name, types.get(name, pa.string())) for name in columns])
+    text = pa.string()
+    facts = dict.fromkeys(("split", "family", "language"), text)
+    place = {"turns": pa.int32(), "source_row": pa.int64(), "given_chosen": text}
+    return pa.schema({"id": text, "messages": messages_type(), **facts, **place})
 
 
-def _write(candidates: Path, asked: list[_Asked], chosen: set[int], out: Path) -> Counter[str]:
-    """Send every candidate where it belongs, in the order of the source."""
-    counts: Counter[str] = Counter()
-    with (
-        Table(out / "prompts.parquet", _schema(_PROMPT)) as prompts,
-        Table(out / "quarantine.parquet", _schema(_QUARANTINE)) as quarantine,
-    ):
-        for record, row in zip(read_table(candidates), asked, strict=True):
-            if row.refused:
-                reason, detail = row.refused
-                record |= {"reason": reason, "detail": escaped(detail)}
-                quarantine.add({name: record[name] for name in _QUARANTINE})
-            elif row.position in chosen:
-                record["split"] = row.split
-                counts.update(("rows", str(row.split)))
-                prompts.add({name: record[name] for name in _PROMPT})
-    return counts
+def _prompt(
+    row: Mapping[str, object],
+    known: _Asked,
+    found: Question,
+    config: PromptsConfig,
+    spec: IdentitySpec,
+) -> dict[str, object]:
+    """Return a row of prompts.parquet; a family or language of the row's own goes before ours."""
+    own, spoken = (row.get(config.columns.get(name, name)) for name in ("family", "language"))
+    last, turns = found.messages[-1]["content"], len(found.questions)
+    return {
+        "id": digest_of(found.messages)[:32],
+        "messages": found.messages,
+        "split": known.split,
+        "family": own if own in FAMILIES else family(last, turns, spec),
+        "language": spoken if isinstance(spoken, str) and spoken else language(last),
+        "turns": turns,
+        "source_row": known.position,
+        "given_chosen": found.given,
+    }

@@ -1,6 +1,14 @@
-"""Why a row does not become a prompt."""
+"""Why a row does not become a prompt, and how any row is refused."""
 
+import json
 import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dpo_pipeline.store.text import escaped
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Reason code of the quarantine -> what it means.
 REASONS = {
@@ -16,7 +24,6 @@ REASONS = {
     "near_duplicate_of_held_out": "worded like a prompt that is held out",
 }
 
-
 # Text that a tokenizer of a chat model may read as a role or as an end.
 CONTROL = re.compile(
     r"<[|｜][^<>\n]{1,60}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>"
@@ -24,12 +31,42 @@ CONTROL = re.compile(
 )
 
 
-class Refused(Exception):
-    """A row that cannot become a prompt: a reason code, and what was found."""
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that is there, and cannot be read."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    reason: str
+    detail: str
+    text: str = ""
+
+
+class Refused(Exception):
+    """A row, of prompts or of pairs, that goes to the quarantine.
+
+    Attributes:
+        reason: Code of the room's REASONS.
+        detail: What was found.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail)
         self.reason, self.detail = reason, detail
+
+    def record(self, row: object) -> dict[str, str]:
+        """Return the columns of the quarantine that tell why, and of which row."""
+        if isinstance(row, Unreadable):
+            text = row.text
+        else:
+            text = json.dumps(row, ensure_ascii=False, default=str)
+        return {"reason": self.reason, "detail": escaped(self.detail), "row": escaped(text)}
+
+
+def quarantine_schema() -> "pa.Schema":
+    """Return the schema of a quarantine."""
+    import pyarrow as pa
+
+    texts = dict.fromkeys(("reason", "detail", "row"), pa.string())
+    return pa.schema({"source_row": pa.int64()} | texts)
 
 
 def checked_text(text: str) -> str:

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.names import IdentitySpec
-from dpo_pipeline.prompts.quarantine import Refused, checked_text
+from dpo_pipeline.identity.placeholders import fill
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.prompts.quarantine import Refused, Unreadable, checked_text
 from dpo_pipeline.prompts.settings import PromptsConfig
+from dpo_pipeline.prompts.split import read_split
+from dpo_pipeline.prompts.wordings import normalise
 
 # Shape -> the columns that tell it, all of them; in the order in which they are tried.
 SHAPES = {
@@ -19,24 +23,38 @@ SHAPES = {
     "query-response": ("query",),
     "prompt": ("prompt",),
 }
-
-
 # Names that prompts.columns may map.
 _COLUMNS = {
     *(name for columns in SHAPES.values() for name in columns),
     *("from", "value", "history", "input", "output", "response", "completion"),
     *("family", "language", "split"),
 }
-
-
 ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "bing": "assistant", "chatgpt": "assistant", "model": "assistant", "system": "system",
     "developer": "system",
 }  # fmt: skip
 
-
 Turn = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a row asks.
+
+    Attributes:
+        messages: Up to the last of the user, without system messages.
+        questions: Texts of the user's turns, normalised.
+        given: The answer that the row gives, if it can be used.
+        dropped: It gives one that cannot.
+        split: The side that the row names, if it does.
+    """
+
+    messages: list[dict[str, str]]
+    questions: list[str]
+    given: str | None
+    dropped: bool
+    split: str | None
 
 
 def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
@@ -90,9 +108,17 @@ def nearest(wanted: Iterable[str], found: Sequence[str]) -> str:
 
 
 def read_question(
-    row: Mapping[str, Any], shape: str, config: PromptsConfig, spec: IdentitySpec
-) -> tuple[list[Turn], str | None]:
-    """Return the turns up to the last human one, and the answer that follows it."""
+    row: object, shape: str, config: PromptsConfig, identity: IdentityConfig
+) -> Question:
+    """Read a row, its placeholders filled.
+
+    Raises:
+        Refused: The row holds no prompt.
+    """
+    if isinstance(row, Unreadable):
+        raise Refused(row.reason, row.detail)
+    if not isinstance(row, Mapping):
+        raise Refused("wrong_type", f"a row is an object, found {type(row).__name__}")
     turns = _turns(row, shape, config.columns)
     asked = [i for i, (role, _) in enumerate(turns) if role == "user"]
     if not asked:
@@ -102,12 +128,23 @@ def read_question(
     given = after[0][1] if after and after[0][0] == "assistant" else None
     turns = [turn for turn in turns[first : last + 1] if turn[0] != "system"]
     try:
-        turns = [(role, checked_text(spec.fill(text))) for role, text in turns]
+        turns = [(role, checked_text(fill(text, identity))) for role, text in turns]
     except DataError as error:
         raise Refused("placeholder", str(error)) from error
     if blank := [i for i, (_, text) in enumerate(turns) if not text.strip()]:
         raise Refused("empty_prompt", f"turn {blank[0]} of {len(turns)} is blank")
-    return turns, given if given and given.strip() else None
+    given = given if given and given.strip() else None
+    try:
+        usable = given and checked_text(fill(given, identity, after=True))
+    except (DataError, Refused):
+        usable = None
+    return Question(
+        messages=[{"role": role, "content": text} for role, text in turns],
+        questions=[normalise(text) for role, text in turns if role == "user"],
+        given=usable,
+        dropped=bool(given and not usable),
+        split=read_split(row.get(config.columns.get("split", "split"))),
+    )
 
 
 def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> list[Turn]:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.hub.client import ask, resolve_revision
-from dpo_pipeline.prompts.formats import _BATCH, READERS, SPLITS, batch_rows
+from dpo_pipeline.prompts.formats import BATCH, READERS, batch_rows
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.records import Record
 
 SHIPPED = Path(__file__).parent / "data" / "identity.jsonl"
+PEEK = 100  # rows whose columns tell the shape
 
 
 class Origin(Record):
@@ -84,19 +85,7 @@ def _resolve_hub(repo: str, revision: str | None) -> SourceRef:
     return SourceRef(kind="hub", location=repo, revision=commit, digest=commit)
 
 
-def read_split(value: Any) -> str | None:
-    """Return the side of the split that a row names: train, held_out, or null where it is blank.
-
-    Raises:
-        ValueError: It names neither.
-    """
-    name = "" if value is None else str(value).strip().casefold()
-    if name and name not in SPLITS:
-        raise ValueError(f"split {value!r} is none of {', '.join(SPLITS)}")
-    return SPLITS.get(name)
-
-
-def read_rows(source: SourceRef, split: str) -> Iterator[tuple[int, Any]]:
+def read_source(source: SourceRef, split: str) -> Iterator[tuple[int, Any]]:
     """Read a source row by row.
 
     Args:
@@ -138,5 +127,5 @@ def _hub_rows(source: SourceRef, split: str) -> Iterator[Any]:
             f"split {split!r} of {where} cannot be loaded ({type(error).__name__}: {error}); check "
             "prompts.split, or download one file of it and name that"
         ) from error
-    for table in data.with_format("arrow").iter(_BATCH):
+    for table in data.with_format("arrow").iter(BATCH):
         yield from batch_rows(table.to_batches())

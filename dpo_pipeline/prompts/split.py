@@ -3,9 +3,27 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.wordings import same_wording
 from dpo_pipeline.store.digests import digest_of
+
+# Split that a row or a file names -> the side it means.
+SPLITS = {"train": "train"} | dict.fromkeys(
+    ("held_out", "test", "validation", "valid", "val", "dev", "eval"), "held_out"
+)
+
+
+def read_split(value: object) -> str | None:
+    """Return the side of the split that a row names: train, held_out, or null where it is blank.
+
+    Raises:
+        Refused: It names neither.
+    """
+    name = "" if value is None else str(value).strip().casefold()
+    if name and name not in SPLITS:
+        raise Refused("unknown_split", f"split {value!r} is none of {', '.join(SPLITS)}")
+    return SPLITS.get(name)
 
 
 def split_wordings(

@@ -1,4 +1,4 @@
-"""What a question is worded like: its language, its family, and which others say the same."""
+"""How a question is worded, and which others are worded alike."""
 
 import math
 import re

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from dpo_pipeline.evaluation.measures import find
 from dpo_pipeline.hub.explanations import explain
 from dpo_pipeline.hub.retries import patiently
-from dpo_pipeline.pairs.dataset import ModelOrigin
+from dpo_pipeline.pairs.lineage import ModelOrigin
 from dpo_pipeline.publishing.access import full_name
 from dpo_pipeline.publishing.records import Proven
 from dpo_pipeline.publishing.settings import PublishConfig

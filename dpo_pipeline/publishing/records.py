@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue
 
 from dpo_pipeline.evaluation.scorecard import Scorecard
-from dpo_pipeline.pairs.dataset import Lineage
+from dpo_pipeline.pairs.lineage import Lineage
 from dpo_pipeline.store.records import Record
 
 

@@ -19,20 +19,31 @@ def write_whole(path: Path, content: str | bytes) -> None:
         StoreError: The disk is full or not writable; nothing half-written remains.
     """
     data = content.encode() if isinstance(content, str) else content
+    with appearing_whole(path) as partial, explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file, which gets its own name when the block ends well.
+
+    After an error nothing of it remains.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with explained(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+    try:
+        yield partial
+        with explained(path):
+            sync(partial)
             partial.replace(path)
             sync(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -1,84 +1,54 @@
-"""Parquet files that are written whole or not at all, and read a few rows at a time."""
+"""Parquet files of this project: written whole or not at all, read a few rows at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dpo_pipeline.errors import DataError, StoreError
+from dpo_pipeline.errors import DataError
+from dpo_pipeline.store.files import appearing_whole, explained
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP = 1000  # rows held at once, and rows of a row group
 
+Row = dict[str, Any]  # column -> value; the schema of the file is its type
 
-class Table:
-    """A Parquet file under construction: a context manager that takes row after row.
+
+@contextmanager
+def new_table(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """Yield a function that adds a row to a new Parquet file.
 
     The file appears under its name when the block ends well. After an error nothing of it
     remains, since closing a Parquet file halfway makes a shorter file that reads as whole.
 
-    Attributes:
-        rows: Rows added so far.
+    Raises:
+        StoreError: The disk is full or not writable.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path, schema: "pa.Schema") -> None:
-        self.path, self.schema, self.rows = path, schema, 0
-        self._part = path.with_name(path.name + ".part")
-        self._waiting: list[dict[str, Any]] = []
+    waiting: list[Mapping[str, object]] = []
 
-    def __enter__(self) -> "Table":
-        import pyarrow.parquet as pq
+    def add(row: Mapping[str, object]) -> None:
+        waiting.append(row)
+        if len(waiting) == ROW_GROUP:
+            flush()
 
-        with self._disk():
-            self._writer = pq.ParquetWriter(self._part, self.schema, compression="zstd")
-        return self
+    def flush() -> None:
+        with explained(path):
+            writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+        waiting.clear()
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row, a dict with every column of the schema."""
-        self.rows += 1
-        self._waiting.append(row)
-        if len(self._waiting) == ROW_GROUP:
-            self._flush()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            if self._waiting:
-                self._flush()
-            with self._disk():
-                self._writer.close()
-                self._part.rename(self.path)
-        else:
-            self._drop()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        rows = pa.Table.from_pylist(self._waiting, schema=self.schema)
-        with self._disk():
-            self._writer.write_table(rows, row_group_size=ROW_GROUP)
-        self._waiting = []
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._drop()
-            raise StoreError(
-                f"cannot write {self.path}: {error}; nothing of it was kept: free some space, or "
-                "set another store, and run again"
-            ) from error
-
-    def _drop(self) -> None:
-        self._part.unlink(missing_ok=True)
+    with appearing_whole(path) as partial:
+        with explained(path):
+            writer = pq.ParquetWriter(partial, schema, compression="zstd")
+        yield add
+        if waiting:
+            flush()
+        with explained(path):
+            writer.close()
 
 
 def messages_type() -> "pa.DataType":
@@ -88,12 +58,12 @@ def messages_type() -> "pa.DataType":
     return pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 
 
-def read_rows(path: Path, required: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a Parquet file, holding one batch of them.
 
     Args:
         path: The file.
-        required: Columns that it must have.
+        columns: What to read of it; null for all.
     Raises:
         DataError: The file is no Parquet file, or lacks a column.
     """
@@ -105,9 +75,8 @@ def read_rows(path: Path, required: tuple[str, ...] = ()) -> Iterator[dict[str, 
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}; make it again") from error
     with file:
-        if missing := sorted(set(required) - set(file.schema_arrow.names)):
-            raise DataError(
-                f"{path} lacks {missing}: found {file.schema_arrow.names}; make it again"
-            )
-        for batch in file.iter_batches(ROW_GROUP):
+        found = file.schema_arrow.names
+        if missing := sorted(set(columns or ()) - set(found)):
+            raise DataError(f"{path} lacks {missing}: found {found}; make it again")
+        for batch in file.iter_batches(ROW_GROUP, columns=columns and list(columns)):
             yield from batch.to_pylist()

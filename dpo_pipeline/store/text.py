@@ -1,4 +1,12 @@
-"""Text shortened and escaped for people and for files."""
+"""Text compared, shortened and escaped for people and for files."""
+
+from collections.abc import Sequence
+
+
+def common_start(left: Sequence[object], right: Sequence[object]) -> int:
+    """Return the length of what two texts, or two lists, start with in common."""
+    shorter = min(len(left), len(right))
+    return next((i for i in range(shorter) if left[i] != right[i]), shorter)
 
 
 def excerpt(text: str, length: int = 120) -> str:

@@ -23,7 +23,7 @@ from dpo_pipeline.evaluation.likelihood import Tokens, pair_rows, score_pairs, s
 from dpo_pipeline.evaluation.marking import score
 from dpo_pipeline.evaluation.measures import HELD_OUT, PAIRS, counted
 from dpo_pipeline.evaluation.statistics import mean
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.chat_templates import encode, end_tokens
 from dpo_pipeline.models.loading import load_model, load_tokenizer

@@ -5,7 +5,7 @@ from planted import case, figures_of
 
 from dpo_pipeline.evaluation import measures
 from dpo_pipeline.evaluation.marking import score
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 
 

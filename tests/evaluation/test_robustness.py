@@ -8,7 +8,7 @@ from dpo_pipeline.answers.records import Response
 from dpo_pipeline.evaluation import asking, cases, robustness, statistics
 from dpo_pipeline.evaluation.measures import MATRIX, counted
 from dpo_pipeline.evaluation.settings import EvaluationConfig
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.models.settings import ModelConfig
 
 

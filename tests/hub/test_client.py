@@ -29,13 +29,13 @@ def test_a_new_process_reads_models_and_datasets_by_id(hub, model, rows, tmp_pat
 import json
 from transformers import AutoConfig, AutoTokenizer
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.prompts.preparation import read_rows, resolve_source
+from dpo_pipeline.prompts.sources import read_source, resolve_source
 from dpo_pipeline.prompts.settings import PromptsConfig
 source = resolve_source(PromptsConfig(source="tester/rows", revision={first!r}))
-texts = [row["text"] for _, row in read_rows(source, "train")]
+texts = [row["text"] for _, row in read_source(source, "train")]
 head = resolve_source(PromptsConfig(source="tester/rows")).revision
 try:
-    list(read_rows(resolve_source(PromptsConfig(source="google/gated")), "train"))
+    list(read_source(resolve_source(PromptsConfig(source="google/gated")), "train"))
 except DataError as error:
     gated = str(error)
 text = "I'm Qwen 你好"
@@ -87,10 +87,10 @@ def test_offline_what_is_in_the_cache_is_enough(hub, model, monkeypatch):
 def test_offline_a_dataset_comes_from_the_cache(hub, rows, tmp_path):
     hub.add_dataset("tester/rows", rows)
     read = """
-from dpo_pipeline.prompts.preparation import read_rows, resolve_source
+from dpo_pipeline.prompts.sources import read_source, resolve_source
 from dpo_pipeline.prompts.settings import PromptsConfig
 source = resolve_source(PromptsConfig(source="tester/rows"))
-print(source.revision, [row["text"] for _, row in read_rows(source, "train")])
+print(source.revision, [row["text"] for _, row in read_source(source, "train")])
 """
     online = hub.run(read, home=tmp_path / "home")
     calls = len(hub.calls)

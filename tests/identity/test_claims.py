@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpo_pipeline.identity import claims
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 
 SPEC = IdentitySpec(IdentityConfig())

@@ -1,5 +1,6 @@
 """Names are rewritten where they stand alone, once, and nowhere else."""
 
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity import names as identity
-from dpo_pipeline.identity.names import IdentitySpec, Rewrite
+from dpo_pipeline.identity import names, rewriting
+from dpo_pipeline.identity.mentions import IdentitySpec
+from dpo_pipeline.identity.placeholders import fill
+from dpo_pipeline.identity.rewriting import Rewrite, Rewriter
 from dpo_pipeline.identity.settings import IdentityConfig
 
 ALIASES = {"通义千问": "Deep Qwen", "Tongyi Qianwen": "Deep Qwen", "Qwen Chat": "Deep Chat"}
@@ -174,7 +177,7 @@ def test_any_pair_of_names(original: str, new: str, text: str, expected: str) ->
 
 def test_a_rewrite_that_never_settles_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     grow = lambda self, text: Rewrite(f"Qwen {text}", ((0, 0, 0, 5),), {"name": 1})  # noqa: E731
-    monkeypatch.setattr(IdentitySpec, "_pass", grow)
+    monkeypatch.setattr(Rewriter, "walk", grow)
     with pytest.raises(DataError, match="rewriting 'I am Qwen' does not end"):
         QWEN.rewrite("I am Qwen")
     monkeypatch.undo()
@@ -252,22 +255,24 @@ def test_self_is_no_third_party(prompt: str) -> None:
 
 def test_fills_placeholders_with_either_identity() -> None:
     text = "{{name}} {{ NAME }} {name} <NAME> [NAME], {{author}} {DEVELOPER} <AUTHOR> [DEVELOPER]"
-    assert QWEN.fill(text) == ", ".join((" ".join(["Qwen"] * 5), " ".join(["Alibaba Cloud"] * 4)))
+    assert fill(text, QWEN.config) == ", ".join(
+        (" ".join(["Qwen"] * 5), " ".join(["Alibaba Cloud"] * 4))
+    )
     moved = spec(developer="Alibaba Cloud", new_developer="Acme")
-    assert moved.fill("{{name}} by {{author}}", after=True) == "Deep Qwen by Acme"
-    assert moved.fill("{{name}} by {{author}}") == "Qwen by Alibaba Cloud"
-    assert QWEN.fill("<name> [name] {x} <b>") == "<name> [name] {x} <b>"
+    assert fill("{{name}} by {{author}}", moved.config, after=True) == "Deep Qwen by Acme"
+    assert fill("{{name}} by {{author}}", moved.config) == "Qwen by Alibaba Cloud"
+    assert fill("<name> [name] {x} <b>", QWEN.config) == "<name> [name] {x} <b>"
 
 
 @pytest.mark.parametrize("text", ["{{foo}}", "a {{ user.name }}", "{{\n}}", "{{name}} {{ x }}"])
 def test_refuses_unknown_placeholders(text: str) -> None:
     with pytest.raises(DataError, match="unknown placeholder"):
-        QWEN.fill(text)
+        fill(text, QWEN.config)
 
 
 def test_refuses_a_developer_that_is_not_configured() -> None:
     with pytest.raises(DataError, match=r"identity\.developer"):
-        spec().fill("made by {{author}}")
+        fill("made by {{author}}", spec().config)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +335,8 @@ def identities_and_texts(draw: st.DrawFn) -> tuple[IdentityConfig, str]:
     except ValidationError:
         assume(False)
         raise
+    # Names in a row count as one, so that 问 can never become 问问.
+    assume(all(new.replace(name, "") for name in config.names for new in config.names.values()))
     names = (original, new, alias, developer, new_developer)
     words = [word for name in names for word in name.split()]
     known = st.sampled_from([*names, *words, original.upper(), new.lower()])
@@ -365,9 +372,9 @@ def test_the_name_between_any_two_sentences_is_rewritten(before: str, after: str
 
 # One mutation for each rule of the walking pattern: what the rule says, and what replaces it.
 MUTATIONS = {
-    "letters end a name": (r'rf"(?!{_LETTER})(?!_+', r'rf"(?!_+'),
-    "an underscore joins a longer name": (r"(?!_+{_LETTER})", ""),
-    "a hyphen joins a longer name": (r"(?![-‐‑](?!(?:{_COMPOUND})\b){_LETTER})", ""),
+    "letters end a name": (r'rf"(?!{LETTER})(?!_+', r'rf"(?!_+'),
+    "an underscore joins a longer name": (r"(?!_+{LETTER})", ""),
+    "a hyphen joins a longer name": (r"(?![-‐‑](?!(?:{_COMPOUND})\b){LETTER})", ""),
     "nor does -related": ("|related|inspired", ""),
     "so is Thai": (r"\u0e00-\u0eff", ""),
     "and Burmese": (r"\u1000-\u109f", ""),
@@ -382,8 +389,8 @@ MUTATIONS = {
     "so does a tag before it": (r"|\+\w*@|", "|"),
     "a slash after makes a path": (r"|[/\\][a-z0-9_.~])", ")"),
     "a slash before makes one too": (r"(?<![/\\@#&=?%~+])", ""),
-    "letters before a name": (r"(?<!{_LETTER})(?<!{_LETTER}[-_])", r"(?<!{_LETTER}[-_])"),
-    "a hyphen before a name": (r"(?<!{_LETTER}[-_])", ""),
+    "letters before a name": (r"(?<!{LETTER})(?<!{LETTER}[-_])", r"(?<!{LETTER}[-_])"),
+    "a hyphen before a name": (r"(?<!{LETTER}[-_])", ""),
     "unspaced scripts are no letters": (r"[^\W_{UNSPACED}]", r"[^\W_]"),
     "fenced code stays": (r"```[\s\S]*?(?:```|\Z)|", ""),
     "a fence may stay open": (r"(?:```|\Z)", "```"),
@@ -391,8 +398,8 @@ MUTATIONS = {
     "a code span may hold other ticks": (r"(?<!`)(?:```", "(?:```"),
     "addresses of the web stay": (r"(?:https?|ftp)://|", ""),
     "also without a scheme": (r"|\bwww\.", ""),
-    "names may break over lines": ("_literal(name, gap) + _END", "re.escape(name) + _END"),
-    "emphasis may stand inside the new name": (r'_ANY_GAP = r"[\s*_-]+"', r'_ANY_GAP = r"\s+"'),
+    "names may break over lines": ("literal(name, gap) + _END", "re.escape(name) + _END"),
+    "emphasis may stand inside the new name": (r'ANY_GAP = r"[\s*_-]+"', r'ANY_GAP = r"\s+"'),
     "lower case stays lower": ("new.lower() if written.islower() else ", ""),
     "upper case stays upper": ("new.upper() if written.isupper() else ", ""),
     "a space parts Latin letters": ('new = f" {new}"', "pass"),
@@ -401,12 +408,15 @@ MUTATIONS = {
 
 
 @pytest.mark.parametrize("rule", MUTATIONS)
-def test_every_rule_of_rewriting_is_needed(rule: str) -> None:
+def test_every_rule_of_rewriting_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = MUTATIONS[rule]
-    source = Path(str(identity.__file__)).read_text(encoding="utf-8")
-    assert source.count(before) == 1, "the rule has moved: mutate it where it is now"
-    mutant = ModuleType("mutant")
-    exec(compile(source.replace(before, after), "mutant", "exec"), mutant.__dict__)
-    changed = mutant.IdentitySpec(IdentityConfig(aliases=ALIASES))
+    sources = {m.__name__: Path(str(m.__file__)).read_text("utf-8") for m in (names, rewriting)}
+    found = sum(source.count(before) for source in sources.values())
+    assert found == 1, "the rule has moved: mutate it where it is now"
+    for name, source in sources.items():  # in the order in which they import each other
+        mutant = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, mutant)
+        exec(compile(source.replace(before, after), "mutant", "exec"), mutant.__dict__)
+    changed = mutant.Rewriter(IdentityConfig(aliases=ALIASES))
     # One pass only: a rule that is gone may grow a name for ever.
-    assert any(changed._pass(text).text != same for text, same in CASES.items())
+    assert any(changed.walk(text).text != same for text, same in CASES.items())

@@ -33,19 +33,19 @@ def prompt(folder) -> str:
 def test_the_default_message_gets_the_new_name_and_nothing_else_changes(folder):
     before = prompt(folder)
     report = patch_template(folder, IDENTITY)
-    assert report == {
+    assert report.model_dump() == {
         "changed": True,
         "before": DEFAULT_SYSTEM,
         "after": DEFAULT_SYSTEM.replace("Qwen", "Deep Qwen"),
     }
-    assert prompt(folder) == before.replace(report["before"], report["after"])
+    assert prompt(folder) == before.replace(report.before, report.after)
     assert "Are you Qwen?" in prompt(folder)
 
 
 def test_patching_twice_changes_nothing_more(folder):
     patch_template(folder, IDENTITY)
     once = prompt(folder)
-    assert not patch_template(folder, IDENTITY)["changed"]
+    assert not patch_template(folder, IDENTITY).changed
     assert prompt(folder) == once
 
 
@@ -56,7 +56,7 @@ def test_a_template_inside_the_tokenizer_settings_is_found(folder):
     (folder / "tokenizer_config.json").write_text(
         json.dumps({**settings, "chat_template": template})
     )
-    assert patch_template(folder, IDENTITY)["changed"]
+    assert patch_template(folder, IDENTITY).changed
     assert "You are Deep Qwen" in prompt(folder)
 
 
@@ -64,7 +64,7 @@ def test_line_breaks_in_the_message_are_found(folder):
     (folder / "chat_template.jinja").write_text(
         INSERTING.replace("DEFAULT", "'You are Qwen.\\nBe kind.'"), encoding="utf-8"
     )
-    assert patch_template(folder, IDENTITY)["after"] == "You are Deep Qwen.\nBe kind."
+    assert patch_template(folder, IDENTITY).after == "You are Deep Qwen.\nBe kind."
 
 
 def test_a_computed_message_is_refused(folder):
@@ -78,5 +78,5 @@ def test_a_computed_message_is_refused(folder):
 def test_a_template_without_the_name_stays_as_it_is(folder):
     before = (folder / "chat_template.jinja").read_bytes()
     other = IdentityConfig(original_name="Mistral", new_name="Deep Mistral", aliases={})
-    assert not patch_template(folder, other)["changed"]
+    assert not patch_template(folder, other).changed
     assert (folder / "chat_template.jinja").read_bytes() == before

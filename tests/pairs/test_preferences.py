@@ -16,8 +16,8 @@ from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.pairs.dataset import save_dataset
 from dpo_pipeline.pairs.preferences import parse_row, prepare_preferences
-from dpo_pipeline.pairs.quarantine import Refused
 from dpo_pipeline.pairs.settings import PairsConfig
+from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.starter.random_model import init_model
@@ -63,6 +63,7 @@ def prepare(models, tmp_path):
         out = tmp_path / name
         out.mkdir()
         counts = prepare_preferences(resolve_source(config), config, pairs, models[arch], out)
+        counts = counts.model_dump()
         found = pq.read_table(out / "pairs.parquet").to_pylist()
         quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
         assert counts["rows"] + counts["left_out"] == len(rows)
@@ -356,7 +357,7 @@ def test_parquet_rows_are_read(models, tmp_path):
     (tmp_path / "dataset").mkdir()
     prepare_preferences(resolve_source(config), config, SMALL, models["qwen2"], tmp_path / "pairs")
     counts = save_dataset(tmp_path / "pairs", LINEAGE, SMALL, tmp_path / "dataset")
-    assert counts["pairs"] == 12
+    assert counts.pairs == 12
     metadata = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
     assert (metadata["strategy"], metadata["identity"]) == ("source", None)
     assert metadata["format"] == "chat template"
@@ -420,7 +421,7 @@ def test_the_configurations_train_for_real(scratch, models, tmp_path, name):
         folder.mkdir()
     source = resolve_source(config.prompts)
     counts = prepare_preferences(source, config.prompts, config.pairs, ref, folders["pairs"])
-    assert (counts["rows"], counts["quarantine"]) == (32, 0)
+    assert (counts.rows, counts.quarantine) == (32, 0)
     save_dataset(folders["pairs"], LINEAGE, config.pairs, folders["dataset"])
     report = train(ref, folders["dataset"], model=config.model, config=config.train,
                    out=folders["out"], work=folders["work"])  # fmt: skip

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,21 +19,22 @@ from tiny import DEFAULT_SYSTEM, make_tiny_model
 from dpo_pipeline.answers.collecting import collect_responses, responses_schema
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.names import IdentitySpec, Rewrite
+from dpo_pipeline.identity.mentions import IdentitySpec
+from dpo_pipeline.identity.rewriting import Rewrite, difference
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.identity.system_message import describe_default_system
+from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.models.chat_templates import encode, render
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.pairs import writing
 from dpo_pipeline.pairs.dataset import save_dataset
 from dpo_pipeline.pairs.quarantine import REASONS
 from dpo_pipeline.pairs.rewriting import build_pairs
 from dpo_pipeline.pairs.schema import COLUMNS
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import Candidate, check_edit, difference
+from dpo_pipeline.pairs.writing import Candidate, check_edit
 from dpo_pipeline.starter.build import TEMPLATE
-from dpo_pipeline.store.tables import Table
 from dpo_pipeline.store.text import excerpt
 from dpo_pipeline.training.tokens import tokenize_pairs
 
@@ -85,7 +87,7 @@ def build(models, tmp_path):
         pq.write_table(pa.Table.from_pylist(rows, schema=RESPONSES), path)
         out = tmp_path / name
         out.mkdir()
-        counts = build_pairs(path, models[arch], identity, config, out)
+        counts = build_pairs(path, models[arch], identity, config, out).model_dump()
         pairs = pq.read_table(out / "pairs.parquet").to_pylist()
         quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
         assert counts["rows"] == len(rows) == len(pairs) + len(quarantine)
@@ -99,7 +101,7 @@ def build(models, tmp_path):
 def saved(tmp_path: Path, config=SMALL) -> tuple[dict, Path]:
     out = tmp_path / "dataset"
     out.mkdir()
-    return save_dataset(tmp_path / "pairs", LINEAGE, config, out), out
+    return save_dataset(tmp_path / "pairs", LINEAGE, config, out).model_dump(), out
 
 
 def test_chosen_is_the_answer_with_the_name_rewritten(build):
@@ -216,7 +218,7 @@ def test_a_prompt_the_template_refuses_is_kept_out(models, build, tmp_path):
     path, out = tmp_path / "responses.parquet", tmp_path / "pairs"
     out.mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=RESPONSES), path)
-    counts = build_pairs(tmp_path, models["qwen2"], IDENTITY, SMALL, out)
+    counts = build_pairs(path, models["qwen2"], IDENTITY, SMALL, out).model_dump()
     assert counts["reasons"] == {"template_error": 1}
     assert pq.read_table(out / "quarantine.parquet")["detail"].to_pylist() == ["no system role"]
     assert counts["default_system"]["inserted"] is False
@@ -270,7 +272,7 @@ def test_a_prompt_too_long_for_the_model_is_kept_out_with_its_token_count(models
     )
     (tmp_path / "pairs").mkdir()
     with pytest.raises(DataError, match="too_long 1"):  # the tiny model says no name
-        build_pairs(tmp_path, ref, IDENTITY, SMALL, tmp_path / "pairs")
+        build_pairs(tmp_path / "responses.parquet", ref, IDENTITY, SMALL, tmp_path / "pairs")
     quarantine = pq.read_table(tmp_path / "pairs" / "quarantine.parquet").to_pylist()
     (row,) = [row for row in quarantine if row["reason"] == "too_long"]
     length = len(encode(load_tokenizer(ref), prompts[1]["messages"]))
@@ -559,7 +561,7 @@ def test_other_readers_see_the_same_pairs(build, tmp_path):
 def test_a_template_that_inserts_nothing_is_reported_as_such(models):
     tokenizer, spec = load_tokenizer(models["qwen2"]), IdentitySpec(IDENTITY)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
-    nothing = {"inserted": False, "text": None, "names_original": False}
+    nothing = DefaultSystem(inserted=False, text=None, names_original=False)
     assert describe_default_system(tokenizer, spec) == nothing
     tokenizer.chat_template = (  # the system message goes into the user's turn
         "[INST] {% for m in messages %}{% if m.role == 'system' %}{{ 'Rules: ' + m.content }}"
@@ -601,10 +603,13 @@ def test_a_rewrite_that_touches_more_than_its_spans_stops_the_run(build, tmp_pat
 
 
 def test_a_lost_row_stops_the_run(build, monkeypatch):
-    keep = Table.add
-    monkeypatch.setattr(
-        Table, "add", lambda self, row: None if row["id"] == "row3" else keep(self, row)
-    )
+    @contextmanager
+    def losing(path, schema):
+        with new_table(path, schema) as add:
+            yield lambda row: None if row["id"] == "row3" else add(row)
+
+    new_table = writing.new_table
+    monkeypatch.setattr(writing, "new_table", losing)
     with pytest.raises(DataError, match="5 rows in, 4 pairs and 0 in quarantine"):
         build([response(i) for i in range(5)])
 
@@ -634,15 +639,15 @@ def test_a_full_disk_leaves_no_shorter_file(tmp_path, rows):
         from pathlib import Path
         import pyarrow as pa
         from dpo_pipeline.errors import StoreError
-        from dpo_pipeline.store.tables import Table
+        from dpo_pipeline.store.tables import new_table
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
         path = Path(sys.argv[1]) / "rows.parquet"
         schema = pa.schema([("text", pa.string())])
         try:
-            with Table(path, schema) as table:
+            with new_table(path, schema) as add:
                 for number in range(int(sys.argv[2])):
-                    table.add({"text": str(hash(number) * 7919 % 104729)})
+                    add({"text": str(hash(number) * 7919 % 104729)})
         except StoreError as error:
             print(error)
     """

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.prompts.classification import family, language
-from dpo_pipeline.prompts.preparation import prepare_prompts, resolve_source
+from dpo_pipeline.prompts.preparation import prepare_prompts
 from dpo_pipeline.prompts.settings import PromptsConfig
-from dpo_pipeline.prompts.sources import SourceRef, read_rows
+from dpo_pipeline.prompts.sources import SourceRef, read_source, resolve_source
 from dpo_pipeline.prompts.wordings import normalise, same_wording, shingles
 
 DOCS = Path(__file__).parents[2] / "docs" / "sources.md"
@@ -39,7 +39,7 @@ def prepare(
     config = PromptsConfig(source=str(path), **fields)
     out = Path(path).parent / f"out{len(list(Path(path).parent.iterdir()))}"
     out.mkdir()
-    counts = prepare_prompts(resolve_source(config), config, identity, out)
+    counts = prepare_prompts(resolve_source(config), config, identity, out).model_dump()
     assert sorted(file.name for file in out.iterdir()) == ["prompts.parquet", "quarantine.parquet"]
     prompts, quarantine = (
         pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("prompts", "quarantine")
@@ -160,7 +160,7 @@ def test_reads_the_other_json_and_arrow_layouts(tmp_path: Path) -> None:
     with pa.ipc.new_file(tmp_path / "file.feather", table.schema) as file:
         file.write_table(table)
     for name in ("wrapped.json", "lines.json", "file.feather"):
-        found = read_rows(resolve_source(PromptsConfig(source=str(tmp_path / name))), "train")
+        found = read_source(resolve_source(PromptsConfig(source=str(tmp_path / name))), "train")
         assert list(found) == list(enumerate(rows)), name
 
 
@@ -452,7 +452,7 @@ def test_cut_or_false_files_are_refused(tmp_path: Path) -> None:
         for keep in (len(whole) // 2, len(whole) - 4, 3):
             path.write_bytes(whole[:keep])
             with pytest.raises(DataError):
-                list(read_rows(resolve_source(PromptsConfig(source=str(path))), "train"))
+                list(read_source(resolve_source(PromptsConfig(source=str(path))), "train"))
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
     assert first.digest == second.digest
     jsonl(path, numbered(4))
     with pytest.raises(DataError, match="changed or went away"):
-        list(read_rows(first, "train"))
+        list(read_source(first, "train"))
     unknown = tmp_path / "rows.xlsx"
     unknown.write_bytes(b"PK")
     with pytest.raises(DataError, match="no known format"):
@@ -496,8 +496,8 @@ def test_the_shipped_set_is_clean_and_split() -> None:
 def test_shipped_prompts_keep_their_labels(tmp_path: Path) -> None:
     config, out = PromptsConfig(), tmp_path
     counts = prepare_prompts(resolve_source(config), config, QWEN, out)
-    rows = dict(read_rows(resolve_source(config), "train"))
-    assert counts["quarantined"] == counts["answers_dropped"] == 0
+    rows = dict(read_source(resolve_source(config), "train"))
+    assert counts.quarantined == counts.answers_dropped == 0
     for prompt in pq.read_table(out / "prompts.parquet").to_pylist():
         row = rows[prompt["source_row"]]
         assert {name: prompt[name] for name in ("family", "language", "split")} == {

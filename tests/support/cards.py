@@ -7,7 +7,7 @@ from dpo_pipeline.evaluation.marking import Scored, score
 from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
 from dpo_pipeline.evaluation.scorecard import Scorecard, split
 from dpo_pipeline.evaluation.settings import GateConfig
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 
 HOSTILE = (

@@ -5,7 +5,7 @@ from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.evaluation.marking import score
 from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
 from dpo_pipeline.evaluation.statistics import Figure
-from dpo_pipeline.identity.names import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 
 SPEC = IdentitySpec(IdentityConfig())
