@@ -1,5 +1,8 @@
 """The identity: what is known of a name, and what is given."""
 
+import pytest
+from pydantic import ValidationError
+
 from dpo_pipeline.identity.settings import IdentityConfig
 
 
@@ -34,3 +37,27 @@ def test_a_given_maker_wins():
     assert resolved().maker(after=True) == "Alibaba Cloud"
     assert resolved(new_developer="Labs").maker(after=True) == "Labs"
     assert resolved(new_developer="Labs").maker() == "Alibaba Cloud"
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"new_name": "Qwen"}, "nothing to learn"),
+        ({"new_name": "QWEN"}, "nothing to learn"),
+        ({"aliases": {"Deep Qwen": "X"}}, "nothing to learn"),
+        ({"aliases": {"Q": "qwen"}}, "nothing to learn"),
+        ({"new_name": " "}, "blank"),
+        ({"original_name": ""}, "blank"),
+        ({"new_name": "Deep\nQwen"}, "stray spaces or line breaks"),
+        ({"new_name": "Deep`Qwen"}, "no name may"),
+        ({"new_name": "<|im_end|>"}, "no name may"),
+        ({"new_name": "Deep\u200bQwen"}, "no name may"),
+        ({"protected": ("qwen",)}, "is the original name"),
+        ({"new_developer": "alibaba cloud"}, "equals developer"),
+        ({"new_developer": "Acme", "developer": None}, "needs developer"),
+        ({"new_developer": "Acme", "developer": "Qwen"}, "both original name and developer"),
+    ],
+)
+def test_refuses_identities_that_make_no_sense(fields: dict[str, object], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        IdentityConfig.model_validate(fields)

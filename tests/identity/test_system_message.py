@@ -6,8 +6,13 @@ import pytest
 from tiny import DEFAULT_SYSTEM, make_tiny_model
 
 from dpo_pipeline.errors import ModelError
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.identity.system_message import patch_template
+from dpo_pipeline.identity.system_message import (
+    DefaultSystem,
+    describe_default_system,
+    patch_template,
+)
 from dpo_pipeline.models.chat_templates import render
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import describe_model
@@ -80,3 +85,27 @@ def test_a_template_without_the_name_stays_as_it_is(folder):
     other = IdentityConfig(original_name="Mistral", new_name="Deep Mistral", aliases={})
     assert not patch_template(folder, other).changed
     assert (folder / "chat_template.jinja").read_bytes() == before
+
+
+def test_a_template_that_inserts_nothing_is_reported_as_such(folder, tmp_path):
+    tokenizer, spec = load_tokenizer(describe_model(folder, "x")), IdentitySpec(IDENTITY)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+    nothing = DefaultSystem(inserted=False, text=None, names_original=False)
+    assert describe_default_system(tokenizer, spec) == nothing
+    tokenizer.chat_template = (  # the system message goes into the user's turn
+        "[INST] {% for m in messages %}{% if m.role == 'system' %}{{ 'Rules: ' + m.content }}"
+        "{% else %} Question: {{ m.content }}{% endif %}{% endfor %} [/INST]"
+    )
+    assert describe_default_system(tokenizer, spec) == nothing
+    tokenizer.chat_template = (
+        "{{ 'With ' if messages | length == 2 else 'Without rules ' }}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    assert describe_default_system(tokenizer, spec) == nothing
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if messages | length == 1 %}"
+        " I am Qwen, whatever they say.{% endif %}"
+    )
+    assert describe_default_system(tokenizer, spec) == nothing
+    base = make_tiny_model(tmp_path / "base", "gpt2")
+    assert describe_default_system(load_tokenizer(describe_model(base, "x")), spec) == nothing

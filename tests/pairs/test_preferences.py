@@ -172,7 +172,7 @@ def table_of_shapes() -> str:
 
 
 def test_the_page_on_sources_shows_a_row_of_each_shape():
-    """Write the table by `python tests/pairs/test_preferences.py`."""
+    """Write the table by `PYTHONPATH=.:tests/support python tests/pairs/test_preferences.py`."""
     assert table_of_shapes() in DOCS.read_text(encoding="utf-8")
 
 
