@@ -9,7 +9,6 @@ import sys
 from typing import Any
 
 from dpo_pipeline.config import EvaluateConfig
-from dpo_pipeline.training.settings import TrainConfig
 from flows.cli import parse
 from tasks.runtime import prepare_environment
 
@@ -30,7 +29,9 @@ from prefect.client.schemas.objects import State
 
 from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
-from tasks.proof import conclude
+from dpo_pipeline.prompts.sources import resolve_source
+from dpo_pipeline.training.settings import TrainConfig
+from tasks.outcome import conclude
 from tasks.run import begin, run_script
 from tasks.stages import download, parity, prepare_model
 from tasks.stages import evaluate as score_models
@@ -45,32 +46,43 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
     """
     run, config = begin(config)
     # What is missing stops the run here.
-    general_file(config.evaluation.general)
-    describe_tasks(config.evaluation.lm_eval)
-    reference = run.stage(prepare_model.with_options(name="reference"), config.reference)
-    policy = run.stage(prepare_model.with_options(name="policy"), config.policy)
-    prompts = run.stage(download, config.prompts, config.identity)
-    parity_found = None
+    general = general_file(config.evaluation.general)
+    lm_eval = describe_tasks(config.evaluation.lm_eval)
+    reference = prepare_model(config.reference, name="reference")
+    policy = prepare_model(config.policy, name="policy")
+    prompts = download(
+        source=resolve_source(config.prompts), prompts=config.prompts, identity=config.identity
+    )
+    same = None
     if config.export:
-        export = run.stage(prepare_model.with_options(name="export"), config.export)
-        parity_found = run.stage(parity, policy, export, prompts, config, config.export)
-    score = run.stage(
-        score_models,
-        reference,
-        policy,
-        prompts,
-        None,
-        config.identity,
-        config.generation,
-        TrainConfig(),
-        config.evaluation,
-        config.gate,
-        config.policy,
-        parity_found,
+        same = parity(
+            policy=policy,
+            export=prepare_model(config.export, name="export"),
+            prompts=prompts,
+            general=general,
+            identity=config.identity,
+            generation=config.generation,
+            evaluation=config.evaluation,
+            run_on=config.policy,
+            export_on=config.export,
+        )
+    score = score_models(
+        reference=reference,
+        policy=policy,
+        prompts=prompts,
+        dataset=None,
+        export=same,
+        general=general,
+        lm_eval=lm_eval,
+        identity=config.identity,
+        generation=config.generation,
+        evaluation=config.evaluation,
+        gate=config.gate,
+        beta=TrainConfig().beta,
+        set_aside=0,
+        run_on=config.policy,
     )
-    return conclude(
-        run, prompts=prompts, reference=reference, dataset=None, policy=policy, score=score
-    )
+    return conclude(run, prompts, reference=reference, dataset=None, policy=policy, score=score)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ Run it as `python flows/full.py`, with `prefect deployment run full/starter`, or
 """
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
-from dpo_pipeline.config import PipelineConfig
+from dpo_pipeline.config import ExperimentConfig, PipelineConfig
 from flows.cli import parse
 from tasks.runtime import prepare_environment
 
@@ -29,20 +29,28 @@ from prefect.client.schemas.objects import State
 
 from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
-from tasks.proof import conclude, publish_if_proven
+from dpo_pipeline.evaluation.scorecard import ScoreStats
+from dpo_pipeline.models.references import ModelStats
+from dpo_pipeline.pairs.dataset import DatasetStats
+from dpo_pipeline.prompts.preparation import PromptStats
+from dpo_pipeline.prompts.sources import resolve_source
+from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.training.settings import TrainConfig
+from tasks.outcome import conclude, lineage_of, warn_of_template
+from tasks.pending import TrainStats
+from tasks.publishing import check_publishing, publish_if_proven
 from tasks.run import begin, run_script
-from tasks.stages import (
-    check_publishing,
-    download,
-    evaluate,
-    generate,
-    prepare_model,
-    rewrite,
-    save,
-    train,
-)
+from tasks.stages import download, evaluate, generate, prepare_model, rewrite, save, train
 
 DEFAULT = PipelineConfig()
+
+
+class Made(NamedTuple):
+    """What a training starts from, and is judged on."""
+
+    prompts: Artifact[PromptStats]
+    model: Artifact[ModelStats]
+    dataset: Artifact[DatasetStats]
 
 
 @flow(name="full", log_prints=True, persist_result=False)
@@ -56,39 +64,76 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
         config: One section per stage; every field has its meaning, unit and default.
     """
     run, config = begin(config)
-    # What is missing stops the run here.
-    general_file(config.evaluation.general)
-    describe_tasks(config.evaluation.lm_eval)
     check_publishing(config.publish)
-    prompts = run.stage(download, config.prompts, config.identity)
-    model = run.stage(prepare_model, config.model)
-    responses = run.stage(
-        generate, model, prompts, config.identity, config.generation, config.model
-    )
-    pairs = run.stage(rewrite, model, responses, config.identity, config.pairs)
-    dataset = run.stage(save, pairs, config.pairs, run.lineage(model, prompts))
-    policy = run.stage(train, model, dataset, config.train, config.model, config.identity)
-    score = run.stage(
-        evaluate,
-        model,
-        policy,
-        prompts,
-        dataset,
-        config.identity,
-        config.generation,
-        config.train,
-        config.evaluation,
-        config.gate,
-        config.model,
-    )
-    # Proof and verdict first: they are there whatever the Hub says.
+    made = make_dataset(config)
+    policy, score = train_and_score(config, config.train, made)
+    # Report and verdict first: they are there whatever the Hub says.
     state = conclude(
-        run, prompts=prompts, reference=model, dataset=dataset, policy=policy, score=score
+        run, made.prompts, reference=made.model, dataset=made.dataset, policy=policy, score=score
     )
     publish_if_proven(
-        run, config.publish, reference=model, policy=policy, dataset=dataset, score=score
+        run, config, reference=made.model, policy=policy, dataset=made.dataset, score=score
     )
     return state
+
+
+def make_dataset(config: ExperimentConfig) -> Made:
+    """Let the model answer identity questions, and make pairs of its own answers."""
+    # What the evaluation will miss stops the run here, before hours of work.
+    general_file(config.evaluation.general)
+    describe_tasks(config.evaluation.lm_eval)
+    prompts = download(
+        source=resolve_source(config.prompts), prompts=config.prompts, identity=config.identity
+    )
+    model = prepare_model(config.model)
+    responses = generate(
+        model=model,
+        prompts=prompts,
+        identity=config.identity,
+        generation=config.generation,
+        run_on=config.model,
+    )
+    pairs = rewrite(model=model, responses=responses, identity=config.identity, pairs=config.pairs)
+    warn_of_template(pairs, config.identity)
+    lineage = lineage_of(config, model, prompts)
+    return Made(prompts, model, save(pairs=pairs, config=config.pairs, lineage=lineage))
+
+
+def train_and_score(
+    config: ExperimentConfig, training: TrainConfig, made: Made, variant: str = ""
+) -> tuple[Artifact[TrainStats], Artifact[ScoreStats]]:
+    """Train a policy on the pairs, and ask it what the training never saw.
+
+    Args:
+        config: All settings but those of the training.
+        training: These.
+        made: What to train on.
+        variant: What tells this training from others of the same run.
+    """
+    policy = train.named(f"train {variant}".strip())(
+        model=made.model,
+        dataset=made.dataset,
+        config=training,
+        run_on=config.model,
+        stop_at=config.identity if training.stop else None,
+        patch_template=config.identity if config.identity.patch_template else None,
+    )
+    score = evaluate.named(f"evaluate {variant}".strip())(
+        reference=made.model,
+        policy=policy,
+        prompts=made.prompts,
+        dataset=made.dataset,
+        general=general_file(config.evaluation.general),
+        lm_eval=describe_tasks(config.evaluation.lm_eval),
+        identity=config.identity,
+        generation=config.generation,
+        evaluation=config.evaluation,
+        gate=config.gate,
+        beta=training.beta,
+        set_aside=training.stop.prompts if training.stop else 0,
+        run_on=config.model,
+    )
+    return policy, score
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from tasks.proof import conclude_preferences
+from dpo_pipeline.prompts.sources import resolve_source
+from tasks.outcome import conclude_preferences, lineage_of
 from tasks.run import begin, run_script
 from tasks.stages import compare, prepare, prepare_model, save, train
 
@@ -38,12 +39,22 @@ def preference(config: PreferenceConfig) -> State[Any]:
         config: One section per stage; every field has its meaning, unit and default.
     """
     run, config = begin(config)
-    model = run.stage(prepare_model, config.model)
-    pairs = run.stage(prepare, model, config.prompts, config.pairs)
-    dataset = run.stage(save, pairs, config.pairs, run.lineage(model, pairs))
-    policy = run.stage(train, model, dataset, config.train, config.model)
-    score = run.stage(
-        compare, model, policy, dataset, config.train, config.evaluation, config.model
+    model = prepare_model(config.model)
+    pairs = prepare(
+        model=model,
+        source=resolve_source(config.prompts),
+        prompts=config.prompts,
+        pairs=config.pairs,
+    )
+    dataset = save(pairs=pairs, config=config.pairs, lineage=lineage_of(config, model, pairs))
+    policy = train(model=model, dataset=dataset, config=config.train, run_on=config.model)
+    score = compare(
+        reference=model,
+        policy=policy,
+        dataset=dataset,
+        beta=config.train.beta,
+        max_pairs=config.evaluation.max_pairs,
+        run_on=config.model,
     )
     return conclude_preferences(run, dataset=dataset, policy=policy, score=score)
 

@@ -25,19 +25,11 @@ else:
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.evaluation.cases import general_file
-from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
-from tasks.proof import conclude_sweep
+from dpo_pipeline.evaluation.scorecard import Scorecard
+from dpo_pipeline.report.comparison import Compared
+from flows.full import make_dataset, train_and_score
+from tasks.outcome import conclude_sweep
 from tasks.run import begin, run_script
-from tasks.stages import (
-    download,
-    evaluate,
-    generate,
-    prepare_model,
-    rewrite,
-    save,
-    train,
-)
 
 DEFAULT = SweepConfig()
 
@@ -53,39 +45,15 @@ def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
         config: One section per stage, and the grid of training settings.
     """
     run, config = begin(config)
-    # What is missing stops the run here.
-    general_file(config.evaluation.general)
-    describe_tasks(config.evaluation.lm_eval)
-    prompts = run.stage(download, config.prompts, config.identity)
-    model = run.stage(prepare_model, config.model)
-    responses = run.stage(
-        generate, model, prompts, config.identity, config.generation, config.model
-    )
-    pairs = run.stage(rewrite, model, responses, config.identity, config.pairs)
-    dataset = run.stage(save, pairs, config.pairs, run.lineage(model, prompts))
+    made = make_dataset(config)
     tried = []
     for settings in config.grid.settings():
         name = ", ".join(f"{setting} {value:g}" for setting, value in settings.items())
         training = config.train.model_copy(update=settings)
-        policy = run.stage(
-            train, model, dataset, training, config.model, config.identity, variant=name
-        )
-        score = run.stage(
-            evaluate,
-            model,
-            policy,
-            prompts,
-            dataset,
-            config.identity,
-            config.generation,
-            training,
-            config.evaluation,
-            config.gate,
-            config.model,
-            variant=name,
-        )
-        tried.append({"name": name, "settings": settings, "policy": policy, "score": score})
-    return conclude_sweep(run, tried)
+        policy, score = train_and_score(config, training, made, variant=name)
+        card = Scorecard.read(score.path / "scorecard.json")
+        tried.append(Compared(name, settings, card, policy.stats.steps))
+    return conclude_sweep(run, config, tried)
 
 
 if __name__ == "__main__":

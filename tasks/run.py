@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,34 +22,53 @@ from rich.markup import escape
 
 from dpo_pipeline.config import (
     EvaluateConfig,
-    ExperimentConfig,
     PipelineConfig,
     PreferenceConfig,
     SweepConfig,
 )
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.pairs.lineage import Lineage, ModelOrigin
-from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.artifacts import Artifact
-from dpo_pipeline.store.keys import settings_of
-from dpo_pipeline.store.text import excerpt
-from tasks.caching import model_of
+from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.records import Record
 from tasks.console import console
 from tasks.runtime import home
+
+Config = PipelineConfig | SweepConfig | EvaluateConfig | PreferenceConfig
+C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig, PreferenceConfig)
+S = TypeVar("S", bound=Record)
 
 PACKAGES = (
     "dpo-pipeline", "prefect", "torch", "transformers", "trl", "datasets", "pyarrow",
     "huggingface_hub",
 )  # fmt: skip
 
-C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig, PreferenceConfig)
+_current: ContextVar["Run"] = ContextVar("run")
+
+
+class StageRecord(Record):
+    """What a run says of one of its stages.
+
+    Attributes:
+        status: "built", or "cached" where its artifact was there.
+        seconds: Time it took in this run (seconds).
+        rows: Rows or pairs that it made, if it makes such.
+        key: Key of its artifact.
+        path: Folder of its artifact.
+    """
+
+    status: str
+    seconds: float
+    rows: int | None
+    key: str
+    path: str
 
 
 def begin(config: C) -> tuple["Run", C]:
     """Begin a flow run: fill in the settings that are left to others, and say what they are."""
     resolved = config.resolve()
     run = Run(resolved)
+    _current.set(run)
     if filled := _describe_filled(config, resolved, run.model):
         run.say(f"{'settings':<9} {filled}", style="dim")
     return run, resolved
@@ -60,10 +80,10 @@ class Run:
     Attributes:
         model: Name of the model, as it is set.
         folder: `runs/<name>-<id>` under the home folder.
-        stages: Stage -> status ("built" or "cached"), seconds, rows, key and path.
+        stages: Name of the stage -> what came of it.
     """
 
-    def __init__(self, config: ExperimentConfig | PreferenceConfig | EvaluateConfig) -> None:
+    def __init__(self, config: Config) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
@@ -72,11 +92,16 @@ class Run:
         self.name = context.flow_run.name
         self.folder = home() / "runs" / f"{self.name}-{self.run_id[:8]}"
         self.folder.mkdir(parents=True)
-        self.stages: dict[str, dict[str, Any]] = {}
+        self.stages: dict[str, StageRecord] = {}
         self._started = time.monotonic()
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
         self.model = model.name
         self.say(f"model {self.model}, data {config.prompts.source}, run {self.name}")
+
+    @staticmethod
+    def current() -> "Run":
+        """Return the run whose flow calls this."""
+        return _current.get()
 
     @property
     def seconds(self) -> float:
@@ -88,86 +113,40 @@ class Run:
         console.print(escape(line), style=style)
         get_run_logger().info(line)
 
-    def stage(self, task: Callable[..., Any], *args: Any, variant: str = "") -> Artifact:
+    def follow(
+        self,
+        name: str,
+        run_task: Callable[[], State[Artifact[S]]],
+        says: Callable[[S], str],
+    ) -> Artifact[S]:
         """Run a stage's task and tell in one line what came of it.
 
         Args:
-            task: The stage.
-            args: Its arguments.
-            variant: What tells it from the same stage with other settings.
+            name: Name of the stage.
+            run_task: Runs it, to its final state.
+            says: What the line says of the stats.
 
         Raises:
             DPOPipelineError: The stage's own error; the line names the stage.
         """
-        started, kind = time.monotonic(), task.name  # type: ignore[attr-defined]
-        name = f"{kind} {variant}".strip()
-        state: State[Artifact] = task(*args, return_state=True)
+        started = time.monotonic()
+        state = run_task()
         seconds = round(time.monotonic() - started, 2)
         if not state.is_completed():
             self.say(f"{name:<9} failed {seconds:6.1f} s", style="bold red")
-        artifact: Artifact = state.result()
+        artifact = state.result()
         status = "cached" if state.name == "Cached" else "built"
-        self.stages[name] = {
-            "status": status,
-            "seconds": seconds,
-            "rows": artifact.stats.get("pairs", artifact.stats.get("rows")),
-            "key": artifact.key,
-            "path": str(artifact.path),
-        }
+        rows = getattr(artifact.stats, "pairs", getattr(artifact.stats, "rows", None))
+        self.stages[name] = StageRecord(
+            status=status, seconds=seconds, rows=rows, key=artifact.key, path=str(artifact.path)
+        )
         self.say(
-            f"{name:<9} {status:<6} {seconds:6.1f} s  {_headline(kind, artifact.stats)}",
+            f"{name:<9} {status:<6} {seconds:6.1f} s  {says(artifact.stats)}",
             style="dim" if status == "cached" else "",
         )
-        if kind == "rewrite":
-            self._warn_of_template(artifact.stats["default_system"])
         return artifact
 
-    def outcome(
-        self, policy: Artifact, dataset: Artifact | None, score: Artifact
-    ) -> dict[str, Any]:
-        """Say what the run made, by which settings and code; no machine path."""
-        ref, config = model_of(policy), self.config
-        trained = None if isinstance(config, EvaluateConfig) else settings_of(config.train)
-        return {
-            "policy": {
-                "weights_digest": ref.weights_digest,
-                "template_digest": ref.template_digest,
-                "template": policy.stats.get("template"),
-            },
-            "train": trained,
-            "dataset": dataset.digest if dataset else None,
-            "scorecard": score.digest,
-            "stages": {name: stage["key"] for name, stage in self.stages.items()},
-            "commit": _commit(),
-        }
-
-    def _warn_of_template(self, said: dict[str, Any]) -> None:
-        """Say that the chat template claims the old name, and what changes that."""
-        if isinstance(self.config, PreferenceConfig) or self.config.identity.patch_template:
-            return
-        if said["names_original"]:
-            self.say(
-                f"{'':<9} the chat template inserts {excerpt(said['text'])!r} where no system "
-                "message is sent; --identity.patch-template gives it the new name",
-                style="yellow",
-            )
-
-    def lineage(self, model: Artifact, source: Artifact) -> Lineage:
-        """Say where the pairs come from: digests, revisions, settings; no machine path."""
-        names = ("identity", "generation", "pairs")
-        sections = {
-            s: settings_of(getattr(self.config, s)) for s in names if hasattr(self.config, s)
-        }
-        # Where a server stands is nobody else's business.
-        for setting in ("base_url", "served_model"):
-            sections.get("generation", {}).pop(setting, None)
-        return Lineage(
-            model=ModelOrigin.of(model_of(model)),
-            prompts=Origin.model_validate({**source.stats["source"], "digest": source.digest}),
-            **sections,
-        )
-
-    def write_summary(self, paths: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    def write_summary(self, paths: Mapping[str, str | Path], **facts: object) -> dict[str, Any]:
         """Write summary.json; its keys stay from version to version.
 
         Args:
@@ -180,19 +159,19 @@ class Run:
             "run_name": self.name,
             "seconds": self.seconds,
             **facts,
-            "stages": self.stages,
+            "stages": {name: stage.model_dump() for name, stage in self.stages.items()},
             "paths": {name: str(p) for name, p in {**paths, "summary": path}.items()},
             "config": self.config.model_dump(mode="json"),
             "versions": versions(),
         }
-        path.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+        write_whole(path, json.dumps(summary, ensure_ascii=False, indent=2))
         return summary
 
-    def add_to_summary(self, **facts: Any) -> None:
+    def add_to_summary(self, **facts: object) -> None:
         """Write summary.json again, with what came after it was written."""
         path = self.folder / "summary.json"
         summary = {**json.loads(path.read_text(encoding="utf-8")), **facts}
-        path.write_text(json.dumps(summary, ensure_ascii=False, indent=2), encoding="utf-8")
+        write_whole(path, json.dumps(summary, ensure_ascii=False, indent=2))
 
 
 def versions() -> dict[str, str]:
@@ -201,7 +180,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of the checkout this code runs from; null outside of one."""
     root, git = Path(__file__).parent.parent, shutil.which("git")
     if not (git and (root / ".git").exists()):
@@ -227,34 +206,6 @@ def _shown(value: object) -> str:
     if isinstance(value, dict | tuple):
         return "/".join(value) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _headline(stage: str, stats: dict[str, Any]) -> str:
-    """Say in a few words what a stage made."""
-    reasons = ", ".join(f"{n} {reason}" for reason, n in stats.get("reasons", {}).items())
-    refused = f" (quarantine: {reasons})" if reasons and stage != "save" else ""
-    if "model" in stats and stage != "train":
-        return f"{stats['model']['name']}, weights {stats['model']['weights_digest'][:12]}"
-    if stage in ("download", "save"):
-        what = "prompts" if stage == "download" else "pairs"
-        return f"{stats['train']:,} {what} to train, {stats['held_out']:,} held out{refused}"
-    if stage == "generate":
-        failed = f", {stats['error']} failed" if stats["error"] else ""
-        return f"{stats['rows']:,} answers, {stats['length']} cut off{failed}"
-    if stage in ("rewrite", "prepare"):
-        return f"{stats['pairs']:,} pairs of {stats['rows']:,} rows{refused}"
-    if stage == "train":
-        first, last = stats["first"], stats["last"]
-        early = f" of {stats['planned_steps']}" if stats["stopped"] else ""
-        return (
-            f"{stats['steps']}{early} steps ({stats['engine']}), loss {first['loss']:.3f} -> "
-            f"{last['loss']:.3f}, reward margin {last['margin']:.1f}"
-        )
-    if stage == "parity":
-        same, kl = (stats[name]["value"] for name in ("export_same_answers", "export_kl"))
-        far = "not comparable" if kl is None else f"{kl:.2g}"
-        return f"{same:.1%} of {stats['rows']:,} answers the same, KL {far}"
-    return f"{stats['rows']:,} answers compared"
 
 
 def run_script(flow: Flow[..., Any], config: BaseModel) -> int:

@@ -1,36 +1,40 @@
-"""The stages as Prefect tasks: each asks the store, and builds with one library call.
+"""The stages: what each takes, makes and prints.
 
-Library modules are imported inside the build, so a run that reuses everything loads neither
-torch nor transformers.
+A stage's body is one library call, imported where it is called, so that a run which reuses
+everything loads neither torch nor transformers.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from prefect import task, unmapped
-from prefect.blocks.system import Secret
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.config import EvaluateConfig
-from dpo_pipeline.errors import DPOPipelineError, ModelError, PublishError
+from dpo_pipeline.errors import DPOPipelineError, ModelError
+from dpo_pipeline.evaluation.likelihood import PreferenceStats
+from dpo_pipeline.evaluation.parity import ParityStats
+from dpo_pipeline.evaluation.scorecard import Evidence, ScoreStats
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.references import ModelRef, ModelStats
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.pairs.lineage import Lineage
+from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
+from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.pairs.settings import PairsConfig
+from dpo_pipeline.pairs.writing import PairStats
+from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.settings import PromptsConfig
-from dpo_pipeline.publishing.settings import PublishConfig
+from dpo_pipeline.prompts.sources import SourceRef
+from dpo_pipeline.starter.corpus import FILES as CORPUS
 from dpo_pipeline.store.artifacts import Artifact
-from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.training.settings import TrainConfig
-from tasks.caching import STAGE, get_or_build, ledger, model_of, store
 from tasks.console import progress
-
-Stage = Artifact | State[Artifact]
+from tasks.pending import AnswerStats, ShardStats, TrainStats, child_module
+from tasks.runtime import home
+from tasks.stage import UNCACHED, Build, model_of, stage
 
 # What decides the numbers: the same versions give the same answers and weights.
 NUMERIC = ("torch", "transformers", "tokenizers", "safetensors")
@@ -41,477 +45,372 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     return not isinstance(state.result(raise_on_failure=False), DPOPipelineError)
 
 
-@task(name="model", **STAGE)
-def prepare_model(config: ModelConfig) -> Stage:
-    """Build the starter or a model from a config.json, or record what a folder or Hub id holds."""
+def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[ModelStats]:
+    """Build the starter or a random model, or record what a folder or Hub id holds.
+
+    Args:
+        config: Which model.
+        name: What the run calls it.
+    """
+    if config.name == "starter":
+        return build_starter.named(name)(seed=config.starter_seed, corpus=CORPUS)
+    if config.name.endswith(".json"):
+        return init_model.named(name)(config=_file(config.name), seed=config.starter_seed)
     from dpo_pipeline.models.references import resolve_model
 
-    if config.name == "starter" or config.name.endswith(".json"):
-        return _build_model(config)
     ref = resolve_model(config.name, config.revision)
-
-    def record(out: Path, _work: Path) -> dict[str, Any]:
-        (out / "model.json").write_text(ref.model_dump_json(indent=1))
-        return {"model": ref.model_dump(mode="json")}
-
-    return get_or_build(
-        "model",
-        record,
-        module="dpo_pipeline.models.references",
-        inputs={"model": ref, "path": str(ref.path), "revision": ref.revision},
-    )
+    return record_model.named(name)(model=ref, path=str(ref.path), revision=ref.revision)
 
 
-def _build_model(config: ModelConfig) -> Stage:
-    from dpo_pipeline.starter.corpus import FILES
-
-    starter = config.name == "starter"
-    source = None if starter else _read_config(config.name)
-
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.models.references import describe_model
-        from dpo_pipeline.starter.build import ModelStats, build_starter
-        from dpo_pipeline.starter.random_model import init_model
-
-        folder = out / "model"
-        folder.mkdir()
-        with progress("model", "tokens") as report:
-            if starter:
-                stats: ModelStats = build_starter(folder, config.starter_seed, report)
-            else:
-                stats = init_model(Path(config.name), folder, config.starter_seed)
-        ref = describe_model(folder, "starter" if starter else Path(config.name).name)
-        return {**stats.model_dump(), "model": {**ref.model_dump(), "path": "model"}}
-
-    return get_or_build(
-        "model",
-        build,
-        module="dpo_pipeline.starter.build" if starter else "dpo_pipeline.starter.random_model",
-        packages=NUMERIC,
-        inputs={
-            "config": source,
-            "seed": config.starter_seed,
-            "corpus": {path.name: file_digest(path) for path in FILES},
-        },
-    )
-
-
-def _read_config(name: str) -> str:
+def _file(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         raise ModelError(f"model.name {name!r} does not exist (seen from {Path.cwd()})")
-    return path.read_text(encoding="utf-8")
+    return path
 
 
-@task(name="download", **STAGE)
-def download(prompts: PromptsConfig, identity: IdentityConfig) -> Stage:
-    """Turn raw identity conversations into unique prompts, train and held out."""
-    from dpo_pipeline.prompts.preparation import prepare_prompts
-    from dpo_pipeline.prompts.sources import resolve_source
+def _inside(ref: ModelRef) -> ModelRef:
+    """Name a model by its place in the artifact that holds it."""
+    return ref.model_copy(update={"path": Path(ref.path.name)})
 
-    source = resolve_source(prompts)
-    return get_or_build(
-        "download",
-        lambda out, _: prepare_prompts(source, prompts, identity, out).model_dump(mode="json"),
-        module="dpo_pipeline.prompts.preparation",
-        packages=("pyarrow", "datasets"),
-        inputs={"source": source.digest, "prompts": prompts, "identity": identity},
+
+def _describe_model(stats: ModelStats) -> str:
+    return f"{stats.model.name}, weights {stats.model.weights_digest[:12]}"
+
+
+@stage(name="model", packages=NUMERIC, counts="tokens", says=_describe_model)
+def build_starter(build: Build, *, seed: int, corpus: tuple[Path, ...]) -> ModelStats:
+    """Train the starter from its corpus."""
+    from dpo_pipeline.models.references import describe_model
+    from dpo_pipeline.starter.build import build_starter
+
+    folder = build.out / "model"
+    folder.mkdir()
+    made = build_starter(folder, seed, build.report)
+    return ModelStats(model=_inside(describe_model(folder, "starter")), made=made.model_dump())
+
+
+@stage(name="model", packages=NUMERIC, says=_describe_model)
+def init_model(build: Build, *, config: Path, seed: int) -> ModelStats:
+    """Initialise a model with random weights from a config.json."""
+    from dpo_pipeline.models.references import describe_model
+    from dpo_pipeline.starter.random_model import init_model
+
+    folder = build.out / "model"
+    folder.mkdir()
+    made = init_model(config, folder, seed)
+    return ModelStats(model=_inside(describe_model(folder, config.name)), made=made.model_dump())
+
+
+@stage(name="model", says=_describe_model)
+def record_model(build: Build, *, model: ModelRef, path: str, revision: str | None) -> ModelStats:
+    """Record where the model lies and what it is."""
+    stats = ModelStats(model=model)
+    stats.write(build.out / "model.json")
+    return stats
+
+
+def _refused(reasons: dict[str, int]) -> str:
+    listed = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+    return f" (quarantine: {listed})" if listed else ""
+
+
+def _describe_prompts(stats: PromptStats) -> str:
+    return f"{stats.train:,} prompts to train, {stats.held_out:,} held out" + _refused(
+        stats.reasons
     )
 
 
-@task(name="generate", **STAGE)
+@stage(packages=("pyarrow", "datasets"), says=_describe_prompts)
+def download(
+    build: Build, *, source: SourceRef, prompts: PromptsConfig, identity: IdentityConfig
+) -> PromptStats:
+    """Turn raw identity conversations into unique prompts, train and held out."""
+    from dpo_pipeline.prompts.preparation import prepare_prompts
+
+    return prepare_prompts(source, prompts, identity, build.out)
+
+
+def _describe_answers(stats: AnswerStats) -> str:
+    failed = f", {stats.error} failed" if stats.error else ""
+    return f"{stats.rows:,} answers, {stats.length} cut off{failed}"
+
+
+@stage(packages=NUMERIC, says=_describe_answers)
 def generate(
-    model: Artifact,
-    prompts: Artifact,
+    build: Build,
+    *,
+    model: Artifact[ModelStats],
+    prompts: Artifact[PromptStats],
     identity: IdentityConfig,
     generation: GenerationConfig,
     run_on: ModelConfig,
-) -> Stage:
+) -> AnswerStats:
     """Let the reference model answer every prompt: its own answers are the rejected ones."""
+    from dpo_pipeline.answers.census import probe_identity
+    from dpo_pipeline.answers.collecting import collect_responses, plan_shards
+
     ref, path = model_of(model), prompts.path / "prompts.parquet"
-
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.answers.census import probe_identity
-        from dpo_pipeline.answers.collecting import collect_responses, plan_shards
-
-        options: dict[str, Any] = {"model": run_on, "config": generation, "ledger": ledger()}
-        probe = probe_identity(ref, identity, **options)
-        shards = generate_shard.map(
-            plan_shards(path, generation),
-            ref=unmapped(ref),
-            prompts=unmapped(path),
-            generation=unmapped(generation),
-            run_on=unmapped(run_on),
-        )
-        shards.result()
-        return {"probe": probe, **collect_responses(ref, path, out=out, **options)}
-
-    return get_or_build(
-        "generate",
-        build,
-        module="dpo_pipeline.answers.collecting",
-        packages=NUMERIC,
-        inputs={
-            "model": ref,
-            "prompts": prompts,
-            "identity": identity,
-            "generation": generation,
-            "run_on": run_on,
-        },
+    how: dict[str, Any] = {"model": run_on, "config": generation, "ledger": build.ledger}
+    census = probe_identity(ref, identity, **how)
+    shards = generate_shard.map(
+        plan_shards(path, generation),
+        ref=unmapped(ref),
+        prompts=unmapped(path),
+        generation=unmapped(generation),
+        run_on=unmapped(run_on),
     )
+    shards.result()
+    return AnswerStats(probe=census, **collect_responses(ref, path, out=build.out, **how))
 
 
-@task(name="generate-shard", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, **STAGE)
+@task(
+    name="generate-shard", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, **UNCACHED
+)
 def generate_shard(
     shard: tuple[int, int],
     ref: ModelRef,
     prompts: Path,
     generation: GenerationConfig,
     run_on: ModelConfig,
-) -> dict[str, Any]:
+) -> ShardStats:
     """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
     from dpo_pipeline.answers.collecting import generate_shard as answer_shard
 
     with progress("generate", "answers") as report:
-        return answer_shard(
-            ref,
-            prompts,
-            shard,
-            model=run_on,
-            config=generation,
-            ledger=ledger(),
-            on_progress=report,
+        return ShardStats(
+            **answer_shard(
+                ref,
+                prompts,
+                shard,
+                model=run_on,
+                config=generation,
+                ledger=home() / "ledger",
+                on_progress=report,
+            )
         )
 
 
-@task(name="rewrite", **STAGE)
+def _describe_pairs(stats: PairStats) -> str:
+    return f"{stats.pairs:,} pairs of {stats.rows:,} rows{_refused(stats.reasons)}"
+
+
+@stage(
+    packages=("pyarrow", "transformers", "tokenizers"),
+    says=_describe_pairs,
+    unread={"pairs": ("min_pairs", "min_yield")},
+)
 def rewrite(
-    model: Artifact, responses: Artifact, identity: IdentityConfig, pairs: PairsConfig
-) -> Stage:
+    build: Build,
+    *,
+    model: Artifact[ModelStats],
+    responses: Artifact[AnswerStats],
+    identity: IdentityConfig,
+    pairs: PairsConfig,
+) -> RewriteStats:
     """Rewrite the name in every answer: the same answer with the new name is the chosen one."""
-    ref = model_of(model)
+    from dpo_pipeline.pairs.rewriting import build_pairs
 
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.pairs.rewriting import build_pairs
-
-        source = responses.path / "responses.parquet"
-        return build_pairs(source, ref, identity, pairs, out).model_dump(mode="json")
-
-    return get_or_build(
-        "rewrite",
-        build,
-        module="dpo_pipeline.pairs.rewriting",
-        packages=("pyarrow", "transformers", "tokenizers"),
-        inputs={"model": ref, "responses": responses, "identity": identity, "pairs": pairs},
-    )
+    answers = responses.path / "responses.parquet"
+    return build_pairs(answers, model_of(model), identity, pairs, build.out)
 
 
-@task(name="prepare", **STAGE)
-def prepare(model: Artifact, prompts: PromptsConfig, pairs: PairsConfig) -> Stage:
+@stage(packages=("pyarrow", "datasets", "transformers", "tokenizers"), says=_describe_pairs)
+def prepare(
+    build: Build,
+    *,
+    model: Artifact[ModelStats],
+    source: SourceRef,
+    prompts: PromptsConfig,
+    pairs: PairsConfig,
+) -> PreparedStats:
     """Turn a preference dataset that already exists into the same pairs."""
-    from dpo_pipeline.prompts.sources import resolve_source
+    from dpo_pipeline.pairs.preferences import prepare_preferences
 
-    ref, source = model_of(model), resolve_source(prompts)
-
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.pairs.preferences import prepare_preferences
-
-        return prepare_preferences(source, prompts, pairs, ref, out).model_dump(mode="json")
-
-    return get_or_build(
-        "prepare",
-        build,
-        module="dpo_pipeline.pairs.preferences",
-        packages=("pyarrow", "datasets", "transformers", "tokenizers"),
-        inputs={"model": ref, "source": source.digest, "prompts": prompts, "pairs": pairs},
-    )
+    return prepare_preferences(source, prompts, pairs, model_of(model), build.out)
 
 
-@task(name="save", **STAGE)
-def save(pairs: Artifact, config: PairsConfig, lineage: Lineage) -> Stage:
+def _describe_dataset(stats: DatasetStats) -> str:
+    return f"{stats.train:,} pairs to train, {stats.held_out:,} held out"
+
+
+@stage(
+    packages=("pyarrow",),
+    says=_describe_dataset,
+    unread={"config": ("strategy", "templates", "max_length")},
+)
+def save(
+    build: Build,
+    *,
+    pairs: Artifact[RewriteStats] | Artifact[PreparedStats],
+    config: PairsConfig,
+    lineage: Lineage,
+) -> DatasetStats:
     """Save the pairs as Parquet, with where every byte came from."""
+    from dpo_pipeline.pairs.dataset import save_dataset
 
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.pairs.dataset import save_dataset
+    return save_dataset(pairs.path, lineage, config, build.out)
 
-        counts = save_dataset(pairs.path, lineage, config, out)
-        return {**counts.model_dump(mode="json"), "lineage": lineage.model_dump(mode="json")}
 
-    return get_or_build(
-        "save",
-        build,
-        module="dpo_pipeline.pairs.rewriting",
-        packages=("pyarrow",),
-        inputs={"pairs": pairs, "config": config, "lineage": lineage},
+def _describe_training(stats: TrainStats) -> str:
+    early = f" of {stats.planned_steps}" if stats.stopped else ""
+    return (
+        f"{stats.steps}{early} steps ({stats.engine}), loss {stats.first['loss']:.3f} -> "
+        f"{stats.last['loss']:.3f}, reward margin {stats.last['margin']:.1f}"
     )
 
 
-@task(name="train", **STAGE)
+@stage(
+    packages=(*NUMERIC, "trl", "peft", "accelerate"),
+    counts="steps",
+    says=_describe_training,
+    unread={"run_on": ("dtype",)},
+    also_runs=lambda *, config, **_: [child_module(config)],
+)
 def train(
-    model: Artifact,
-    dataset: Artifact,
+    build: Build,
+    *,
+    model: Artifact[ModelStats],
+    dataset: Artifact[DatasetStats],
     config: TrainConfig,
     run_on: ModelConfig,
-    identity: IdentityConfig | None = None,
-) -> Stage:
+    stop_at: IdentityConfig | None = None,
+    patch_template: IdentityConfig | None = None,
+) -> TrainStats:
     """Train the policy with DPO, in a child process that ends with this task."""
+    from dpo_pipeline.identity.system_message import patch_template as patch
+    from dpo_pipeline.models.references import describe_model
+    from dpo_pipeline.training.run import train
+
     ref = model_of(model)
-    looked_for = identity if config.stop else None
-    patched = identity if identity and identity.patch_template else None
-
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        from dpo_pipeline.identity.system_message import patch_template
-        from dpo_pipeline.models.references import describe_model
-        from dpo_pipeline.training.run import train as run_dpo
-
-        with progress("train", "steps") as report:
-            stats = run_dpo(
-                ref,
-                dataset.path,
-                model=run_on,
-                config=config,
-                identity=identity,
-                out=out,
-                work=work,
-                references=store().root / "references",
-                on_progress=report,
-            )
-        if patched:
-            stats["template"] = patch_template(out / "model", patched).model_dump()
-        policy = describe_model(out / "model", f"{ref.name}-policy")
-        return {**stats, "model": {**policy.model_dump(), "path": "model"}}
-
-    return get_or_build(
-        "train",
-        build,
-        module="dpo_pipeline.training." + ("early_stopping" if config.stop else "child"),
-        packages=(*NUMERIC, "trl", "peft", "accelerate"),
-        inputs={
-            "model": ref,
-            "dataset": dataset,
-            "train": config,
-            "run_on": run_on,
-            "stop_at": looked_for,
-            "patch_template": patched,
-        },
+    record = train(
+        ref,
+        dataset.path,
+        model=run_on,
+        config=config,
+        identity=stop_at,
+        out=build.out,
+        work=build.work,
+        references=build.references,
+        on_progress=build.report,
     )
+    template = patch(build.out / "model", patch_template) if patch_template else None
+    policy = describe_model(build.out / "model", f"{ref.name}-policy")
+    return TrainStats(**{**dict(record), "model": _inside(policy), "template": template})
 
 
-@task(name="evaluate", **STAGE)
+def _describe_score(stats: ScoreStats) -> str:
+    return f"{stats.rows:,} answers compared"
+
+
+@stage(packages=NUMERIC, counts="answers", says=_describe_score)
 def evaluate(
-    reference: Artifact,
-    policy: Artifact,
-    prompts: Artifact,
-    dataset: Artifact | None,
+    build: Build,
+    *,
+    reference: Artifact[ModelStats],
+    policy: Artifact[ModelStats] | Artifact[TrainStats],
+    prompts: Artifact[PromptStats],
+    dataset: Artifact[DatasetStats] | None,
+    export: Artifact[ParityStats] | None = None,
+    general: Path,
+    lm_eval: dict[str, str],
     identity: IdentityConfig,
     generation: GenerationConfig,
-    training: TrainConfig,
     evaluation: EvaluationConfig,
     gate: GateConfig,
+    beta: float,
+    set_aside: int,
     run_on: ModelConfig,
-    export: Artifact | None = None,
-) -> Stage:
+) -> ScoreStats:
     """Ask both models what the training never saw; score what changed and what should not."""
-    from dpo_pipeline.evaluation.cases import general_file
-    from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
+    from dpo_pipeline.evaluation.asking import Subject
+    from dpo_pipeline.evaluation.parity import Parity
+    from dpo_pipeline.evaluation.scorecard import Material, Terms, evaluate
 
-    before, after = model_of(reference), model_of(policy)
-
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.evaluation.asking import Subject
-        from dpo_pipeline.evaluation.parity import Parity
-        from dpo_pipeline.evaluation.scorecard import Material, Terms
-        from dpo_pipeline.evaluation.scorecard import evaluate as score
-
-        found = Parity.read(export.path / "parity.json") if export else None
-        seen = training.stop.prompts if training.stop else 0
-        with progress("evaluate", "answers") as report:
-            stats = score(
-                Subject(before, run_on),
-                Subject(after, run_on),
-                Material(
-                    prompts.path / "prompts.parquet", dataset.path if dataset else None, found, seen
-                ),
-                Terms(identity, generation, evaluation, gate, training.beta),
-                ledger=ledger(),
-                out=out,
-                on_progress=report,
-            )
-        # What the verdict holds for: publishing compares these with what it is about to send.
-        evidence = {
-            "weights_digest": after.weights_digest,
-            "template_digest": after.template_digest,
-            "dataset_digest": dataset.digest if dataset else "",
-        }
-        return {**stats.model_dump(mode="json"), "evidence": evidence}
-
-    return get_or_build(
-        "evaluate",
-        build,
-        module="dpo_pipeline.evaluation.scorecard",
-        packages=NUMERIC,
-        inputs={
-            "reference": before,
-            "policy": policy,
-            "prompts": prompts,
-            "dataset": dataset,
-            "export": export,
-            "general": file_digest(general_file(evaluation.general)),
-            "lm_eval": describe_tasks(evaluation.lm_eval),
-            "identity": identity,
-            "generation": generation,
-            "beta": training.beta,
-            "set_aside": training.stop.prompts if training.stop else 0,
-            "evaluation": evaluation,
-            "gate": gate,
-            "run_on": run_on,
-        },
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-@task(name="parity", **STAGE)
-def parity(
-    policy: Artifact,
-    export: Artifact,
-    prompts: Artifact,
-    config: EvaluateConfig,
-    export_model: ModelConfig,
-) -> Stage:
-    """Tell whether an export of the policy still answers as the policy does."""
-    original, exported = model_of(policy), model_of(export)
-
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.evaluation.asking import Subject
-        from dpo_pipeline.evaluation.parity import check_parity
-
-        stats = check_parity(
-            Subject(original, config.policy),
-            Subject(exported, export_model),
+    after = model_of(policy)
+    stats = evaluate(
+        Subject(model_of(reference), run_on),
+        Subject(after, run_on),
+        Material(
             prompts=prompts.path / "prompts.parquet",
-            identity=config.identity,
-            generation=config.generation,
-            config=config.evaluation,
-            ledger=ledger(),
-            out=out,
-        )
-        return stats.model_dump(mode="json")
-
-    return get_or_build(
-        "parity",
-        build,
-        module="dpo_pipeline.evaluation.parity",
-        packages=NUMERIC,
-        inputs={
-            "policy": original,
-            "export": exported,
-            "prompts": prompts,
-            "config": config,
-            "export_model": export_model,
-        },
+            dataset=dataset.path if dataset else None,
+            export=Parity.read(export.path / "parity.json") if export else None,
+            set_aside=set_aside,
+        ),
+        Terms(identity, generation, evaluation, gate, beta),
+        ledger=build.ledger,
+        out=build.out,
+        on_progress=build.report,
     )
+    # What the verdict holds for: publishing compares these with what it is about to send.
+    evidence = Evidence(
+        weights_digest=after.weights_digest,
+        template_digest=after.template_digest,
+        dataset_digest=dataset.digest if dataset else "",
+    )
+    return stats.model_copy(update={"evidence": evidence})
 
 
-@task(name="compare", **STAGE)
-def compare(
-    reference: Artifact,
-    policy: Artifact,
-    dataset: Artifact,
-    training: TrainConfig,
+def _describe_parity(stats: ParityStats) -> str:
+    same, kl = stats.export_same_answers.value, stats.export_kl.value
+    far = "not comparable" if kl is None else f"{kl:.2g}"
+    return f"{same:.1%} of {stats.rows:,} answers the same, KL {far}"
+
+
+@stage(packages=NUMERIC, says=_describe_parity)
+def parity(
+    build: Build,
+    *,
+    policy: Artifact[ModelStats],
+    export: Artifact[ModelStats],
+    prompts: Artifact[PromptStats],
+    general: Path,
+    identity: IdentityConfig,
+    generation: GenerationConfig,
     evaluation: EvaluationConfig,
     run_on: ModelConfig,
-) -> Stage:
+    export_on: ModelConfig,
+) -> ParityStats:
+    """Tell whether an export of the policy still answers as the policy does."""
+    from dpo_pipeline.evaluation.asking import Subject
+    from dpo_pipeline.evaluation.parity import check_parity
+
+    return check_parity(
+        Subject(model_of(policy), run_on),
+        Subject(model_of(export), export_on),
+        prompts=prompts.path / "prompts.parquet",
+        identity=identity,
+        generation=generation,
+        config=evaluation,
+        ledger=build.ledger,
+        out=build.out,
+    )
+
+
+def _describe_comparison(stats: PreferenceStats) -> str:
+    return f"{stats.rows:,} pairs compared"
+
+
+@stage(packages=NUMERIC, says=_describe_comparison)
+def compare(
+    build: Build,
+    *,
+    reference: Artifact[ModelStats],
+    policy: Artifact[TrainStats],
+    dataset: Artifact[DatasetStats],
+    beta: float,
+    max_pairs: int,
+    run_on: ModelConfig,
+) -> PreferenceStats:
     """Measure on held-out pairs how much more the policy prefers the chosen answers."""
-    before, after = model_of(reference), model_of(policy)
+    from dpo_pipeline.evaluation.asking import Subject
+    from dpo_pipeline.evaluation.likelihood import compare_preferences
 
-    def build(out: Path, _work: Path) -> dict[str, Any]:
-        from dpo_pipeline.evaluation.asking import Subject
-        from dpo_pipeline.evaluation.likelihood import compare_preferences
-
-        stats = compare_preferences(
-            Subject(before, run_on),
-            Subject(after, run_on),
-            dataset.path / "held_out.parquet",
-            beta=training.beta,
-            max_pairs=evaluation.max_pairs,
-            out=out,
-        )
-        return stats.model_dump(mode="json")
-
-    return get_or_build(
-        "compare",
-        build,
-        module="dpo_pipeline.evaluation.likelihood",
-        packages=NUMERIC,
-        inputs={
-            "reference": before,
-            "policy": policy,
-            "dataset": dataset,
-            "beta": training.beta,
-            "evaluation": evaluation,
-            "run_on": run_on,
-        },
+    return compare_preferences(
+        Subject(model_of(reference), run_on),
+        Subject(model_of(policy), run_on),
+        dataset.path / "held_out.parquet",
+        beta=beta,
+        max_pairs=max_pairs,
+        out=build.out,
     )
-
-
-@task(name="publish", persist_result=False, cache_policy=NO_CACHE)
-def publish(
-    config: PublishConfig,
-    run_id: str,
-    reference: Artifact,
-    policy: Artifact,
-    dataset: Artifact,
-    score: Artifact,
-    training: dict[str, Any],
-    out: Path,
-) -> dict[str, Any]:
-    """Publish to the Hub what the gate passed for; the token is read here and goes nowhere."""
-    from dpo_pipeline.publishing.publish import publish as publish_proven
-    from dpo_pipeline.publishing.records import Evidence, Proven
-
-    proven = Proven(
-        run_id=run_id,
-        model=model_of(policy).path,
-        dataset=dataset.path,
-        base=model_of(reference).path,
-        evidence=Evidence.model_validate(score.stats["evidence"]),
-        scorecard=_read(score.path / "scorecard.json"),
-        lineage=Lineage.model_validate(dataset.stats["lineage"]),
-        training=training,
-    )
-    return publish_proven(config, proven, token=_read_token(config), out=out).model_dump()
-
-
-def check_publishing(config: PublishConfig) -> None:
-    """Stop before hours of work where nothing could be published after them.
-
-    Raises:
-        PublishError: Something is to be sent, and there is no token that may, or no network.
-    """
-    if (config.model_repo or config.dataset_repo) and not config.dry_run:
-        from dpo_pipeline.publishing.access import check_access
-
-        check_access(config, _read_token(config))
-
-
-def _read_token(config: PublishConfig) -> str | None:
-    """Read the token: the Prefect Secret block, else the environment, else the stored login."""
-    from huggingface_hub import get_token
-
-    name = config.token_block
-    if name is None:
-        return get_token()
-    try:
-        secret = Secret.load(name).get()  # type: ignore[union-attr]
-    except ValueError:
-        raise PublishError(
-            f"publish.token_block: Prefect has no Secret block {name!r}: make one (see Publishing "
-            "in the README), or leave the option out, and HF_TOKEN or the stored login is used"
-        ) from None
-    if not isinstance(secret, str) or not secret.strip():
-        raise PublishError(f"the Secret block {name!r} holds no text: store the token itself in it")
-    return secret.strip()

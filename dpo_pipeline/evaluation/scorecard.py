@@ -64,11 +64,26 @@ class Scorecard(Record):
     counts: dict[str, int]  # group of prompts -> answers compared
 
 
+class Evidence(Record):
+    """What a scorecard was measured on; empty where there was none.
+
+    Attributes:
+        weights_digest: Weights of the policy, as `describe_model` gives them.
+        template_digest: Its chat template and tokenizer, the same way.
+        dataset_digest: The dataset, as the store gives it.
+    """
+
+    weights_digest: str = ""
+    template_digest: str = ""
+    dataset_digest: str = ""
+
+
 class ScoreStats(Record):
-    """What an evaluation is known by: answers compared, and the verdict."""
+    """What an evaluation is known by: answers compared, the verdict, and what it holds for."""
 
     rows: int
     verdict: Verdict
+    evidence: Evidence = Evidence()
 
 
 @dataclass(frozen=True)

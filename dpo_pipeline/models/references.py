@@ -8,22 +8,20 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.hub.client import ask, resolve_revision
-
-if TYPE_CHECKING:
-    pass
-
+from dpo_pipeline.store.records import Record
+from dpo_pipeline.store.settings import NO_EFFECT
 
 DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-class ModelRef(BaseModel):
+class ModelRef(Record):
     """A model at rest: where it lies and what it is.
 
     Attributes:
@@ -35,13 +33,23 @@ class ModelRef(BaseModel):
             template, tokenizer and generation config.
     """
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-    name: str
-    path: Path
-    revision: str | None
+    name: str = Field(json_schema_extra=NO_EFFECT)
+    path: Path = Field(json_schema_extra=NO_EFFECT)
+    revision: str | None = Field(json_schema_extra=NO_EFFECT)
     weights_digest: str
     template_digest: str
+
+
+class ModelStats(Record):
+    """What a stage that makes or finds a model knows of it.
+
+    Attributes:
+        model: The model; a relative path counts from the artifact's folder.
+        made: Counts of its making, where it was made here: parameters, vocabulary, ...
+    """
+
+    model: ModelRef
+    made: dict[str, float] = Field({})
 
 
 def resolve_model(name: str, revision: str | None = None) -> ModelRef:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from dpo_pipeline.errors import PublishError
+from dpo_pipeline.evaluation.scorecard import Evidence
 from dpo_pipeline.models.references import describe_model
-from dpo_pipeline.publishing.records import Evidence, Proven
+from dpo_pipeline.publishing.records import Proven
 from dpo_pipeline.store.artifacts import MANIFEST
 from dpo_pipeline.store.digests import digest_of, file_digest
 

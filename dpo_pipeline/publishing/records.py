@@ -4,20 +4,9 @@ from pathlib import Path
 
 from pydantic import Field, JsonValue
 
-from dpo_pipeline.evaluation.scorecard import Scorecard
+from dpo_pipeline.evaluation.scorecard import Evidence, Scorecard
 from dpo_pipeline.pairs.lineage import Lineage
 from dpo_pipeline.store.records import Record
-
-
-class Evidence(Record):
-    """What a scorecard was measured on: a policy as `describe_model`, a dataset as the store tells.
-
-    A digest is empty where there was none.
-    """
-
-    weights_digest: str = ""
-    template_digest: str = ""
-    dataset_digest: str = ""
 
 
 class Proven(Record):

@@ -9,36 +9,40 @@ makes two runs at once safe and dies with its holder.
 import fcntl
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.store.digests import digest_of, file_digest
+from dpo_pipeline.store.files import explained, sync, write_whole
 from dpo_pipeline.store.keys import KeyParts
+from dpo_pipeline.store.records import Record
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+FORMAT = 2  # of the manifest and of what is in it
+
+Stats = TypeVar("Stats", bound=Record)
 
 
-class Artifact(BaseModel):
-    """What tasks hand each other in place of the data: where it lies and what it is.
+class Artifact(BaseModel, Generic[Stats]):
+    """What stages hand each other in place of the data: where it lies and what it is.
 
     Attributes:
         stage: Stage that made it.
         key: Digest of everything it depends on.
         digest: Digest of its content: file names and their sha256.
         path: Its folder.
-        stats: Counts and facts its stage reported, JSON-able. Where `unfinished` is not 0, some
-            rows are worth another try: the artifact is not reused.
+        stats: Counts and facts that its stage reported. Where they have `unfinished` and it is
+            not 0, some rows are worth another try: the artifact is not reused.
         seconds: Time it took to build (seconds).
     """
 
@@ -48,12 +52,29 @@ class Artifact(BaseModel):
     key: str
     digest: str
     path: Path
-    stats: dict[str, Any]
+    stats: Stats
     seconds: float
 
     def identity(self) -> dict[str, str]:
         """Return what a child's key holds of this parent."""
         return {"key": self.key, "digest": self.digest}
+
+
+Build = Callable[[Path, Path], Stats]
+
+
+class _Manifest(BaseModel):
+    """What manifest.json holds beside its own digest."""
+
+    format: int = 1  # an older version wrote none
+    stage: str
+    key: str
+    digest: str
+    stats: dict[str, JsonValue]
+    seconds: float
+    built_at: str
+    parts: KeyParts
+    files: dict[str, dict[str, str | int]]
 
 
 class Store:
@@ -66,28 +87,43 @@ class Store:
         """Return the folder of an artifact, built or not."""
         return self.root / "objects" / stage / key
 
-    def get(self, stage: str, key: str) -> Artifact | None:
+    def get(self, stage: str, key: str, kind: type[Stats]) -> Artifact[Stats] | None:
         """Return a verified artifact, or None.
 
-        One that does not verify is moved to `aside/` with a warning that says why.
+        One that does not verify is moved to `aside/` with a warning that says why; one that an
+        older version of this project wrote stays until the new one takes its place.
+
+        Args:
+            stage: Name of the stage.
+            key: Digest of its key parts.
+            kind: The record that its stats are.
         """
         path = self.path(stage, key)
         if not path.is_dir():
             return None
-        problem, body = _verify(path)
-        if problem or body["key"] != key:
-            self._set_aside(path, problem or "the manifest is of another key")
+        try:
+            body = _verify(path)
+            if body.key != key:
+                raise _DamagedError("the manifest is of another key")
+            stats = kind.model_validate(body.stats)
+        except _DamagedError as damage:
+            self._set_aside(path, str(damage))
             return None
-        return Artifact(path=path, **{k: body[k] for k in Artifact.model_fields if k != "path"})
+        except (_OlderError, ValidationError):
+            logger.info("%s: %s is of an older version; building anew", stage, path.name)
+            return None
+        fields = body.model_dump(include={"stage", "key", "digest", "seconds"})
+        return Artifact[kind](**fields, path=path, stats=stats)  # type: ignore[valid-type]
 
     def get_or_build(
         self,
         stage: str,
         parts: KeyParts,
-        build: Callable[[Path, Path], dict[str, Any]],
+        build: Build[Stats],
+        kind: type[Stats],
         *,
         refresh: bool = False,
-    ) -> tuple[Artifact, bool]:
+    ) -> tuple[Artifact[Stats], bool]:
         """Return the artifact of these key parts, building it if need be.
 
         Args:
@@ -96,6 +132,7 @@ class Store:
             build: Writes the files into its first argument, an empty folder, and returns the
                 stats. Its second argument is a scratch folder that survives a crash (for
                 checkpoints) and goes once the artifact is whole.
+            kind: The record that the stats are.
             refresh: Build even if a good artifact exists.
         Returns:
             The artifact, and whether it was built now.
@@ -103,14 +140,14 @@ class Store:
             StoreError: The disk is full or not writable; nothing half-written remains.
         """
         key = digest_of(parts)[:32]
-        if not refresh and (found := self._reusable(stage, key)):
+        if not refresh and (found := self._reusable(stage, key, kind)):
             return found, False
         with self._lock(stage, key):
             # Another run may have built it while this one waited for the lock.
-            if not refresh and (found := self._reusable(stage, key)):
+            if not refresh and (found := self._reusable(stage, key, kind)):
                 return found, False
             self._build(stage, key, parts, build)
-            built = self.get(stage, key)
+            built = self.get(stage, key, kind)
             if built is None:
                 raise StoreError(
                     f"{stage}: the artifact just written under {self.path(stage, key)} does not "
@@ -118,60 +155,53 @@ class Store:
                 )
             return built, True
 
-    def _reusable(self, stage: str, key: str) -> Artifact | None:
-        found = self.get(stage, key)
-        return None if found and found.stats.get("unfinished") else found
+    def _reusable(self, stage: str, key: str, kind: type[Stats]) -> Artifact[Stats] | None:
+        found = self.get(stage, key, kind)
+        return None if found and bool(getattr(found.stats, "unfinished", False)) else found
 
     def latest_parts(self, stage: str) -> KeyParts | None:
         """Return the key parts of the stage's newest artifact, to explain a miss."""
         manifests = (self.root / "objects" / stage).glob(f"*/{MANIFEST}")
         for path in sorted(manifests, key=lambda p: p.stat().st_mtime, reverse=True):
-            problem, body = _read_manifest(path)
-            if not problem:
-                parts: KeyParts = body["parts"]
-                return parts
+            try:
+                return _read_manifest(path).parts
+            except (_DamagedError, _OlderError):
+                continue
         return None
 
-    def _build(
-        self, stage: str, key: str, parts: KeyParts, build: Callable[[Path, Path], dict[str, Any]]
-    ) -> None:
+    def _build(self, stage: str, key: str, parts: KeyParts, build: Build[Stats]) -> None:
         final = self.path(stage, key)
         temp = self.root / "tmp" / f"{stage}-{key}"
         work = self.root / "work" / f"{stage}-{key}"
         # Whoever left this folder held the lock that this run holds now: it is an orphan.
         shutil.rmtree(temp, ignore_errors=True)
         try:
-            temp.mkdir(parents=True)
-            work.mkdir(parents=True, exist_ok=True)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            started = time.monotonic()
-            stats = build(temp, work)
-            files = _hash_files(temp)
-            body = {
-                "stage": stage,
-                "key": key,
-                "digest": digest_of({name: entry["sha256"] for name, entry in files.items()}),
-                "stats": stats,
-                "seconds": round(time.monotonic() - started, 3),
-                "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "parts": parts,
-                "files": files,
-            }
-            _write_synced(
-                temp / MANIFEST, json.dumps({"sha256": digest_of(body), "body": body}, indent=1)
-            )
-            _sync_folders(temp)
-            if final.exists():
-                shutil.rmtree(final)
-            temp.rename(final)
-            _sync(final.parent)
-        except OSError as error:
-            if isinstance(error, StoreError) or error.errno is None:
-                raise
-            raise StoreError(
-                f"{stage}: cannot write under {self.root}: {error.strerror} "
-                f"({error.filename or temp}); free some space or set another store"
-            ) from error
+            with explained(self.root):
+                temp.mkdir(parents=True)
+                work.mkdir(parents=True, exist_ok=True)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                started = time.monotonic()
+                stats = build(temp, work)
+                files = _hash_files(temp)
+                body = _Manifest(
+                    format=FORMAT,
+                    stage=stage,
+                    key=key,
+                    digest=digest_of({name: entry["sha256"] for name, entry in files.items()}),
+                    stats=stats.model_dump(mode="json"),
+                    seconds=round(time.monotonic() - started, 3),
+                    built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    parts=parts,
+                    files=files,
+                ).model_dump()
+                manifest = {"sha256": digest_of(body), "body": body}
+                write_whole(temp / MANIFEST, json.dumps(manifest, indent=1))
+                for folder in (*(p for p in temp.rglob("*") if p.is_dir()), temp):
+                    sync(folder)
+                if final.exists():
+                    shutil.rmtree(final)
+                temp.rename(final)
+                sync(final.parent)
         finally:
             shutil.rmtree(temp, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
@@ -201,62 +231,49 @@ class Store:
         )  # fmt: skip
 
 
-def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    problem, body = _read_manifest(folder / MANIFEST)
-    if problem:
-        return problem, {}
+class _DamagedError(Exception):
+    """An artifact is not what was written."""
+
+
+class _OlderError(Exception):
+    """An artifact is whole, and written by an older version of this project."""
+
+
+def _verify(folder: Path) -> _Manifest:
+    body = _read_manifest(folder / MANIFEST)
     present = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
-    for name, entry in body["files"].items():
+    for name, entry in body.files.items():
         if name not in present:
-            return f"{name} is missing", {}
+            raise _DamagedError(f"{name} is missing")
         if file_digest(folder / name) != entry["sha256"]:
-            return f"{name} has changed", {}
-    if extra := present - body["files"].keys():
-        return f"{min(extra)} is not in the manifest", {}
-    return None, body
+            raise _DamagedError(f"{name} has changed")
+    if extra := present - body.files.keys():
+        raise _DamagedError(f"{min(extra)} is not in the manifest")
+    return body
 
 
-def _read_manifest(path: Path) -> tuple[str | None, dict[str, Any]]:
+def _read_manifest(path: Path) -> _Manifest:
     try:
         manifest = json.loads(path.read_bytes())
-        body: dict[str, Any] = manifest["body"]
-        expected = manifest["sha256"]
+        content, expected = manifest["body"], manifest["sha256"]
     except FileNotFoundError:
-        return f"{MANIFEST} is missing", {}
+        raise _DamagedError(f"{MANIFEST} is missing") from None
     except (ValueError, KeyError, TypeError):
-        return f"{MANIFEST} cannot be read", {}
-    if digest_of(body) != expected:
-        return f"{MANIFEST} has changed", {}
-    return None, body
+        raise _DamagedError(f"{MANIFEST} cannot be read") from None
+    if digest_of(content) != expected:
+        raise _DamagedError(f"{MANIFEST} has changed")
+    if content.get("format", 1) < FORMAT:
+        raise _OlderError
+    return _Manifest.model_validate(content)
 
 
-def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    files: dict[str, dict[str, Any]] = {}
+def _hash_files(folder: Path) -> dict[str, dict[str, str | int]]:
+    files: dict[str, dict[str, str | int]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise StoreError(f"{path.name}: an artifact holds files, not links; copy the file")
         if path.is_file():
-            _sync(path)
+            sync(path)
             name = str(path.relative_to(folder))
             files[name] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
     return files
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folders(folder: Path) -> None:
-    for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
-        _sync(path)

@@ -3,15 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: object) -> bytes:
     """Serialize a JSON-able value to bytes that depend on the value alone."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """Digest a JSON-able value (sha256, hex)."""
     return hashlib.sha256(canonical(value)).hexdigest()
 

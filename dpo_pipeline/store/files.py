@@ -56,8 +56,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn a failure to write into an error that names the path and the remedy.
+def explained(what: str | Path) -> Iterator[None]:
+    """Turn a failure to write into an error that says what, where and what to do.
+
+    Args:
+        what: What is being written.
 
     Raises:
         StoreError: The disk is full or not writable.
@@ -68,6 +71,6 @@ def explained(path: Path) -> Iterator[None]:
         if isinstance(error, StoreError) or error.errno is None:
             raise
         raise StoreError(
-            f"cannot write {path}: {error.strerror} ({error.filename or path}); free some space "
+            f"cannot write {what}: {error.strerror} ({error.filename or what}); free some space "
             "or set DPO_PIPELINE_HOME to another disk, and run again"
         ) from error

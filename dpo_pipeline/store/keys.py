@@ -6,27 +6,26 @@ kept in the artifact's manifest, so a miss can be explained by comparing two set
 
 import ast
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
+import grimp
+from pydantic import BaseModel, JsonValue
 
-PACKAGE = "dpo_pipeline"
-_PACKAGE_FOLDER = Path(__file__).parents[1]
+import dpo_pipeline
 
-KeyParts = dict[str, Any]
+KeyParts = dict[str, JsonValue]
 
 
-def settings_of(section: BaseModel) -> dict[str, Any]:
+def settings_of(section: BaseModel) -> dict[str, JsonValue]:
     """Dump the fields of a section that can change a result.
 
     Fields marked `json_schema_extra={"affects_result": False}` (batch sizes, concurrency,
     where a thing came from once its digest is known) stay out of the key.
     """
-    kept: dict[str, Any] = {}
+    kept: dict[str, JsonValue] = {}
     for name, field in type(section).model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, Mapping) and extra.get("affects_result") is False:
@@ -41,22 +40,29 @@ def settings_of(section: BaseModel) -> dict[str, Any]:
 
 
 def stage_parts(
-    stage: str, *, module: str, inputs: Mapping[str, Any], packages: Sequence[str] = ()
+    stage: str,
+    *,
+    modules: Collection[str],
+    inputs: Mapping[str, JsonValue],
+    body: str = "",
+    packages: Collection[str] = (),
 ) -> KeyParts:
     """Collect the parts of a stage's key.
 
     Args:
         stage: Name of the stage.
-        module: Module of this project whose code, with all it imports from this project,
-            makes the result.
+        modules: Modules of the library whose code, with all they import from it, makes the
+            result.
+        inputs: What the stage is given: parents' digests, settings, plain values.
+        body: Source of the stage itself, which says what it hands to these modules.
         packages: Installed packages whose version matters to the result.
-        inputs: What the stage is given: parents' digests and settings, JSON-able.
     """
     return {
         "stage": stage,
         "inputs": dict(inputs),
-        "code": code_digests(module),
-        "packages": {name: metadata.version(name) for name in packages},
+        "body": hashlib.sha256(code_of(body).encode()).hexdigest(),
+        "code": dict(code_digests(frozenset(modules))),
+        "packages": {name: metadata.version(name) for name in sorted(packages)},
     }
 
 
@@ -66,7 +72,7 @@ def explain(parts: KeyParts, previous: KeyParts) -> list[str]:
     return sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name))
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: JsonValue, prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
             # Module names hold dots themselves: a slash keeps the path readable.
@@ -76,65 +82,45 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @cache
-def code_digests(module: str) -> dict[str, str]:
-    """Digest the source of a module of this project and of all it imports from this project.
+def code_digests(modules: frozenset[str]) -> dict[str, str]:
+    """Digest the code of modules of the library and of all that they import from it.
 
-    Imports are read from the source, at any depth of nesting and without running it, so
-    that lazily imported modules count and heavy packages stay unloaded.
+    Imports at any depth of nesting count, and nothing is run, so heavy packages stay
+    unloaded. Words do not count: comments, docstrings, help texts of settings.
 
     Returns:
-        Module name -> sha256 of its file.
+        Module name -> sha256 of its code.
+    Raises:
+        ValueError: The library has no such module.
     """
-    found: dict[str, str] = {}
-    queue = list(_with_parents(module))
-    while queue:
-        name = queue.pop()
-        path = _source(name)
-        if name in found or path is None:
-            continue
-        source = path.read_bytes()
-        found[name] = hashlib.sha256(source).hexdigest()
-        queue.extend(_imports(name, ast.parse(source), is_package=path.name == "__init__.py"))
-    return dict(sorted(found.items()))
+    graph = _imports()
+    if unknown := modules - graph.modules:
+        raise ValueError(f"no module of the library: {', '.join(sorted(unknown))}")
+    found = modules.union(*(graph.find_upstream_modules(module) for module in modules))
+    return {name: _module_digest(name) for name in sorted(found)}
 
 
-def _source(module: str) -> Path | None:
-    base = _PACKAGE_FOLDER.joinpath(*module.split(".")[1:])
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
+@cache
+def _imports() -> grimp.ImportGraph:
+    return grimp.build_graph(
+        dpo_pipeline.__name__, cache_dir=None, exclude_type_checking_imports=True
+    )
 
 
-def _imports(module: str, tree: ast.AST, is_package: bool) -> Iterator[str]:
-    for node in _runtime_nodes(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                up = module.split(".")[: None if is_package else -1]
-                up = up[: len(up) - (node.level - 1)]
-                base = ".".join([*up, base]).rstrip(".")
-            # `from package import name`: the name may be a module or an attribute.
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if name.split(".")[0] == PACKAGE:
-                yield from _with_parents(name)
+@cache
+def _module_digest(name: str) -> str:
+    base = Path(str(dpo_pipeline.__file__)).parent.joinpath(*name.split(".")[1:])
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    return hashlib.sha256(code_of(path.read_text(encoding="utf-8")).encode()).hexdigest()
 
 
-def _with_parents(module: str) -> Iterator[str]:
-    # Importing a.b.c runs a/__init__.py and a/b/__init__.py as well.
-    parts = module.split(".")
-    return (".".join(parts[: i + 1]) for i in range(len(parts)))
-
-
-def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                yield from _runtime_nodes(child)
-            continue
-        yield node
-        yield from _runtime_nodes(node)
+def code_of(source: str) -> str:
+    """Return Python source without its words: comments, docstrings, `description=`; nor layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body[:1] = [] if len(node.body) > 1 else [ast.Pass()]
+        elif isinstance(node, ast.Call):
+            node.keywords = [word for word in node.keywords if word.arg != "description"]
+    return ast.unparse(tree)

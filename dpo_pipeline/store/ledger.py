@@ -14,10 +14,12 @@ import uuid
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypedDict
 
-from dpo_pipeline.errors import StoreError
+from pydantic import JsonValue
+
 from dpo_pipeline.store.digests import canonical, digest_of
+from dpo_pipeline.store.files import explained, sync, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Ledger:
     """The records of one context under `root`, and this writer's own segment."""
 
-    def __init__(self, root: Path, context: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, context: Mapping[str, JsonValue]) -> None:
         self.context = dict(context)
         self.folder = root / digest_of(self.context)[:32]
         self._segment: BinaryIO | None = None
@@ -36,9 +38,9 @@ class Ledger:
             with suppress(OSError):
                 self._segment.close()
 
-    def read(self, wanted: Container[str]) -> dict[str, Any]:
+    def read(self, wanted: Container[str]) -> dict[str, dict[str, JsonValue]]:
         """Return the records of the wanted keys; of two with one key, either (they are equal)."""
-        found: dict[str, Any] = {}
+        found: dict[str, dict[str, JsonValue]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             damaged = 0
             for record in _records(path, wanted):
@@ -50,7 +52,7 @@ class Ledger:
                 logger.warning("%s: %d damaged lines dropped, made again", path.name, damaged)
         return found
 
-    def append(self, records: Mapping[str, Any]) -> None:
+    def append(self, records: Mapping[str, Mapping[str, JsonValue]]) -> None:
         """Write records to this writer's own segment and sync it.
 
         Raises:
@@ -59,32 +61,27 @@ class Ledger:
         if not records:
             return
         bodies = [canonical({"key": key, "value": value}) for key, value in records.items()]
-        try:
+        with explained(f"answers under {self.folder}"):
             self._segment = self._segment or self._open()
             self._segment.write(b"".join(_check(body) + b" " + body + b"\n" for body in bodies))
             self._segment.flush()
             os.fsync(self._segment.fileno())
-        except OSError as error:
-            raise StoreError(
-                f"cannot write answers under {self.folder}: {error.strerror}; free some space or "
-                "set another store"
-            ) from error
 
     def _open(self) -> BinaryIO:
-        self.folder.mkdir(parents=True, exist_ok=True)
         # For people: what the folder's name is the digest of.
         text = json.dumps(self.context, indent=1, ensure_ascii=False)
-        (self.folder / "context.json").write_text(text, encoding="utf-8")
+        write_whole(self.folder / "context.json", text)
         segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(self.folder)
         return segment
 
 
-def _records(path: Path, wanted: Container[str]) -> Iterator[Any]:
+class _Line(TypedDict):
+    key: str
+    value: dict[str, JsonValue]
+
+
+def _records(path: Path, wanted: Container[str]) -> Iterator[_Line | None]:
     """Yield each wanted record of a segment, None for a line that is not whole."""
     with path.open("rb") as handle:
         for line in handle:

@@ -7,8 +7,8 @@ from published import card_of, copy_of, scorecard
 from tiny import make_tiny_model
 
 from dpo_pipeline.errors import PublishError
+from dpo_pipeline.evaluation.scorecard import Evidence
 from dpo_pipeline.publishing.evidence import dataset_digest, digest_evidence
-from dpo_pipeline.publishing.records import Evidence
 from dpo_pipeline.store.artifacts import Store
 
 

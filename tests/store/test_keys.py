@@ -1,86 +1,105 @@
 """Keys change with what a result depends on, and with nothing else."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from workplace import ROOT
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.store import keys
 from dpo_pipeline.training.settings import TrainConfig
 
-PROJECT = Path(keys.__file__).parents[1]
+DIGESTS = """
+import json, sys
+from dpo_pipeline.store.keys import code_digests
+print(json.dumps({name: code_digests(frozenset({name})) for name in sys.argv[1:]}))
+"""
+PAIRS, ANSWERS = "dpo_pipeline.pairs.rewriting", "dpo_pipeline.answers.collecting"
+SCORE, CHILD = "dpo_pipeline.evaluation.scorecard", "dpo_pipeline.training.child"
+PROMPTS, STARTER = "dpo_pipeline.prompts.preparation", "dpo_pipeline.starter.build"
+STAGES = (PAIRS, ANSWERS, SCORE, CHILD, PROMPTS, STARTER)
+
+# Edited file -> the modules whose code digest it changes.
+EDITS = {
+    "identity/names.py": {PAIRS, SCORE, PROMPTS},
+    "models/references.py": {PAIRS, ANSWERS, SCORE, CHILD},
+    "answers/decoding.py": {ANSWERS, SCORE},
+    "pairs/rewriting.py": {PAIRS},
+    "training/loss.py": {SCORE},
+    "training/shared_prefixes.py": {CHILD},
+    "evaluation/measures.py": {SCORE},
+    "starter/corpus.py": {STARTER},
+    "report/page.py": set(),
+    "publishing/settings.py": set(),
+    "training/settings.py": {CHILD},
+    "config.py": set(),
+}
 
 
 @pytest.fixture
-def copied_package(tmp_path, monkeypatch):
-    """Give `keys` a private copy of the package to read, and edit."""
-    folder = tmp_path / "dpo_pipeline"
-    shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(keys, "_PACKAGE_FOLDER", folder)
-    keys.code_digests.cache_clear()
-    yield folder
-    keys.code_digests.cache_clear()
+def copied_library(tmp_path) -> Path:
+    """A private copy of the library, to be edited."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(ROOT / "dpo_pipeline", tmp_path / "dpo_pipeline", ignore=ignored))
 
 
-def digests_after_edit(folder: Path, module: str, edited: str) -> tuple[dict, dict]:
-    before = keys.code_digests(module)
-    path = folder.joinpath(*edited.split("/"))
-    path.write_text(path.read_text() + "\n# edited\n")
-    keys.code_digests.cache_clear()
-    return before, keys.code_digests(module)
+def digests(library: Path, *modules: str) -> dict[str, dict[str, str]]:
+    """Read code digests of a copy of the library, in a process that imports it."""
+    done = subprocess.run(
+        [sys.executable, "-c", DIGESTS, *modules],
+        env={**os.environ, "PYTHONPATH": str(library.parent)},
+        cwd=library.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    ("module", "edited", "changes"),
-    [
-        ("dpo_pipeline.pairs.rewriting", "identity/names.py", True),
-        ("dpo_pipeline.pairs.rewriting", "pairs/rewriting.py", True),
-        ("dpo_pipeline.pairs.rewriting", "evaluation/scorecard.py", False),
-        ("dpo_pipeline.answers.collecting", "models/references.py", True),
-        ("dpo_pipeline.answers.collecting", "pairs/rewriting.py", False),
-        ("dpo_pipeline.answers.collecting", "training/child.py", False),
-        ("dpo_pipeline.evaluation.scorecard", "identity/names.py", True),
-        ("dpo_pipeline.evaluation.scorecard", "training/loss.py", True),
-        ("dpo_pipeline.evaluation.scorecard", "training/child.py", False),
-        ("dpo_pipeline.training.child", "training/shared_prefixes.py", True),
-        ("dpo_pipeline.training.child", "answers/collecting.py", False),
-        ("dpo_pipeline.training.child", "evaluation/measures.py", False),
-        ("dpo_pipeline.training.early_stopping", "evaluation/measures.py", True),
-        ("dpo_pipeline.prompts.preparation", "identity/names.py", True),
-        ("dpo_pipeline.prompts.preparation", "answers/collecting.py", False),
-        ("dpo_pipeline.starter.build", "starter/corpus.py", True),
-        ("dpo_pipeline.starter.build", "prompts/preparation.py", False),
-    ],
-)
-def test_an_edit_changes_the_stages_that_import_the_module(copied_package, module, edited, changes):
-    before, after = digests_after_edit(copied_package, module, edited)
-    assert (before != after) is changes
+def test_an_edit_changes_the_stages_that_import_the_module(copied_library):
+    clean = digests(copied_library, *STAGES)
+    for edited, concerned in EDITS.items():
+        path = copied_library / edited
+        source = path.read_text(encoding="utf-8")
+        path.write_text(source + "\nEDITED = True\n", encoding="utf-8")
+        now = digests(copied_library, *STAGES)
+        assert {name for name in STAGES if now[name] != clean[name]} == concerned, edited
+        path.write_text(source, encoding="utf-8")
 
 
-def test_lazy_imports_count_and_type_checking_imports_do_not(tmp_path, monkeypatch):
-    folder = tmp_path / "dpo_pipeline"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "a.py").write_text(
+def test_words_change_nothing(copied_library):
+    clean = digests(copied_library, SCORE)
+    for path in copied_library.rglob("*.py"):
+        words = path.read_text(encoding="utf-8").replace("\n    Args:\n", "\n    Arguments:\n")
+        words = words.replace('description="', 'description="In other words: ')
+        path.write_text(words + "\n# A remark.\n", encoding="utf-8")
+    assert digests(copied_library, SCORE) == clean
+
+
+def test_lazy_imports_count_and_type_checking_imports_do_not(tmp_path):
+    shutil.copytree(ROOT / "dpo_pipeline" / "store", tmp_path / "dpo_pipeline" / "store")
+    library = tmp_path / "dpo_pipeline"
+    shutil.copy(ROOT / "dpo_pipeline" / "errors.py", library)
+    (library / "__init__.py").write_text("")
+    (library / "a.py").write_text(
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from dpo_pipeline import typed\n"
         "def late():\n    from . import lazy\n    import dpo_pipeline.named as n\n"
     )
     for name in ("lazy", "named", "typed", "stranger"):
-        (folder / f"{name}.py").write_text("")
-    monkeypatch.setattr(keys, "_PACKAGE_FOLDER", folder)
-    keys.code_digests.cache_clear()
-    found = keys.code_digests("dpo_pipeline.a")
-    keys.code_digests.cache_clear()
-    assert set(found) == {
-        "dpo_pipeline",
-        "dpo_pipeline.a",
-        "dpo_pipeline.lazy",
-        "dpo_pipeline.named",
-    }
+        (library / f"{name}.py").write_text("")
+    (found,) = digests(library, "dpo_pipeline.a").values()
+    assert set(found) == {"dpo_pipeline.a", "dpo_pipeline.lazy", "dpo_pipeline.named"}
+
+
+def test_a_module_that_is_none_is_an_error():
+    with pytest.raises(ValueError, match=r"dpo_pipeline\.absent"):
+        keys.code_digests(frozenset({"dpo_pipeline.absent"}))
 
 
 def test_settings_that_cannot_change_a_result_stay_out():
@@ -92,7 +111,9 @@ def test_settings_that_cannot_change_a_result_stay_out():
 def test_explain_names_the_parts_that_differ():
     def parts(beta: float) -> keys.KeyParts:
         settings = keys.settings_of(TrainConfig(beta=beta))
-        return keys.stage_parts("train", module="dpo_pipeline.errors", inputs={"train": settings})
+        return keys.stage_parts(
+            "train", modules={"dpo_pipeline.errors"}, inputs={"train": settings}
+        )
 
     assert keys.explain(parts(0.1), parts(0.2)) == ["inputs/train/beta"]
     assert keys.explain(parts(0.1), parts(0.1)) == []
@@ -100,15 +121,16 @@ def test_explain_names_the_parts_that_differ():
 
 def test_a_key_is_the_same_in_every_process():
     code = (
-        "from dpo_pipeline import keys; from dpo_pipeline.config import IdentityConfig;"
+        "from dpo_pipeline.store import digests, keys;"
+        "from dpo_pipeline.identity.settings import IdentityConfig;"
         "inputs = keys.settings_of(IdentityConfig(aliases={'b': 'c', 'a': 'd'}));"
-        "print(keys.digest_of(keys.stage_parts('x', module='dpo_pipeline.identity.names',"
-        "packages=('torch',), inputs=inputs)))"
+        "print(digests.digest_of(keys.stage_parts('x', modules={'dpo_pipeline.identity.names',"
+        "'dpo_pipeline.errors'}, packages=('torch', 'pyarrow'), inputs=inputs)))"
     )
     seen = {
         subprocess.run(
             [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
+            env={"PYTHONHASHSEED": seed, "PATH": "", "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=True,

@@ -1,9 +1,8 @@
 """The end of a run: report, artifacts, tables on the terminal, and the flow's final word."""
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,128 +10,118 @@ import yaml
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from rich.markup import escape
 from rich.table import Table
 
+from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig, SweepConfig
+from dpo_pipeline.evaluation.likelihood import PreferenceStats
 from dpo_pipeline.evaluation.measures import MEASURES
-from dpo_pipeline.evaluation.scorecard import Scorecard
-from dpo_pipeline.evaluation.statistics import Figure
-from dpo_pipeline.publishing.settings import PublishConfig
+from dpo_pipeline.evaluation.scorecard import Scorecard, ScoreStats
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.references import ModelStats
+from dpo_pipeline.pairs.dataset import DatasetStats
+from dpo_pipeline.pairs.lineage import Lineage, ModelOrigin
+from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
+from dpo_pipeline.pairs.rewriting import RewriteStats
+from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.report.comparison import Compared, write_comparison
 from dpo_pipeline.report.markdown import scorecard_markdown
 from dpo_pipeline.report.page import write_report
 from dpo_pipeline.report.rows import HEADS, collect_rows, scorecard_rows
 from dpo_pipeline.report.words import explain_verdict, visible
 from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
-from tasks.caching import model_of
 from tasks.console import console
-from tasks.run import Run, versions
-from tasks.stages import publish
+from tasks.pending import TrainStats
+from tasks.run import Run, commit, versions
+from tasks.stage import model_of
+
+Model = Artifact[ModelStats]
+Policy = Artifact[ModelStats] | Artifact[TrainStats]
 
 # What an evaluation writes, name -> type.
 FILES = {"scorecard": "json", "answers": "parquet"}
+# Measures of a sweep that fit on a terminal.
+PRINTED = ("identity_rate", "edit_exactness", "kl")
 
 
-def publish_if_proven(
-    run: Run,
-    config: PublishConfig,
-    *,
-    reference: Artifact,
-    policy: Artifact,
-    dataset: Artifact,
-    score: Artifact,
-) -> None:
-    """Publish what the configuration names, if the gate passed or is overruled.
-
-    What went to the Hub, or would have, comes into summary.json; also what went before an error.
-
-    Raises:
-        PublishError: The evidence, the token or the Hub refuses.
-    """
-    if not (config.model_repo or config.dataset_repo):
-        return
-    if not (read_card(score).verdict.passed or config.force):
-        run.say("publish   nothing: the gate failed; publish.force overrules it, with a reason")
-        return
-    out = run.folder / "publish"
-    out.mkdir()
-    sections = ("train", "evaluation", "gate")
-    training = {name: settings_of(getattr(run.config, name)) for name in sections}
-    try:
-        publish(config, run.run_id, reference, policy, dataset, score, training, out)
-    finally:
-        if (record := out / "publish.json").exists():
-            done = json.loads(record.read_text(encoding="utf-8"))
-            run.add_to_summary(published=done)
-            for line in _describe_publishing(done, out):
-                run.say(f"publish   {line}")
+def warn_of_template(pairs: Artifact[RewriteStats], identity: IdentityConfig) -> None:
+    """Say that the chat template claims the old name, and what changes that."""
+    inserted = pairs.stats.default_system
+    if inserted.names_original and not identity.patch_template:
+        Run.current().say(
+            f"{'':<9} the chat template inserts {excerpt(str(inserted.text))!r} where no system "
+            "message is sent; --identity.patch-template gives it the new name",
+            style="yellow",
+        )
 
 
-def _describe_publishing(done: Mapping[str, Any], out: Path) -> Iterator[str]:
-    """Say of each repository what came or would come of it, and how to go on."""
-    for kind in ("dataset", "model"):
-        if to := done.get(kind):
-            signs = {"+": to["added"], "~": to["changed"], "-": to["deleted"]}
-            counts = " ".join(f"{sign}{len(paths)}" for sign, paths in signs.items())
-            counts += f", {to['unchanged']} unchanged"
-            state = to.get("note") or ("new commit" if to["committed"] else "")
-            where = to["repo"] if done["dry_run"] else to["url"]
-            lost = f"; deletes {', '.join(to['deleted'])}" if to["deleted"] else ""
-            yield f"{kind} {where}: {counts}{f' ({state})' if state else ''}{lost}"
-    if done["dry_run"]:
-        yield f"nothing was sent: look into {out}, then add --no-publish.dry-run"
-        if done["note"]:
-            yield f"it would fail now: {done['note']}"
+def lineage_of(
+    config: ExperimentConfig | PreferenceConfig | EvaluateConfig,
+    model: Model,
+    source: Artifact[PromptStats] | Artifact[PreparedStats],
+) -> Lineage:
+    """Say where the pairs come from: digests, revisions, settings; no machine path."""
+    names = ("identity", "generation", "pairs")
+    sections = {name: settings_of(getattr(config, name)) for name in names if hasattr(config, name)}
+    # Where a server stands is nobody else's business.
+    for setting in ("base_url", "served_model"):
+        sections.get("generation", {}).pop(setting, None)
+    return Lineage(
+        model=ModelOrigin.of(model_of(model)),
+        prompts=source.stats.source.model_copy(update={"digest": source.digest}),
+        **sections,
+    )
 
 
 def conclude(
     run: Run,
+    prompts: Artifact[PromptStats],
     *,
-    prompts: Artifact,
-    reference: Artifact,
-    dataset: Artifact | None,
-    policy: Artifact,
-    score: Artifact,
+    reference: Model,
+    dataset: Artifact[DatasetStats] | None,
+    policy: Policy,
+    score: Artifact[ScoreStats],
 ) -> State[Any]:
     """Write report and summary, show before and after, and say the verdict.
 
     Returns:
         Completed where the gate passed, else Failed with every line that failed.
     """
-    card = read_card(score)
-    shown = card.model_dump(mode="json")
-    refused = Counter(prompts.stats["reasons"])
-    lineage = run.lineage(reference, prompts)
+    card = Scorecard.read(score.path / "scorecard.json")
+    refused = Counter(prompts.stats.reasons)
     paths = {"report": run.folder / "report.html", "policy": model_of(policy).path}
     if dataset:
-        refused += Counter(dataset.stats["reasons"])
+        refused += Counter(dataset.stats.reasons)
         paths["dataset"] = dataset.path
         paths["quarantine"] = dataset.path / "quarantine.parquet"
     history = policy.path / "history.jsonl"
+    lineage = lineage_of(run.config, reference, prompts)
     report = write_report(
-        run.folder / "report.html",
+        paths["report"],
         scorecard=card,
         answers=score.path / "answers.parquet",
         history=history if history.exists() else None,
         pairs=dataset.path / "train.parquet" if dataset else None,
         quarantine=refused,
         lineage={
-            **lineage.model_dump(mode="json"),
-            **run.outcome(policy, dataset, score),
+            **lineage.model_dump(mode="json", exclude_none=True),
+            **_made(run, policy, dataset, score),
             "versions": versions(),
         },
-        stages=[{"name": name, **stage} for name, stage in run.stages.items()],
+        stages=[{"name": name, **stage.model_dump()} for name, stage in run.stages.items()],
     )
     paths |= {name: score.path / f"{name}.{kind}" for name, kind in FILES.items()}
     if found := run.stages.get("parity"):
-        paths["parity"] = Path(found["path"]) / "parity.json"
+        paths["parity"] = Path(found.path) / "parity.json"
+    shown = card.model_dump(mode="json")
     summary = run.write_summary(
         paths,
         verdict=shown["verdict"],
-        leaks=card.leaks,
+        leaks=shown["leaks"],
         scorecard={"before": shown["before"], "after": shown["after"]},
         answers=shown["examples"],
         published=None,
@@ -146,19 +135,45 @@ def conclude(
     return Failed(message=f"Gate failed: {failed}; report: {report}")
 
 
+def _made(
+    run: Run,
+    policy: Policy,
+    dataset: Artifact[DatasetStats] | None,
+    score: Artifact[ScoreStats],
+) -> dict[str, JsonValue]:
+    """Say what the run made, by which settings and code; no machine path."""
+    ref, config = model_of(policy), run.config
+    template = policy.stats.template if isinstance(policy.stats, TrainStats) else None
+    return {
+        "policy": {
+            "weights_digest": ref.weights_digest,
+            "template_digest": ref.template_digest,
+            "template": template,
+        },
+        "train": None if isinstance(config, EvaluateConfig) else settings_of(config.train),
+        "dataset": dataset.digest if dataset else None,
+        "scorecard": score.digest,
+        "stages": {name: stage.key for name, stage in run.stages.items()},
+        "commit": commit(),
+    }
+
+
 def conclude_preferences(
-    run: Run, *, dataset: Artifact, policy: Artifact, score: Artifact
+    run: Run,
+    *,
+    dataset: Artifact[DatasetStats],
+    policy: Policy,
+    score: Artifact[PreferenceStats],
 ) -> State[Any]:
     """Write the summary of a run on existing preferences and show its measures."""
-    measures = score.stats["measures"]
+    measures = score.stats.model_dump(mode="json")["measures"]
     summary = run.write_summary(
         {"policy": model_of(policy).path, "dataset": dataset.path}, preferences=measures
     )
     table = Table("measure", title="Held-out pairs, policy against reference", title_justify="left")
     for column in ("value", "95% interval", "n"):
         table.add_column(column, justify="right")
-    figures = {name: Figure.model_validate(measure) for name, measure in measures.items()}
-    for row in collect_rows({}, figures):
+    for row in collect_rows({}, score.stats.measures):
         name, _, *cells, _ = row.cells()
         table.add_row(*map(escape, (name, *cells)))
     create_table_artifact(
@@ -170,33 +185,24 @@ def conclude_preferences(
         "Next: load the policy like any model, or train on pairs of your own: "
         "python flows/preference.py --prompts.source my-pairs.jsonl"
     )
-    return Completed(message=f"Trained on {dataset.stats['train']} pairs in {run.seconds} s")
+    return Completed(message=f"Trained on {dataset.stats.train} pairs in {run.seconds} s")
 
 
-def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
+def conclude_sweep(run: Run, config: SweepConfig, tried: Sequence[Compared]) -> State[Any]:
     """Write the comparison and the summary of a sweep, best settings first.
-
-    Args:
-        run: The run so far.
-        tried: name, settings, policy and score of every training.
 
     Returns:
         Completed where a training passed the gate, else Failed.
     """
-    runs = [
-        Compared(
-            one["name"], one["settings"], read_card(one["score"]), one["policy"].stats["steps"]
-        )
-        for one in tried
-    ]
-    runs.sort(key=_merit, reverse=True)
-    report = write_comparison(run.folder / "compare.html", runs)
-    rows = [_figures(one) for one in runs]
-    best = run.folder / "best.yaml"
-    best.write_text(_as_yaml(run.config, runs[0].settings), encoding="utf-8")
-    summary = run.write_summary({"report": report, "best": best}, tried=rows)
+    ranked = sorted(tried, key=_merit, reverse=True)
+    best = ranked[0]
+    report = write_comparison(run.folder / "compare.html", ranked)
+    rows = [_figures(one) for one in ranked]
+    best_settings = run.folder / "best.yaml"
+    write_whole(best_settings, _as_yaml(config, best.settings))
+    summary = run.write_summary({"report": report, "best": best_settings}, tried=rows)
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
-    shown = [*runs[0].settings, "gate", "identity_rate", "edit_exactness", "kl"]
+    shown = [*best.settings, "gate", *PRINTED]
     table = Table(title="Trainings, the best first", title_justify="left")
     for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
@@ -205,14 +211,12 @@ def conclude_sweep(run: Run, tried: Sequence[Mapping[str, Any]]) -> State[Any]:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in cells))
     console.print(table)
     _show_paths(summary["paths"])
-    if not runs[0].scorecard.verdict.passed:
-        return Failed(message=f"Gate failed: none of {len(runs)} trainings passed; {report}")
+    if not best.scorecard.verdict.passed:
+        return Failed(message=f"Gate failed: none of {len(ranked)} trainings passed; {report}")
     console.print(
-        f"Next: python flows/full.py --config {summary['paths']['best']}",
-        soft_wrap=True,
-        markup=False,
+        f"Next: python flows/full.py --config {best_settings}", soft_wrap=True, markup=False
     )
-    return Completed(message=f"{runs[0].name} is the best of {len(runs)} trainings; {report}")
+    return Completed(message=f"{best.name} is the best of {len(ranked)} trainings; {report}")
 
 
 def _merit(one: Compared) -> tuple[bool, float]:
@@ -220,13 +224,6 @@ def _merit(one: Compared) -> tuple[bool, float]:
     passed, after = one.scorecard.verdict.passed, one.scorecard.after
     exact, kl = after["edit_exactness"].value or 0.0, after["kl"].value
     return passed, (-math.inf if kl is None else -kl) if passed else exact
-
-
-def _as_yaml(config: BaseModel, settings: Mapping[str, Any]) -> str:
-    """Write a sweep's configuration with the settings of one training, for flows/full.py."""
-    values = config.model_dump(mode="json", exclude={"grid"}, exclude_defaults=True)
-    values["train"] = {**values.get("train", {}), **settings}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _figures(one: Compared) -> dict[str, Any]:
@@ -240,16 +237,17 @@ def _figures(one: Compared) -> dict[str, Any]:
     }
 
 
-def read_card(score: Artifact) -> Scorecard:
-    """Read the scorecard of an evaluation."""
-    return Scorecard.read(score.path / "scorecard.json")
+def _as_yaml(config: BaseModel, settings: Mapping[str, object]) -> str:
+    """Write a sweep's configuration with the settings of one training, for flows/full.py."""
+    values = config.model_dump(mode="json", exclude={"grid"}, exclude_defaults=True)
+    values["train"] = {**values.get("train", {}), **settings}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _show(card: Scorecard, summary: dict[str, Any]) -> None:
+def _show(card: Scorecard, summary: Mapping[str, Any]) -> None:
     answers = Table("prompt", "before", "after", title="Answers", title_justify="left")
     for row in card.examples:
-        shown = (excerpt(visible(text)) for text in (row.prompt, row.before, row.after))
-        answers.add_row(*map(escape, shown))
+        answers.add_row(*(escape(excerpt(visible(t))) for t in (row.prompt, row.before, row.after)))
     scores = Table("measure", title="Scorecard, held-out prompts", title_justify="left")
     for column in map(str.lower, HEADS[1:]):
         scores.add_column(column, justify="right")
@@ -273,6 +271,6 @@ def _show(card: Scorecard, summary: dict[str, Any]) -> None:
     )
 
 
-def _show_paths(paths: dict[str, str]) -> None:
+def _show_paths(paths: Mapping[str, str]) -> None:
     for name, path in paths.items():
         console.print(f"  {name:<9} {escape(path)}", soft_wrap=True)

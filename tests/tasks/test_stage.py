@@ -1,0 +1,112 @@
+"""A stage's key changes with what its result depends on; all that follow change with it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stage_keys import stage_keys
+from workplace import ROOT
+
+from dpo_pipeline.config import PipelineConfig
+
+STAGES = ["download", "model", "generate", "rewrite", "save", "train", "evaluate"]
+SCRIPT = ROOT / "tests" / "support" / "stage_keys.py"
+
+
+def changed(now: dict[str, str], before: dict[str, str]) -> list[str]:
+    assert list(now) == list(before) == STAGES
+    return [name for name in STAGES if now[name] != before[name]]
+
+
+def since(first: str) -> list[str]:
+    return STAGES[STAGES.index(first) :]
+
+
+SETTINGS = {
+    "a publish option": ({"publish": {"model_repo": "me/model"}}, []),
+    "the size of a batch": ({"generation": {"batch_tokens": 1}}, []),
+    "how often a checkpoint is written": ({"train": {"save_steps": 3}}, []),
+    "a line of the gate": ({"gate": {"kl": 0.5}}, ["evaluate"]),
+    "how much is measured": ({"evaluation": {"max_prompts": 9}}, ["evaluate"]),
+    "the loss": ({"train": {"loss_type": "ipo"}}, since("train")),
+    "the beta": ({"train": {"beta": 0.3}}, since("train")),
+    "how many pairs are too few": ({"pairs": {"min_pairs": 9}}, since("save")),
+    "how pairs are made": ({"pairs": {"strategy": "dataset"}}, since("rewrite")),
+    "the length of answers": ({"generation": {"max_new_tokens": 9}}, since("generate")),
+    "the starter's seed": ({"model": {"starter_seed": 1}}, since("model")),
+    "the seed of the split": (
+        {"prompts": {"seed": 1}},
+        ["download", *since("generate")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "concerned"), SETTINGS.values(), ids=SETTINGS.keys())
+def test_a_setting_changes_the_stages_that_read_it_and_those_after(settings, concerned):
+    before = stage_keys(PipelineConfig())
+    assert changed(stage_keys(PipelineConfig.model_validate(settings)), before) == concerned
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """A private copy of the code, to be edited."""
+    for name in ("dpo_pipeline", "tasks", "flows"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def keys_in(copy: Path) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "{}"],
+        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=copy,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def appended(file: str, text: str = "EDITED = True") -> Callable[[Path], None]:
+    def edit(copy: Path) -> None:
+        path = copy / file
+        path.write_text(f"{path.read_text('utf-8')}\n{text}\n", encoding="utf-8")
+
+    return edit
+
+
+def edit_help(copy: Path) -> None:
+    """Edit the help text of every setting."""
+    for path in copy.glob("dpo_pipeline/*/settings.py"):
+        source = path.read_text("utf-8")
+        edited = source.replace('description="', 'description="In other words: ')
+        path.write_text(edited, encoding="utf-8")
+    assert "In other words" in (copy / "dpo_pipeline/training/settings.py").read_text("utf-8")
+
+
+CODE = {
+    "the help text of every setting": (edit_help, []),
+    "the report": (appended("dpo_pipeline/report/page.py"), []),
+    "publishing": (appended("dpo_pipeline/publishing/cards.py"), []),
+    "the record of a run": (appended("tasks/run.py"), []),
+    "a remark": (appended("dpo_pipeline/training/trainer.py", "# A remark."), []),
+    "the trainer": (appended("dpo_pipeline/training/trainer.py"), since("train")),
+    "the measures": (appended("dpo_pipeline/evaluation/measures.py"), ["evaluate"]),
+    "the census": (appended("dpo_pipeline/answers/census.py"), since("generate")),
+    "the starter's corpus": (
+        appended("dpo_pipeline/starter/data/words.txt", ""),
+        since("model"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("edit", "concerned"), CODE.values(), ids=CODE.keys())
+def test_an_edit_changes_the_stages_that_run_it_and_those_after(copy, edit, concerned):
+    before = keys_in(copy)
+    edit(copy)
+    assert changed(keys_in(copy), before) == concerned
