@@ -98,7 +98,8 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
             asked[position] = ("", "", None)
             continue
         wording = normalise("\n".join(m["content"] for m in prompt if m["role"] == "user"))
-        asked[position] = (digest_of(prompt), wording, read_split(_named(row, config).get("split")))
+        own = read_split(_named(row, config).get("split")) if isinstance(row, dict) else None
+        asked[position] = (digest_of(prompt), wording, own)
     if not asked:
         raise DataError(f"{source.location} holds no rows; name another source or split")
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.prompts.quarantine import Unreadable
@@ -23,14 +23,14 @@ _LONGEST_CELL = 2**31 - 1  # characters of a CSV cell
 _ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         return Unreadable("broken_row", f"{where} is not JSON: {error}", text)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _json_rows(path: Path) -> Iterator[tuple[int, object]]:
     # Invalid bytes become lone surrogates, so that their rows alone are refused.
     text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     data = _parse(text, path.name)
@@ -40,38 +40,37 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     if isinstance(data, Unreadable) and text.strip():
         raise DataError(f"{data.detail}; expected a list of rows")
     if isinstance(data, dict):
-        data = list(_rows_of_object(data, path)) if _ROWS & _lists(data) else [data]
+        data = list(_rows_of_object(data, path)) if _ROWS & _lists(data).keys() else [data]
     if not isinstance(data, list | Unreadable):
         raise DataError(f"{path} holds {type(data).__name__} {data!r:.60}; expected a list of rows")
     yield from enumerate(data if isinstance(data, list) else [])
 
 
-def _lists(data: dict[str, Any]) -> set[str]:
-    return {key for key, value in data.items() if isinstance(value, list)}
+def _lists(data: dict[str, object]) -> dict[str, list[object]]:
+    return {key: value for key, value in data.items() if isinstance(value, list)}
 
 
-def _rows_of_object(data: dict[str, Any], path: Path) -> Iterator[Any]:
+def _rows_of_object(data: dict[str, object], path: Path) -> Iterator[object]:
     """Yield the rows of all splits that an object holds; each row names its split."""
-    others = sorted(_lists(data) - _ROWS)
-    if others := [key for key in others if dict in map(type, data[key])]:
+    lists = _lists(data)
+    if others := [key for key in sorted(lists.keys() - _ROWS) if dict in map(type, lists[key])]:
         raise DataError(
             f"{path} holds rows under {others[0]!r}, which is neither a split nor one of "
             f"{', '.join(_WRAPPERS)}; rename it to one of {', '.join(SPLITS)}, or take it out"
         )
-    for key, rows in data.items():
-        for row in rows if key in _lists(data) else ():
-            named = key in SPLITS and isinstance(row, dict)
-            yield {"split": key, **row} if named else row
+    for key, rows in lists.items():
+        for row in rows:
+            yield {"split": key, **row} if key in SPLITS and isinstance(row, dict) else row
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file):
             if line.strip():
                 yield number, _parse(line, f"line {number + 1}")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:
     csv.field_size_limit(_LONGEST_CELL)
     lines: list[str] = []  # of the row being read
 
@@ -89,8 +88,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
         for number in count():
             lines.clear()
             first = rows.reader.line_num + 1
+            row: object
             try:
-                row: Any = next(rows)
+                cells = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
@@ -102,7 +102,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 where = f"lines {first} to {rows.reader.line_num}: {error}"
                 row = Unreadable("broken_row", where, "".join(lines))
             else:
-                if None in row:
+                row = cells
+                if None in cells:
                     where = f"line {rows.reader.line_num} has more cells than the header"
                     row = Unreadable("broken_row", where, "".join(lines))
             yield number, row
@@ -118,7 +119,7 @@ def _open_quote(lines: Iterable[str], first: int) -> int:
     return opened
 
 
-def batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[Any]:
+def batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[object]:
     """Yield the rows of record batches; a text that is no Unicode makes its own row unreadable."""
     for batch in batches:
         try:
@@ -128,14 +129,14 @@ def batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[Any]:
         yield from rows
 
 
-def _one_row(batch: "pa.RecordBatch") -> Any:
+def _one_row(batch: "pa.RecordBatch") -> object:
     try:
         return batch.to_pylist()[0]
     except UnicodeDecodeError as error:
         return Unreadable("invalid_text", str(error), repr(error.object))
 
 
-def _columnar_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _columnar_rows(path: Path) -> Iterator[tuple[int, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

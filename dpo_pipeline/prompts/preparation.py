@@ -6,7 +6,6 @@ in memory of each is its question and a digest.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -119,7 +118,7 @@ def prepare_prompts(
             if known.refused:
                 refuse({"source_row": position, **known.refused.record(row)})
             elif known.kept:
-                add(_prompt(row, known, read(row), config, spec))
+                add(_prompt(known, read(row), spec))
     reasons = Counter(row.refused.reason for row in asked if row.refused)
     return PromptStats(
         rows=sides.total(),
@@ -203,16 +202,10 @@ def _prompts_schema() -> "pa.Schema":
     return pa.schema({"id": text, "messages": messages_type(), **facts, **place})
 
 
-def _prompt(
-    row: Mapping[str, object],
-    known: _Asked,
-    found: Question,
-    config: PromptsConfig,
-    spec: IdentitySpec,
-) -> dict[str, object]:
+def _prompt(known: _Asked, found: Question, spec: IdentitySpec) -> dict[str, object]:
     """Return a row of prompts.parquet; a family or language of the row's own goes before ours."""
-    own, spoken = (row.get(config.columns.get(name, name)) for name in ("family", "language"))
     last, turns = found.messages[-1]["content"], len(found.questions)
+    own, spoken = found.family, found.language
     return {
         "id": digest_of(found.messages)[:32],
         "messages": found.messages,

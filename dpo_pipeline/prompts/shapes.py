@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.placeholders import fill
@@ -23,11 +22,12 @@ SHAPES = {
     "query-response": ("query",),
     "prompt": ("prompt",),
 }
+_OWN = ("family", "language", "split")  # what a row may say of itself
 # Names that prompts.columns may map.
 _COLUMNS = {
     *(name for columns in SHAPES.values() for name in columns),
     *("from", "value", "history", "input", "output", "response", "completion"),
-    *("family", "language", "split"),
+    *_OWN,
 }
 ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -48,6 +48,8 @@ class Question:
         given: The answer that the row gives, if it can be used.
         dropped: It gives one that cannot.
         split: The side that the row names, if it does.
+        family: What the row itself says.
+        language: What the row itself says.
     """
 
     messages: list[dict[str, str]]
@@ -55,31 +57,33 @@ class Question:
     given: str | None
     dropped: bool
     split: str | None
+    family: object
+    language: object
 
 
-def find_shape(rows: Iterable[Any], config: PromptsConfig, where: str) -> str:
+def find_shape(rows: Iterable[object], config: PromptsConfig, where: str) -> str:
     """Recognise the shape whose columns most of the rows fill.
 
     Raises:
         DataError: No row fills the columns of any shape, or of the configured one.
     """
-    rows = [row for row in rows if isinstance(row, Mapping)]
-    found = sorted({str(name) for row in rows for name in row if row[name] is not None})
+    told = [row for row in rows if isinstance(row, Mapping)]
+    found = sorted({str(name) for row in told for name in row if row[name] is not None})
     if unknown := sorted(config.columns.keys() - _COLUMNS):
         known = nearest(unknown, sorted(_COLUMNS))
         raise DataError(f"prompts.columns maps {unknown[0]!r}, which nothing reads; known: {known}")
     # Two of the names lie inside the turns of a conversation.
     mapped = {have for want, have in config.columns.items() if want not in ("from", "value")}
-    if missing := sorted(mapped - {name for row in rows for name in row}):
+    if missing := sorted(mapped - {name for row in told for name in row}):
         raise DataError(
             f"{where} lacks {missing} of prompts.columns; it has {nearest(missing, found)}"
         )
 
-    def fills(row: Mapping[str, Any], shape: str) -> bool:
+    def fills(row: Mapping[str, object], shape: str) -> bool:
         names = (config.columns.get(name, name) for name in SHAPES[shape])
         return all(row.get(name) is not None for name in names)
 
-    filled = {shape: sum(fills(row, shape) for row in rows) for shape in SHAPES}
+    filled = {shape: sum(fills(row, shape) for row in told) for shape in SHAPES}
     # The first of equals.
     shape = max(filled, key=lambda name: filled[name]) if config.shape == "auto" else config.shape
     if not filled[shape]:
@@ -133,6 +137,7 @@ def read_question(
         raise Refused("placeholder", str(error)) from error
     if blank := [i for i, (_, text) in enumerate(turns) if not text.strip()]:
         raise Refused("empty_prompt", f"turn {blank[0]} of {len(turns)} is blank")
+    own = {name: row.get(config.columns.get(name, name)) for name in _OWN}
     given = given if given and given.strip() else None
     try:
         usable = given and checked_text(fill(given, identity, after=True))
@@ -143,14 +148,16 @@ def read_question(
         questions=[normalise(text) for role, text in turns if role == "user"],
         given=usable,
         dropped=bool(given and not usable),
-        split=read_split(row.get(config.columns.get("split", "split"))),
+        split=read_split(own["split"]),
+        family=own["family"],
+        language=own["language"],
     )
 
 
-def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> list[Turn]:
+def _turns(row: Mapping[str, object], shape: str, columns: Mapping[str, str]) -> list[Turn]:
     """Return all turns of a row; the answer it gives, if any, comes last."""
 
-    def cell(name: str) -> Any:
+    def cell(name: str) -> object:
         return row.get(columns.get(name, name))
 
     def turn(role: str, name: str) -> list[Turn]:
@@ -171,24 +178,24 @@ def _turns(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> li
         return [*_history(cell("history")), *question, *turn("assistant", "output")]
     if shape == "query-response":
         return [*_history(cell("history")), *turn("user", "query"), *turn("assistant", "response")]
-    if isinstance(cell("prompt"), list):
+    if isinstance(prompt := cell("prompt"), list):
         answer = cell("completion")
         answers = answer if isinstance(answer, list) else [answer] if answer else []
-        return _conversation([*cell("prompt"), *answers], "prompt", columns)
+        return _conversation([*prompt, *answers], "prompt", columns)
     return [*turn("user", "prompt"), *turn("assistant", "completion")]
 
 
-def _history(value: Any) -> list[Turn]:
+def _history(value: object) -> list[Turn]:
     """Read earlier turns, told as a list of [question, answer]."""
     turns: list[Turn] = []
-    for pair in value or []:
+    for pair in value if isinstance(value, list) else [value] if value else []:
         if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
             raise Refused("wrong_type", "history is no list of [question, answer] texts")
         turns += [("user", pair[0]), ("assistant", pair[1])]
     return turns
 
 
-def _conversation(value: Any, name: str, columns: Mapping[str, str]) -> list[Turn]:
+def _conversation(value: object, name: str, columns: Mapping[str, str]) -> list[Turn]:
     if not isinstance(value, list):
         raise Refused("wrong_type", f"{name} is {type(value).__name__}, expected a list")
     turns = []

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -88,7 +88,7 @@ def _resolve_hub(repo: str, revision: str | None) -> SourceRef:
     return SourceRef(kind="hub", location=repo, revision=commit, digest=commit)
 
 
-def read_source(source: SourceRef, split: str) -> Iterator[tuple[int, Any]]:
+def read_source(source: SourceRef, split: str) -> Iterator[tuple[int, object]]:
     """Read a source row by row.
 
     Args:
@@ -112,7 +112,7 @@ def read_source(source: SourceRef, split: str) -> Iterator[tuple[int, Any]]:
     yield from READERS[path.suffix.lower()](path)
 
 
-def _hub_rows(source: SourceRef, split: str) -> Iterator[Any]:
+def _hub_rows(source: SourceRef, split: str) -> Iterator[object]:
     from datasets import load_dataset
     from huggingface_hub import HfApi
 

@@ -12,16 +12,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP = 1000  # rows held at once, and rows of a row group
-
 Row = dict[str, Any]  # column -> value; the schema of the file is its type
 
 
 @contextmanager
 def new_table(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Mapping[str, object]], None]]:
-    """Yield a function that adds a row to a new Parquet file.
+    """Yield a function that adds a row to a new Parquet file, which appears when the block ends.
 
-    The file appears under its name when the block ends well. After an error nothing of it
-    remains, since closing a Parquet file halfway makes a shorter file that reads as whole.
+    After an error nothing remains: a Parquet file closed halfway is shorter and reads as whole.
 
     Raises:
         StoreError: The disk is full or not writable.
@@ -59,11 +57,8 @@ def messages_type() -> "pa.DataType":
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of a Parquet file, holding one batch of them.
+    """Yield the rows of a Parquet file, all columns or some, holding one batch of them.
 
-    Args:
-        path: The file.
-        columns: What to read of it; null for all.
     Raises:
         DataError: The file is no Parquet file, or lacks a column.
     """
