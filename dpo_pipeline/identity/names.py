@@ -34,11 +34,11 @@ ANY_GAP = r"[\s*_-]+"
 
 def literal(name: str, gap: str = r"\s+") -> str:
     """Pattern of a name wherever it stands."""
-    words = [map(re.escape, spellings(word)) for word in name.split()]
-    return gap.join(f"(?:{'|'.join(forms)})" for forms in words)
+    words = [map(re.escape, forms(word)) for word in name.split()]
+    return gap.join(f"(?:{'|'.join(word)})" for word in words)
 
 
-def spellings(text: str) -> list[str]:
+def forms(text: str) -> list[str]:
     """Return a text with its accents composed and apart, once each."""
     return sorted({unicodedata.normalize(form, text) for form in ("NFC", "NFD")} | {text})
 

@@ -11,15 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.names import (
-    ANY_GAP,
-    LETTER,
-    alone,
-    any_of,
-    in_a_row,
-    literal,
-    spellings,
-)
+from dpo_pipeline.identity.names import ANY_GAP, LETTER, alone, any_of, forms, in_a_row, literal
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.store.text import common_start
 
@@ -74,7 +66,7 @@ class Rewriter:
         kept |= dict.fromkeys(names.values(), "kept_new")
         self._any_case = config.any_case
         self._pattern, self._rules = self._compile(kept)
-        first_words = (form for name in self._replacements for form in spellings(name.split()[0]))
+        first_words = (form for name in self._replacements for form in forms(name.split()[0]))
         self._first_words = tuple({word.casefold() for word in first_words})
 
     def _compile(self, kept: dict[str, str]) -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
@@ -98,7 +90,7 @@ class Rewriter:
         rules |= {guard: (f"kept_{guard}", "") for guard in ("code", "url", "longer")}
         body = "|".join((_CODE, _URL, *parts, f"(?P<longer>{longer})"))
         names = (*kept, *self._replacements)
-        initials = {*"`hfw", *(form[0] for name in names for form in spellings(name))}
+        initials = {*"`hfw", *(form[0] for name in names for form in forms(name))}
         return any_of([f"(?=[{re.escape(''.join(sorted(initials)))}])(?:{body})"]), rules
 
     def _may_hold(self, text: str) -> bool:

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, Field
 
@@ -14,9 +13,6 @@ from dpo_pipeline.pairs.schema import COLUMNS, FLAGS, METADATA_KEY, pairs_schema
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import new_table, read_rows
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +97,12 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
         reasons=dict(reasons.most_common()),
     )
     _require_yield(counts, config)
-    _describe_dataset(counts, metadata, schema, out / "dataset.json")
+    _Described(
+        **dict(metadata),
+        counts=counts,
+        reasons={code: REASONS[code] for code in counts.reasons},
+        columns={f.name: {"type": str(f.type), "meaning": COLUMNS[f.name]} for f in schema},
+    ).write(out / "dataset.json")
     return counts
 
 
@@ -116,14 +117,3 @@ def _require_yield(counts: DatasetStats, config: PairsConfig) -> None:
         f"{config.min_yield:.0%} of the answers (pairs.min_yield). In quarantine: "
         + explain_reasons(counts.reasons)
     )
-
-
-def _describe_dataset(
-    counts: DatasetStats, metadata: Metadata, schema: "pa.Schema", path: Path
-) -> None:
-    _Described(
-        **dict(metadata),
-        counts=counts,
-        reasons={code: REASONS[code] for code in counts.reasons},
-        columns={f.name: {"type": str(f.type), "meaning": COLUMNS[f.name]} for f in schema},
-    ).write(path)

@@ -18,9 +18,9 @@ from dpo_pipeline.pairs.schema import FACTS
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.pairs.writing import Candidate, Message, PairStats, write_pairs
 from dpo_pipeline.prompts.classification import language
-from dpo_pipeline.prompts.quarantine import CONTROL, Refused, Unreadable
+from dpo_pipeline.prompts.quarantine import Refused, Unreadable, checked_text
 from dpo_pipeline.prompts.settings import PromptsConfig
-from dpo_pipeline.prompts.shapes import ROLES
+from dpo_pipeline.prompts.shapes import read_turns
 from dpo_pipeline.prompts.sources import PEEK, Origin, SourceRef, read_source
 from dpo_pipeline.prompts.split import read_split, split_wordings
 from dpo_pipeline.prompts.wordings import normalise
@@ -141,7 +141,8 @@ def _candidate(
     try:
         prompt, chosen, rejected = parse_row(row, config, plain)
     except Refused as refused:
-        return Candidate(facts, kept, refused=refused)
+        reason = "bad_row" if refused.reason in ("wrong_type", "invalid_text") else refused.reason
+        return Candidate(facts, kept, refused=Refused(reason, refused.detail))
     turns = [m for m in prompt if m["role"] != "system"]
     facts |= {
         "prompt_id": digest_of(turns),
@@ -241,27 +242,13 @@ def _cut(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
 
 
 def _messages(value: object, name: str) -> list[Message]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise Refused("bad_row", f"{name}: expected text or messages, found {excerpt(str(value))}")
-    return [
-        _message(item.get("role", item.get("from")), item.get("content", item.get("value")))
-        for item in value
-    ]
+    return [_message(role, text) for role, text in read_turns(value, name, {})]
 
 
-def _message(role: object, content: object) -> Message:
-    known = ROLES.get(str(role).lower())
-    if known is None:
-        raise Refused("bad_row", f"unknown role {role!r}; expected one of {', '.join(ROLES)}")
+def _message(role: str, content: object) -> Message:
     if not isinstance(content, str):
-        raise Refused("bad_row", f"expected text, found {type(content).__name__}")
-    try:
-        content.encode()
-    except UnicodeEncodeError as error:
-        raise Refused("bad_row", f"invalid text: {error}") from error
-    if found := CONTROL.search(content):
-        raise Refused("control_token", found.group())
-    return {"role": known, "content": content}
+        raise Refused("wrong_type", f"expected text, found {type(content).__name__}")
+    return {"role": role, "content": checked_text(content)}
 
 
 def _end(messages: list[Message]) -> str:

@@ -205,7 +205,7 @@ def _prompts_schema() -> "pa.Schema":
 def _prompt(known: _Asked, found: Question, spec: IdentitySpec) -> dict[str, object]:
     """Return a row of prompts.parquet; a family or language of the row's own goes before ours."""
     last, turns = found.messages[-1]["content"], len(found.questions)
-    own, spoken = found.family, found.language
+    own, spoken = found.own["family"], found.own["language"]
     return {
         "id": digest_of(found.messages)[:32],
         "messages": found.messages,

@@ -48,8 +48,7 @@ class Question:
         given: The answer that the row gives, if it can be used.
         dropped: It gives one that cannot.
         split: The side that the row names, if it does.
-        family: What the row itself says.
-        language: What the row itself says.
+        own: What the row says of itself: family and language, of whatever type.
     """
 
     messages: list[dict[str, str]]
@@ -57,8 +56,7 @@ class Question:
     given: str | None
     dropped: bool
     split: str | None
-    family: object
-    language: object
+    own: Mapping[str, object]
 
 
 def find_shape(rows: Iterable[object], config: PromptsConfig, where: str) -> str:
@@ -149,8 +147,7 @@ def read_question(
         given=usable,
         dropped=bool(given and not usable),
         split=read_split(own["split"]),
-        family=own["family"],
-        language=own["language"],
+        own=own,
     )
 
 
@@ -169,7 +166,7 @@ def _turns(row: Mapping[str, object], shape: str, columns: Mapping[str, str]) ->
         return [(role, value)]
 
     if shape in ("conversations", "messages"):
-        return _conversation(cell(shape), shape, columns)
+        return read_turns(cell(shape), shape, columns)
     if shape == "alpaca":
         question = turn("user", "instruction")
         if cell("input") is not None:
@@ -181,7 +178,7 @@ def _turns(row: Mapping[str, object], shape: str, columns: Mapping[str, str]) ->
     if isinstance(prompt := cell("prompt"), list):
         answer = cell("completion")
         answers = answer if isinstance(answer, list) else [answer] if answer else []
-        return _conversation([*prompt, *answers], "prompt", columns)
+        return read_turns([*prompt, *answers], "prompt", columns)
     return [*turn("user", "prompt"), *turn("assistant", "completion")]
 
 
@@ -195,7 +192,8 @@ def _history(value: object) -> list[Turn]:
     return turns
 
 
-def _conversation(value: object, name: str, columns: Mapping[str, str]) -> list[Turn]:
+def read_turns(value: object, name: str, columns: Mapping[str, str]) -> list[Turn]:
+    """Read the turns of a conversation, told as a list of role and text."""
     if not isinstance(value, list):
         raise Refused("wrong_type", f"{name} is {type(value).__name__}, expected a list")
     turns = []
