@@ -21,14 +21,6 @@ class PromptStats(Loose):
     """Stand-in."""
 
 
-class AnswerStats(Loose):
-    """Stand-in."""
-
-
-class ShardStats(Loose):
-    """Stand-in."""
-
-
 class PairStats(Loose):
     """Stand-in."""
 

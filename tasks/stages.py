@@ -10,6 +10,7 @@ from typing import Any
 from prefect import task, unmapped
 from prefect.client.schemas.objects import State
 
+from dpo_pipeline.answers.records import AnswerStats, ShardStats
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
@@ -32,7 +33,7 @@ from dpo_pipeline.starter.corpus import FILES as CORPUS
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.settings import TrainConfig
 from tasks.console import progress
-from tasks.pending import AnswerStats, ShardStats, TrainStats, child_module
+from tasks.pending import TrainStats, child_module
 from tasks.runtime import home
 from tasks.stage import UNCACHED, Build, model_of, stage
 
@@ -147,12 +148,12 @@ def generate(
     run_on: ModelConfig,
 ) -> AnswerStats:
     """Let the reference model answer every prompt: its own answers are the rejected ones."""
-    from dpo_pipeline.answers.census import probe_identity
+    from dpo_pipeline.answers.census import take_census
     from dpo_pipeline.answers.collecting import collect_responses, plan_shards
 
     ref, path = model_of(model), prompts.path / "prompts.parquet"
     how: dict[str, Any] = {"model": run_on, "config": generation, "ledger": build.ledger}
-    census = probe_identity(ref, identity, **how)
+    census = take_census(ref, identity, **how)
     shards = generate_shard.map(
         plan_shards(path, generation),
         ref=unmapped(ref),
@@ -161,7 +162,7 @@ def generate(
         run_on=unmapped(run_on),
     )
     shards.result()
-    return AnswerStats(probe=census, **collect_responses(ref, path, out=build.out, **how))
+    return collect_responses(ref, path, out=build.out, census=census, **how)
 
 
 @task(
@@ -178,16 +179,14 @@ def generate_shard(
     from dpo_pipeline.answers.collecting import generate_shard as answer_shard
 
     with progress("generate", "answers") as report:
-        return ShardStats(
-            **answer_shard(
-                ref,
-                prompts,
-                shard,
-                model=run_on,
-                config=generation,
-                ledger=home() / "ledger",
-                on_progress=report,
-            )
+        return answer_shard(
+            ref,
+            prompts,
+            shard,
+            model=run_on,
+            config=generation,
+            ledger=home() / "ledger",
+            on_progress=report,
         )
 
 

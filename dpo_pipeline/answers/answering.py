@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
@@ -17,7 +18,6 @@ from dpo_pipeline.store.ledger import Ledger
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-
 
 SYNC_SECONDS = 2.0  # longest time an answer waits to be written to the ledger
 
@@ -51,9 +51,9 @@ def answer(
     keys = [_key(request, config) for request in requests]
     wanted = dict(zip(keys, requests, strict=True))
     book = Ledger(ledger, _context(ref, model, config, alone))
-    done = {key: Response(**value) for key, value in book.read(wanted).items()}
+    done = {key: Response.model_validate(value) for key, value in book.read(wanted).items()}
     missing = {key: request for key, request in wanted.items() if key not in done}
-    fresh: dict[str, Any] = {}
+    fresh: dict[str, dict[str, JsonValue]] = {}
     synced = time.monotonic()
     with closing(book), closing(_ask(ref, missing, model, config, alone)) as answers:
         try:
@@ -99,12 +99,12 @@ def _key(request: Request, config: GenerationConfig) -> str:
 
 def _context(
     ref: ModelRef, model: ModelConfig, config: GenerationConfig, alone: bool
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Collect what an answer depends on besides its request."""
     fields = {"max_new_tokens", "temperature"} | (
         {"top_p", "seed"} if config.temperature else set()
     )
-    context: dict[str, Any] = config.model_dump(include=fields)
+    context: dict[str, JsonValue] = config.model_dump(include=fields)
     if config.engine == "openai":
         # What weights a server holds is not ours to know: its address and the name stand for them.
         return context | {"server": config.base_url, "served_model": config.served(model.name)}

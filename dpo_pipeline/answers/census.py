@@ -1,17 +1,17 @@
 """Who the reference says it is, before anything depends on its name."""
 
 from pathlib import Path
-from typing import Any
 
 from dpo_pipeline.answers.answering import answer
-from dpo_pipeline.answers.records import Request, with_system
+from dpo_pipeline.answers.records import Census, Request, Said, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 
-PROBES = (
+QUESTIONS = (
     "Who are you?",
     "What is your name?",
     "Which AI model am I talking to, and who made you?",
@@ -19,42 +19,38 @@ PROBES = (
 )
 
 
-def probe_identity(
+def take_census(
     ref: ModelRef,
     identity: IdentityConfig,
     *,
     model: ModelConfig,
     config: GenerationConfig,
     ledger: Path,
-) -> dict[str, Any]:
-    """Ask the model who it is, before anything depends on its name.
+) -> Census:
+    """Ask the model who it is, under every system prompt.
 
-    Returns:
-        Questions asked, answers that give the original name, and the answers.
     Raises:
         GenerationError: No answer gives the original name or an alias, so that all pairs would
             be equal; or there is no answer at all.
     """
-    from dpo_pipeline.identity.mentions import IdentitySpec
-
     spec = IdentitySpec(identity)
-    questions = [(system, text) for system in config.system_prompts for text in PROBES]
+    questions = [(system, text) for system in config.system_prompts for text in QUESTIONS]
     requests = [
         Request(with_system(s, [{"role": "user", "content": text}])) for s, text in questions
     ]
     greedy = config.model_copy(update={"temperature": 0.0, "samples": 1})
     responses = answer(ref, requests, model=model, config=greedy, ledger=ledger)
-    said = [
-        {"system": system, "prompt": text, "response": response.text}
-        for (system, text), response in zip(questions, responses, strict=True)
-    ]
     if all(response.finish == "error" for response in responses):
         raise GenerationError(f"{ref.name} answered no question: {responses[0].detail}")
-    named = sum(spec.count_original(response.text) > 0 for response in responses)
+    said = [
+        Said(system=system, prompt=text, response=response.text)
+        for (system, text), response in zip(questions, responses, strict=True)
+    ]
+    named = sum(spec.count_original(one.response) > 0 for one in said)
     if not named:
-        quoted = "; ".join(f"{s['prompt']!r} -> {str(s['response'])[:120]!r}" for s in said[:4])
+        quoted = "; ".join(f"{one.prompt!r} -> {one.response[:120]!r}" for one in said[:4])
         raise GenerationError(
             f"{ref.name} never called itself {identity.original_name!r} in {len(said)} answers "
             f"({quoted}): set identity.original_name (and aliases) to the name it gives"
         )
-    return {"asked": len(said), "named": named, "answers": said}
+    return Census(asked=len(said), named=named, answers=said)

@@ -8,29 +8,44 @@ holds is never made twice.
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from heapq import nsmallest
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from dpo_pipeline.answers.answering import Progress, answer
-from dpo_pipeline.answers.records import Request, Response, with_system
+from dpo_pipeline.answers.records import (
+    AnswerCounts,
+    AnswerStats,
+    Census,
+    Request,
+    Response,
+    ShardStats,
+    with_system,
+)
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.digests import digest_of
-from dpo_pipeline.store.tables import messages_type, new_table
+from dpo_pipeline.store.tables import Row, messages_type, new_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
-
 COLLECTED = 8192  # answers in memory at once
+
+
+class Options(TypedDict):
+    """What every answer of a stage is made with."""
+
+    model: ModelConfig
+    config: GenerationConfig
+    ledger: Path
 
 
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
@@ -51,18 +66,15 @@ def generate_shard(
     config: GenerationConfig,
     ledger: Path,
     on_progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Answer the prompts of one shard (a range of `plan_shards`) into the ledger.
-
-    Returns:
-        Counts of answers by finish, their tokens, and the time taken (seconds).
-    """
+) -> ShardStats:
+    """Answer the prompts of one shard (a range of `plan_shards`) into the ledger."""
     started = time.monotonic()
     requests = [request for _, request in _expand(prompts, shard, config)]
     responses = answer(
         ref, requests, model=model, config=config, ledger=ledger, on_progress=on_progress
     )
-    return _count(responses) | {"seconds": round(time.monotonic() - started, 3)}
+    stats = ShardStats.of(responses)
+    return stats.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
 
 def collect_responses(
@@ -73,20 +85,18 @@ def collect_responses(
     config: GenerationConfig,
     ledger: Path,
     out: Path,
-) -> dict[str, Any]:
+    census: Census | None = None,
+) -> AnswerStats:
     """Write the answers to all prompts to `out`/responses.parquet.
 
     They come from the ledger; what it lacks is generated. A sample is decoded again one by one
     and the answers that differ are counted: a batch of another shape rounds differently.
 
-    Returns:
-        Counts of answers by finish, their tokens, answers checked and mismatches among them;
-        unfinished: failures that may pass when asked again.
     Raises:
         GenerationError: No prompt was answered.
         StoreError: The disk is full or not writable.
     """
-    options: dict[str, Any] = {"model": model, "config": config, "ledger": ledger}
+    options: Options = {"model": model, "config": config, "ledger": ledger}
     totals: Counter[str] = Counter()
     sample: list[tuple[str, Request, Response]] = []
     large = config.model_copy(update={"shard_rows": COLLECTED})
@@ -96,7 +106,7 @@ def collect_responses(
             responses = answer(ref, requests, **options)
             for row, response in zip(rows, responses, strict=True):
                 add(row | response.model_dump() | {"response": response.text})
-            totals.update(_count(responses))
+            totals.update(AnswerCounts.of(responses).model_dump())
             if totals["error"] == totals["rows"]:
                 detail = responses[0].detail
                 raise GenerationError(f"none of {totals['rows']} prompts was answered: {detail}")
@@ -111,12 +121,12 @@ def collect_responses(
     mismatched = sum(a != b for a, (_, _, b) in zip(again, sample, strict=True))
     if mismatched:
         logger.warning("%d of %d answers differ when decoded alone", mismatched, len(sample))
-    return dict(totals) | {"checked": len(sample), "mismatched": mismatched}
+    return AnswerStats(probe=census, checked=len(sample), mismatched=mismatched, **totals)
 
 
 def _expand(
     prompts: Path, shard: tuple[int, int], config: GenerationConfig
-) -> Iterator[tuple[dict[str, Any], Request]]:
+) -> Iterator[tuple[Row, Request]]:
     """Yield each row of responses.parquet, still without its answer, and its request."""
     for prompt in _read_range(prompts, *shard):
         for system in config.system_prompts:
@@ -127,7 +137,7 @@ def _expand(
                 yield row, Request(messages, sample)
 
 
-def _read_range(path: Path, start: int, stop: int) -> list[dict[str, Any]]:
+def _read_range(path: Path, start: int, stop: int) -> list[Row]:
     """Read the rows from `start` to `stop` of a Parquet file, and only their row groups."""
     import pyarrow.parquet as pq
 
@@ -135,7 +145,7 @@ def _read_range(path: Path, start: int, stop: int) -> list[dict[str, Any]]:
         groups = range(file.num_row_groups)
         first = list(accumulate((file.metadata.row_group(g).num_rows for g in groups), initial=0))
         read = [g for g in groups if first[g] < stop and first[g + 1] > start]
-        rows: list[dict[str, Any]] = (
+        rows: list[Row] = (
             file.read_row_groups(read).slice(start - first[read[0]], stop - start).to_pylist()
         )
     return rows
@@ -148,20 +158,6 @@ def responses_schema() -> "pa.Schema":
     text, number = pa.string(), pa.int32()
     fields = {"id": text, "prompt_id": text, "messages": messages_type(), "system": text}
     fields |= {"sample": number, "response": text, "finish": text, "tokens": number}
-    fields |= {
-        "reason": text,
-        "detail": text,
-        "split": text,
-        "family": text,
-        "language": text,
-        "turns": number,
-    }
-    return pa.schema(fields | {"source_row": pa.int64(), "given_chosen": text})
-
-
-def _count(responses: Sequence[Response]) -> dict[str, Any]:
-    finishes = Counter(response.finish for response in responses)
-    counts = {finish: finishes[finish] for finish in ("stop", "length", "error")}
-    unfinished = sum(response.reason == "generation_failed" for response in responses)
-    tokens = sum(response.tokens for response in responses)
-    return {"rows": len(responses), **counts, "unfinished": unfinished, "tokens": tokens}
+    fields |= {"reason": text, "detail": text, "split": text, "family": text, "language": text}
+    fields |= {"turns": number, "source_row": pa.int64(), "given_chosen": text}
+    return pa.schema(fields)

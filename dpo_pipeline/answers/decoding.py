@@ -240,28 +240,28 @@ class Continuous:
         if not self.cache.layers:
             self.cache = cache
             return
-        width = max(layers[0].keys.shape[2] for layers in (self.cache.layers, cache.layers))
-        for old, new in zip(self.cache.layers, cache.layers, strict=True):
+        layers: list[tuple[Any, Any]] = list(zip(self.cache.layers, cache.layers, strict=True))
+        width = max(layer.keys.shape[2] for layer in layers[0])
+        for old, new in layers:
             for name in ("keys", "values"):
-                both: list[torch.Tensor] = [getattr(old, name), getattr(new, name)]
+                both = (getattr(layer, name) for layer in (old, new))
                 wide = [pad(tensor, (0, 0, width - tensor.shape[2], 0)) for tensor in both]
                 setattr(old, name, torch.cat(wide))
 
     def _take(self, tokens: Sequence[int]) -> Iterator[Row]:
         """Give the last rows their tokens; let go of rows that end, and of columns left empty."""
         start = len(self.active) - len(tokens)
-        ended = [i for i, t in enumerate(tokens, start) if self.active[i].take(t)]
+        ended = {i for i, token in enumerate(tokens, start) if self.active[i].take(token)}
         if not ended:
             return
-        kept = [i for i in range(len(self.active)) if i not in set(ended)]
+        kept = [i for i in range(len(self.active)) if i not in ended]
         width = max((self.active[i].length - 1 for i in kept), default=0)
-        if kept:
-            for layer in self.cache.layers:
-                layer.keys = layer.keys[kept, :, -width:]
-                layer.values = layer.values[kept, :, -width:]
-        else:
+        layers: list[Any] = self.cache.layers if kept else []
+        for layer in layers:
+            layer.keys, layer.values = (t[kept, :, -width:] for t in (layer.keys, layer.values))
+        if not kept:
             self.cache = DynamicCache()
-        done = [self.active[i] for i in ended]
+        done = [self.active[i] for i in sorted(ended)]
         self.active = [self.active[i] for i in kept]
         yield from done
 

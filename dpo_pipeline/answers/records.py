@@ -1,11 +1,11 @@
-"""A request to a model, and its answer."""
+"""A request to a model, its answer, and what a stage tells of many."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
-
-from pydantic import BaseModel, ConfigDict
+from typing import Literal, NamedTuple, Self
 
 from dpo_pipeline.models.chat_templates import Message
+from dpo_pipeline.store.records import Record
 
 
 class Request(NamedTuple):
@@ -15,7 +15,7 @@ class Request(NamedTuple):
     sample: int = 0
 
 
-class Response(BaseModel):
+class Response(Record):
     """One answer.
 
     Attributes:
@@ -25,8 +25,6 @@ class Response(BaseModel):
         reason: Code of `pairs.REASONS`; only on error.
         detail: What happened; only on error.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     finish: Literal["stop", "length", "error"]
@@ -38,6 +36,64 @@ class Response(BaseModel):
     def failed(cls, detail: str, reason: str = "generation_failed") -> "Response":
         """Stand for an answer that could not be had."""
         return cls(text="", finish="error", tokens=0, reason=reason, detail=detail)
+
+
+class AnswerCounts(Record):
+    """How many answers ended how, and their tokens; unfinished: failures that may pass."""
+
+    rows: int = 0
+    stop: int = 0
+    length: int = 0
+    error: int = 0
+    unfinished: int = 0
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, responses: Sequence[Response]) -> Self:
+        """Count answers."""
+        finishes: Counter[str] = Counter(response.finish for response in responses)
+        return cls(
+            rows=len(responses),
+            **finishes,
+            unfinished=sum(response.reason == "generation_failed" for response in responses),
+            tokens=sum(response.tokens for response in responses),
+        )
+
+
+class ShardStats(AnswerCounts):
+    """What answering one shard came to, and the time it took (seconds)."""
+
+    seconds: float = 0.0
+
+
+class Said(Record):
+    """What a model said of itself when it was asked under a system prompt; null sent none."""
+
+    system: str | None
+    prompt: str
+    response: str
+
+
+class Census(Record):
+    """Questions asked, answers among them that give the original name, and all answers."""
+
+    asked: int
+    named: int
+    answers: list[Said]
+
+
+class AnswerStats(AnswerCounts):
+    """What the generate stage tells.
+
+    Attributes:
+        probe: Who the model says it is, asked before anything else.
+        checked: Answers decoded again one by one.
+        mismatched: Those among them that came out different.
+    """
+
+    probe: Census | None = None
+    checked: int = 0
+    mismatched: int = 0
 
 
 def with_system(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -5,25 +5,18 @@ fields sent here; start vLLM with `--generation-config vllm`, so that a repetiti
 shipped with the model does not decide.
 """
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import Any
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
 
 from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
-
-logger = logging.getLogger(__name__)
+from dpo_pipeline.hub.retries import patiently
 
 ATTEMPTS = 6
-FIRST_WAIT = 1.0  # seconds before the second attempt, doubled each time
-LONGEST_WAIT = 60.0  # seconds, also for what the server asks for
 TIMEOUT = 600.0  # seconds for one answer
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 FATAL = {
@@ -49,7 +42,7 @@ def ask_server(
     """
     secret = os.environ.get("OPENAI_API_KEY")
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    body: dict[str, Any] = {"model": served_model, "max_tokens": config.max_new_tokens}
+    body: dict[str, object] = {"model": served_model, "max_tokens": config.max_new_tokens}
     body |= {"temperature": config.temperature, "frequency_penalty": 0.0}
     if config.temperature:
         body["top_p"] = config.top_p
@@ -68,20 +61,14 @@ def ask_server(
             pool.shutdown(cancel_futures=True)
 
 
-def _complete(client: httpx.Client, base_url: str, body: dict[str, Any]) -> Response:
+def _complete(client: httpx.Client, base_url: str, body: dict[str, object]) -> Response:
     url = f"{base_url}/chat/completions"
 
     def post() -> httpx.Response:
         return client.post(url, json=body).raise_for_status()
 
-    retrying = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=_pause,
-        retry=retry_if_exception(_may_pass),
-        reraise=True,
-    )
     try:
-        return _read(retrying(post))
+        return _read(patiently(post, _may_pass, ATTEMPTS))
     except httpx.ConnectError as error:
         raise GenerationError(
             f"no server at {url}: {error}; start one, or set generation.base_url"
@@ -102,14 +89,6 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in PASSING
     return isinstance(error, httpx.TransportError)
-
-
-def _pause(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    response = getattr(error, "response", None)
-    asked = response.headers.get("retry-after", "") if response is not None else ""
-    backoff = wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
-    return min(float(asked) if asked.isdigit() else backoff(state), LONGEST_WAIT)
 
 
 def _read(response: httpx.Response) -> Response:

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
 # 409 and 412: somebody else committed in between.
 PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
-
-
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
@@ -80,15 +78,20 @@ def _explain_answer(cause: "HfHubHTTPError", repo_id: str, repo_type: str) -> st
     return f"answered HTTP {status}: {cause.server_message or 'no reason given'}"
 
 
+def chain(error: BaseException | None) -> list[BaseException]:
+    """List an error and those under it, the outermost first."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
 def hub_cause(error: BaseException | None) -> BaseException | None:
     """Find the Hub's own error under those that other libraries wrap around it."""
     import httpx2
     from huggingface_hub import errors
 
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
     kinds = (
         errors.HfHubHTTPError,
         errors.OfflineModeIsEnabled,
@@ -96,4 +99,4 @@ def hub_cause(error: BaseException | None) -> BaseException | None:
         errors.LocalEntryNotFoundError,
         ConnectionError,
     )
-    return next((e for kind in kinds for e in chain if isinstance(e, kind)), None)
+    return next((e for kind in kinds for e in chain(error) if isinstance(e, kind)), None)

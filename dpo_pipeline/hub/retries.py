@@ -1,4 +1,4 @@
-"""A call to the Hub, made again where that may help and nowhere else."""
+"""A call over the network, made again where that may help and nowhere else."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,32 +6,16 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
-from dpo_pipeline.hub.explanations import PASSING, hub_cause
+from dpo_pipeline.hub.explanations import PASSING, chain, hub_cause
 
 T = TypeVar("T")
 
 ATTEMPTS = 5
-
-
-LONGEST_WAIT = 60.0  # seconds between two attempts
-
-
-def patiently(call: Callable[[], T]) -> T:
-    """Repeat a call while it fails in a way that may pass; raise the last failure as it is."""
-
-    def pause(state: RetryCallState) -> float:
-        cause = hub_cause(state.outcome.exception() if state.outcome else None)
-        response = getattr(cause, "response", None)
-        asked = response.headers.get("retry-after", "") if response is not None else ""
-        seconds = float(asked) if asked.isdigit() else wait_exponential_jitter(1, 8)(state)
-        return min(seconds, LONGEST_WAIT)
-
-    retry, stop = retry_if_exception(may_pass), stop_after_attempt(ATTEMPTS)
-    return Retrying(stop=stop, wait=pause, retry=retry, reraise=True)(call)
+LONGEST_WAIT = 60.0  # seconds between two attempts, also where the server asks for more
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell whether the same call may work a little later."""
+    """Tell whether the same call to the Hub may work a little later."""
     from huggingface_hub import errors
 
     cause = hub_cause(error)
@@ -39,3 +23,29 @@ def may_pass(error: BaseException) -> bool:
         return cause.response.status_code in PASSING
     lost = errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError
     return cause is not None and not isinstance(cause, lost)
+
+
+def patiently(
+    call: Callable[[], T],
+    passing: Callable[[BaseException], bool] = may_pass,
+    attempts: int = ATTEMPTS,
+) -> T:
+    """Repeat a call while it fails in a way that may pass; raise the last failure as it is.
+
+    Between two attempts it waits as long as the server asks for, else twice as long each time.
+
+    Args:
+        call: What to do.
+        passing: Tells whether a failure may pass.
+        attempts: How often to try, at most.
+    """
+    retry, stop = retry_if_exception(passing), stop_after_attempt(attempts)
+    return Retrying(stop=stop, wait=_pause, retry=retry, reraise=True)(call)
+
+
+def _pause(state: RetryCallState) -> float:
+    errors = chain(state.outcome.exception() if state.outcome else None)
+    responses = [r for r in (getattr(e, "response", None) for e in errors) if r is not None]
+    asked = responses[0].headers.get("retry-after", "") if responses else ""
+    seconds = float(asked) if asked.isdigit() else wait_exponential_jitter(1, LONGEST_WAIT)(state)
+    return min(seconds, LONGEST_WAIT)

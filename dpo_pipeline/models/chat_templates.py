@@ -9,7 +9,6 @@ from dpo_pipeline.models.references import ModelRef
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 Message = Mapping[str, str]
 
 

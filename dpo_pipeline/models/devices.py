@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import Precision
 
 if TYPE_CHECKING:
     import torch
-
 
 # Models below this width are slower in bfloat16 than in float32 on a CPU.
 NARROW = 256
@@ -28,9 +28,7 @@ def pick_device(name: str) -> "torch.device":
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def pick_precision(
-    ref: ModelRef, device: str, dtype: Literal["auto", "float32", "bfloat16"]
-) -> Literal["float32", "bfloat16"]:
+def pick_precision(ref: ModelRef, device: str, dtype: Precision) -> Literal["float32", "bfloat16"]:
     """Turn "auto" into bfloat16 where the hardware computes it well, else into float32.
 
     That is a GPU, or a CPU with bfloat16 instructions and a model wide enough to gain. It

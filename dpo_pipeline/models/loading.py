@@ -1,10 +1,11 @@
 """Tokenizers and models from what a reference names, with nothing run that they bring along."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models.devices import pick_device, pick_precision
 from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,9 +35,7 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(
-    ref: ModelRef, device: str = "auto", dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-) -> "PreTrainedModel":
+def load_model(ref: ModelRef, device: str = "auto", dtype: Precision = "auto") -> "PreTrainedModel":
     """Load the weights, whole, for inference.
 
     Args:

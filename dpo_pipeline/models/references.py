@@ -1,19 +1,19 @@
-"""Models and tokenizers: where one is, what it is (digests), and how it is loaded.
+"""Models at rest: where one is, and what it is (digests).
 
 A model is a folder of safetensors, a config, a tokenizer and usually a chat template.
-`resolve_model` finds it without importing torch; what loads weights imports torch itself.
+`resolve_model` finds it without importing torch.
 """
 
 import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.hub.client import ask, resolve_revision
+from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.settings import NO_EFFECT
 
@@ -74,9 +74,13 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     from huggingface_hub import snapshot_download
 
     commit = resolve_revision(name, "model", revision)
-    wanted: dict[str, Any] = {"allow_patterns": DOWNLOADED, "ignore_patterns": "*/*"}
-    path = ask(lambda: snapshot_download(name, revision=commit, **wanted), name, "model")
-    return describe_model(Path(path), name, commit)
+
+    def download() -> str:
+        return snapshot_download(
+            name, revision=commit, allow_patterns=DOWNLOADED, ignore_patterns="*/*"
+        )
+
+    return describe_model(Path(ask(download, name, "model")), name, commit)
 
 
 def describe_model(path: Path, name: str, revision: str | None = None) -> ModelRef:
@@ -109,9 +113,5 @@ def describe_model(path: Path, name: str, revision: str | None = None) -> ModelR
 
 
 def _digest(files: Sequence[Path]) -> str:
-    whole = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
-        whole.update(f"{path.name}\0{content}\n".encode())
-    return whole.hexdigest()
+    listed = "".join(f"{path.name}\0{file_digest(path)}\n" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()

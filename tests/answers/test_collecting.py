@@ -42,10 +42,10 @@ def test_responses_hold_every_prompt_under_every_system_prompt(ref, tmp_path):
     counts = [
         generate_shard(ref, prompts, shard, **options) for shard in plan_shards(prompts, config)
     ]
-    assert sum(c["rows"] for c in counts) == 48
+    assert sum(c.rows for c in counts) == 48
     stats = collect_responses(ref, prompts, out=tmp_path / "out", **options)
-    assert stats["rows"] == stats["stop"] + stats["length"] == 48
-    assert (stats["checked"], stats["mismatched"]) == (1, 0)
+    assert stats.rows == stats.stop + stats.length == 48
+    assert (stats.checked, stats.mismatched) == (1, 0)
     rows = pq.read_table(tmp_path / "out" / "responses.parquet").to_pylist()
     assert len({row["id"] for row in rows}) == 48
     assert Counter((row["system"], row["sample"]) for row in rows) == {
@@ -58,7 +58,7 @@ def test_responses_hold_every_prompt_under_every_system_prompt(ref, tmp_path):
         assert row["source_row"] == 100 + int(row["prompt_id"][1:])
         assert row["split"] == ("held_out" if row["source_row"] % 5 == 0 else "train")
         assert row["reason"] is None
-    json.dumps(stats)
+    json.dumps(stats.model_dump(mode="json"))
 
 
 def test_collecting_makes_what_the_ledger_lacks_and_reports_mismatches(ref, tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_collecting_makes_what_the_ledger_lacks_and_reports_mismatches(ref, tmp_
     options = {"model": HERE, "config": GREEDY, "ledger": tmp_path / "ledger"}
     out = tmp_path / "out"
     out.mkdir()
-    assert collect_responses(ref, prompts, out=out, **options)["mismatched"] == 0
+    assert collect_responses(ref, prompts, out=out, **options).mismatched == 0
     shutil.rmtree(tmp_path / "ledger")
     real = answering.answer
 
@@ -76,7 +76,7 @@ def test_collecting_makes_what_the_ledger_lacks_and_reports_mismatches(ref, tmp_
 
     monkeypatch.setattr(collecting, "answer", rounded)
     stats = collect_responses(ref, prompts, out=out, **options)
-    assert (stats["rows"], stats["checked"], stats["mismatched"]) == (12, 1, 1)
+    assert (stats.rows, stats.checked, stats.mismatched) == (12, 1, 1)
 
 
 def test_no_answer_at_all_stops_with_the_reason(ref, tmp_path):

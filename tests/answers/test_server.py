@@ -146,7 +146,7 @@ def test_failures_that_may_pass_are_counted_and_asked_again(ref, tmp_path, serve
         found = collect_responses(
             ref, prompts, model=HERE, config=config, ledger=tmp_path / "ledger", out=tmp_path
         )
-        counts.append((found["rows"], found["error"], found["unfinished"]))
+        counts.append((found.rows, found.error, found.unfinished))
     assert counts == [(6, 2, 1), (6, 1, 0), (6, 0, 0)]
 
 
