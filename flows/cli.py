@@ -8,6 +8,7 @@ import ast
 import difflib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from dpo_pipeline.hub.explanations import masked
+from tasks.runtime import prepare_environment
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -59,6 +61,25 @@ class _Parser(argparse.ArgumentParser):
                 action.metavar = "JSON"
             action.help = _DEFAULT.sub(_as_typed, action.help or "").replace("ifdef: ", "")
         return super().format_help()
+
+
+def start(name: str, model: type[Config], **words: str) -> Config | None:
+    """Read the command line where a flow's file runs as a script, and set the process up.
+
+    A flow calls it before it imports prefect, so that a wrong option ends the process before
+    prefect or torch load.
+
+    Args:
+        name: The file's `__name__`.
+        model: Schema of the flow's configuration.
+        words: prog, description and example, see `parse`.
+    Returns:
+        The configuration; null where the flow is imported.
+    """
+    script = name == "__main__"
+    config = parse(model, sys.argv[1:], **words) if script else None
+    prepare_environment(script=script)
+    return config
 
 
 def parse(

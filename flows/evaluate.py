@@ -9,26 +9,22 @@ import sys
 from typing import Any
 
 from dpo_pipeline.config import EvaluateConfig
-from flows.cli import parse
-from tasks.runtime import prepare_environment
+from flows.cli import start
 
-if __name__ == "__main__":
-    CONFIG = parse(
-        EvaluateConfig,
-        sys.argv[1:],
-        prog="flows/evaluate.py",
-        description="Score a renamed model against its reference, without training.",
-        example="--policy.name ./renamed --reference.name Qwen/Qwen2.5-0.5B-Instruct",
-    )
-    prepare_environment(script=True)
-else:
-    prepare_environment(script=False)
+CONFIG = start(
+    __name__,
+    EvaluateConfig,
+    prog="flows/evaluate.py",
+    description="Score a renamed model against its reference, without training.",
+    example="--policy.name ./renamed --reference.name Qwen/Qwen2.5-0.5B-Instruct",
+)
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
 from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
+from dpo_pipeline.evaluation.scorecard import Terms
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.training.settings import TrainConfig
 from tasks.outcome import conclude
@@ -70,20 +66,16 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
         reference=reference,
         policy=policy,
         prompts=prompts,
-        dataset=None,
         export=same,
+        terms=Terms(
+            config.identity, config.generation, config.evaluation, config.gate, TrainConfig().beta
+        ),
         general=general,
         lm_eval=lm_eval,
-        identity=config.identity,
-        generation=config.generation,
-        evaluation=config.evaluation,
-        gate=config.gate,
-        beta=TrainConfig().beta,
-        set_aside=0,
         run_on=config.policy,
     )
     return conclude(run, prompts, reference=reference, dataset=None, policy=policy, score=score)
 
 
-if __name__ == "__main__":
+if CONFIG:
     sys.exit(run_script(evaluate, CONFIG))

@@ -7,29 +7,22 @@ import sys
 from typing import Any, NamedTuple
 
 from dpo_pipeline.config import ExperimentConfig, PipelineConfig
-from flows.cli import parse
-from tasks.runtime import prepare_environment
+from flows.cli import start
 
-if __name__ == "__main__":
-    # A wrong option ends the process here, before Prefect or torch load.
-    CONFIG = parse(
-        PipelineConfig,
-        sys.argv[1:],
-        prog="flows/full.py",
-        description="Give a chat model a new identity with DPO, and prove that nothing else "
-        "changed.",
-        example="--identity.new-name Aria",
-    )
-    prepare_environment(script=True)
-else:
-    prepare_environment(script=False)
+CONFIG = start(
+    __name__,
+    PipelineConfig,
+    prog="flows/full.py",
+    description="Give a chat model a new identity with DPO, and prove that nothing else changed.",
+    example="--identity.new-name Aria",
+)
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
 from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
-from dpo_pipeline.evaluation.scorecard import ScoreStats
+from dpo_pipeline.evaluation.scorecard import ScoreStats, Terms
 from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.prompts.preparation import PromptStats
@@ -125,16 +118,14 @@ def train_and_score(
         dataset=made.dataset,
         general=general_file(config.evaluation.general),
         lm_eval=describe_tasks(config.evaluation.lm_eval),
-        identity=config.identity,
-        generation=config.generation,
-        evaluation=config.evaluation,
-        gate=config.gate,
-        beta=training.beta,
+        terms=Terms(
+            config.identity, config.generation, config.evaluation, config.gate, training.beta
+        ),
         set_aside=training.stop.prompts if training.stop else 0,
         run_on=config.model,
     )
     return policy, score
 
 
-if __name__ == "__main__":
+if CONFIG:
     sys.exit(run_script(full, CONFIG))

@@ -7,20 +7,15 @@ import sys
 from typing import Any
 
 from dpo_pipeline.config import PreferenceConfig
-from flows.cli import parse
-from tasks.runtime import prepare_environment
+from flows.cli import start
 
-if __name__ == "__main__":
-    CONFIG = parse(
-        PreferenceConfig,
-        sys.argv[1:],
-        prog="flows/preference.py",
-        description="Train with DPO on chosen and rejected answers that already exist.",
-        example="--config configs/llama-scratch.yaml",
-    )
-    prepare_environment(script=True)
-else:
-    prepare_environment(script=False)
+CONFIG = start(
+    __name__,
+    PreferenceConfig,
+    prog="flows/preference.py",
+    description="Train with DPO on chosen and rejected answers that already exist.",
+    example="--config configs/llama-scratch.yaml",
+)
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -59,5 +54,5 @@ def preference(config: PreferenceConfig) -> State[Any]:
     return conclude_preferences(run, dataset=dataset, policy=policy, score=score)
 
 
-if __name__ == "__main__":
+if CONFIG:
     sys.exit(run_script(preference, CONFIG))

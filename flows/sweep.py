@@ -7,20 +7,15 @@ import sys
 from typing import Any
 
 from dpo_pipeline.config import SweepConfig
-from flows.cli import parse
-from tasks.runtime import prepare_environment
+from flows.cli import start
 
-if __name__ == "__main__":
-    CONFIG = parse(
-        SweepConfig,
-        sys.argv[1:],
-        prog="flows/sweep.py",
-        description="Try training settings on one dataset and compare their scorecards.",
-        example="--grid.beta 0.1,0.2 --train.epochs 2",
-    )
-    prepare_environment(script=True)
-else:
-    prepare_environment(script=False)
+CONFIG = start(
+    __name__,
+    SweepConfig,
+    prog="flows/sweep.py",
+    description="Try training settings on one dataset and compare their scorecards.",
+    example="--grid.beta 0.1,0.2 --train.epochs 2",
+)
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -56,5 +51,5 @@ def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
     return conclude_sweep(run, config, tried)
 
 
-if __name__ == "__main__":
+if CONFIG:
     sys.exit(run_script(sweep, CONFIG))

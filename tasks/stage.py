@@ -23,7 +23,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints
 
@@ -241,6 +241,8 @@ def _fingerprint(value: Any, unread: Collection[str] = ()) -> JsonValue:
     match value:
         case Artifact():
             return dict(value.identity())
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return {field.name: _fingerprint(getattr(value, field.name)) for field in fields(value)}
         case BaseModel():
             read = settings_of(value)
             return {name: read[name] for name in read.keys() - set(unread)}

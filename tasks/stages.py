@@ -15,8 +15,8 @@ from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
 from dpo_pipeline.evaluation.parity import ParityStats
-from dpo_pipeline.evaluation.scorecard import Evidence, ScoreStats
-from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
+from dpo_pipeline.evaluation.scorecard import Evidence, ScoreStats, Terms
+from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef, ModelStats
 from dpo_pipeline.models.settings import ModelConfig
@@ -116,13 +116,14 @@ def _refused(reasons: dict[str, int]) -> str:
     return f" (quarantine: {listed})" if listed else ""
 
 
-def _describe_prompts(stats: PromptStats) -> str:
-    return f"{stats.train:,} prompts to train, {stats.held_out:,} held out" + _refused(
-        stats.reasons
-    )
+def _describe_split(stats: PromptStats | DatasetStats, what: str) -> str:
+    return f"{stats.train:,} {what} to train, {stats.held_out:,} held out"
 
 
-@stage(packages=("pyarrow", "datasets"), says=_describe_prompts)
+@stage(
+    packages=("pyarrow", "datasets"),
+    says=lambda stats: _describe_split(stats, "prompts") + _refused(stats.reasons),
+)
 def download(
     build: Build, *, source: SourceRef, prompts: PromptsConfig, identity: IdentityConfig
 ) -> PromptStats:
@@ -229,13 +230,9 @@ def prepare(
     return prepare_preferences(source, prompts, pairs, model_of(model), build.out)
 
 
-def _describe_dataset(stats: DatasetStats) -> str:
-    return f"{stats.train:,} pairs to train, {stats.held_out:,} held out"
-
-
 @stage(
     packages=("pyarrow",),
-    says=_describe_dataset,
+    says=lambda stats: _describe_split(stats, "pairs"),
     unread={"config": ("strategy", "templates", "max_length")},
 )
 def save(
@@ -298,45 +295,38 @@ def train(
     return TrainStats(**{**dict(record), "model": _inside(policy), "template": template})
 
 
-def _describe_score(stats: ScoreStats) -> str:
-    return f"{stats.rows:,} answers compared"
-
-
-@stage(packages=NUMERIC, counts="answers", says=_describe_score)
+@stage(
+    packages=NUMERIC,
+    counts="answers",
+    says=lambda stats: f"{stats.rows:,} answers compared",
+)
 def evaluate(
     build: Build,
     *,
     reference: Artifact[ModelStats],
     policy: Artifact[ModelStats] | Artifact[TrainStats],
     prompts: Artifact[PromptStats],
-    dataset: Artifact[DatasetStats] | None,
+    dataset: Artifact[DatasetStats] | None = None,
     export: Artifact[ParityStats] | None = None,
+    terms: Terms,
     general: Path,
     lm_eval: dict[str, str],
-    identity: IdentityConfig,
-    generation: GenerationConfig,
-    evaluation: EvaluationConfig,
-    gate: GateConfig,
-    beta: float,
-    set_aside: int,
+    set_aside: int = 0,
     run_on: ModelConfig,
 ) -> ScoreStats:
     """Ask both models what the training never saw; score what changed and what should not."""
     from dpo_pipeline.evaluation.asking import Subject
     from dpo_pipeline.evaluation.parity import Parity
-    from dpo_pipeline.evaluation.scorecard import Material, Terms, evaluate
+    from dpo_pipeline.evaluation.scorecard import Material, evaluate
 
-    after = model_of(policy)
+    before, after = model_of(reference), model_of(policy)
+    found = Parity.read(export.path / "parity.json") if export else None
+    folder = dataset.path if dataset else None
     stats = evaluate(
-        Subject(model_of(reference), run_on),
+        Subject(before, run_on),
         Subject(after, run_on),
-        Material(
-            prompts=prompts.path / "prompts.parquet",
-            dataset=dataset.path if dataset else None,
-            export=Parity.read(export.path / "parity.json") if export else None,
-            set_aside=set_aside,
-        ),
-        Terms(identity, generation, evaluation, gate, beta),
+        Material(prompts.path / "prompts.parquet", folder, found, set_aside),
+        terms,
         ledger=build.ledger,
         out=build.out,
         on_progress=build.report,
@@ -386,11 +376,7 @@ def parity(
     )
 
 
-def _describe_comparison(stats: PreferenceStats) -> str:
-    return f"{stats.rows:,} pairs compared"
-
-
-@stage(packages=NUMERIC, says=_describe_comparison)
+@stage(packages=NUMERIC, says=lambda stats: f"{stats.rows:,} pairs compared")
 def compare(
     build: Build,
     *,
