@@ -18,12 +18,7 @@ from typing import Any, Literal
 import torch
 from jinja2 import TemplateError
 from torch.nn.functional import pad
-from transformers import (
-    DynamicCache,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import GenerationConfig as Shipped
 
 from dpo_pipeline.answers.records import Request, Response
@@ -197,13 +192,15 @@ def rows_join(model: PreTrainedModel, rows: Sequence[Row]) -> bool:
     return True
 
 
+@dataclass
 class Continuous:
     """Rows in flight over one cache, in whose batch they leave and join."""
 
-    def __init__(self, model: PreTrainedModel, size: int, config: GenerationConfig) -> None:
-        self.model, self.size, self.config = model, size, config
-        self.active: list[Row] = []
-        self.cache = DynamicCache()
+    model: PreTrainedModel
+    size: int
+    config: GenerationConfig
+    active: list[Row] = field(default_factory=list)
+    cache: DynamicCache = field(default_factory=DynamicCache)
 
     @torch.inference_mode()
     def run(self, queue: deque[Row]) -> Iterator[Row]:
@@ -266,12 +263,14 @@ class Continuous:
         yield from done
 
 
+@dataclass
 class Batches:
     """Rows in batches through the model's own `generate()`: slower, and for any model."""
 
-    def __init__(self, model: PreTrainedModel, size: int, config: GenerationConfig) -> None:
-        self.model, self.size, self.config = model, size, config
-        self.active: list[Row] = []
+    model: PreTrainedModel
+    size: int
+    config: GenerationConfig
+    active: list[Row] = field(default_factory=list)
 
     @torch.inference_mode()
     def run(self, queue: deque[Row]) -> Iterator[Row]:
