@@ -27,8 +27,8 @@ from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef, describe_model
-from dpo_pipeline.training import child as worker
-from dpo_pipeline.training.early_stopping import Probe, StopAtTarget
+from dpo_pipeline.training import messages
+from dpo_pipeline.training.early_stopping import EarlyStopping, HeldOutPrompts
 from dpo_pipeline.training.settings import StopConfig, TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pairs
 from dpo_pipeline.training.trainer import build_trainer
@@ -53,12 +53,12 @@ SIDES = {
 
 
 def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: StopConfig) -> dict:
-    """Train until the probe says stop; return seconds, steps, and what the probe found last."""
+    """Train until held-out prompts say stop; return seconds, steps, and what was found last."""
     tokens = tokenize_pairs(dataset / "train.parquet", load_tokenizer(ref), config.max_length)
-    probe = Probe(ref, IdentityConfig(), stop, dataset / "held_out.parquet")
+    held_out = HeldOutPrompts(ref, IdentityConfig(), dataset / "held_out.parquet", stop.prompts)
     asked = 0.0
 
-    class TimedStop(StopAtTarget):
+    class TimedStop(EarlyStopping):
         def on_step_end(self, *args: object, **kwargs: object) -> None:
             nonlocal asked
             started = time.process_time()
@@ -76,7 +76,7 @@ def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: StopConfi
             references=Path(folder) / "references",
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(TimedStop(probe, stop))
+        trainer.add_callback(TimedStop(held_out, stop))
         trainer.train()
         seconds = time.process_time() - started - asked
     found = next(row for row in reversed(trainer.state.log_history) if "outcome" in row)
@@ -93,7 +93,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
-    worker.send = lambda record: None  # nobody follows
+    messages.send = lambda message: None  # nobody follows
     runs = sorted(options.home.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
         parser.error(f"there is no run under {options.home}: `make run` makes one")

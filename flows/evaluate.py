@@ -22,9 +22,9 @@ CONFIG = start(
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from dpo_pipeline.evaluation.scorecard import Terms
+from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.training.settings import TrainConfig
 from tasks.outcome import conclude

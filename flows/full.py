@@ -20,17 +20,17 @@ CONFIG = start(
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.evaluation.cases import general_file
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from dpo_pipeline.evaluation.scorecard import ScoreStats, Terms
 from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.pairs.dataset import DatasetStats
+from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.settings import TrainConfig
+from dpo_pipeline.training.stats import TrainStats
 from tasks.outcome import conclude, lineage_of, warn_of_template
-from tasks.pending import TrainStats
 from tasks.publishing import check_publishing, publish_if_proven
 from tasks.run import begin, run_script
 from tasks.stages import download, evaluate, generate, prepare_model, rewrite, save, train

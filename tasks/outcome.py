@@ -34,8 +34,8 @@ from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
+from dpo_pipeline.training.stats import TrainStats
 from tasks.console import console
-from tasks.pending import TrainStats
 from tasks.run import Run, commit, versions
 from tasks.stage import model_of
 
@@ -148,7 +148,7 @@ def _made(
         "policy": {
             "weights_digest": ref.weights_digest,
             "template_digest": ref.template_digest,
-            "template": template,
+            "template": template.model_dump(mode="json") if template else None,
         },
         "train": None if isinstance(config, EvaluateConfig) else settings_of(config.train),
         "dataset": dataset.digest if dataset else None,

@@ -27,12 +27,3 @@ class PairStats(Loose):
 
 class DatasetStats(Loose):
     """Stand-in."""
-
-
-class TrainStats(Loose):
-    """Stand-in."""
-
-
-def child_module(config: Any) -> str:
-    """Stand-in."""
-    return "dpo_pipeline.training." + ("early_stopping" if config.stop else "child")

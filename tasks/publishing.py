@@ -17,7 +17,7 @@ from dpo_pipeline.publishing.records import Proven, Published
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
-from tasks.pending import TrainStats
+from dpo_pipeline.training.stats import TrainStats
 from tasks.run import Run
 from tasks.stage import UNCACHED, model_of
 

@@ -31,9 +31,10 @@ from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef
 from dpo_pipeline.starter.corpus import FILES as CORPUS
 from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.training.records import child_module
 from dpo_pipeline.training.settings import TrainConfig
+from dpo_pipeline.training.stats import TrainStats
 from tasks.console import progress
-from tasks.pending import TrainStats, child_module
 from tasks.runtime import home
 from tasks.stage import UNCACHED, Build, model_of, stage
 

@@ -1,16 +1,16 @@
 """What both models are asked: held-out and trained prompts, general questions, system prompts."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dpo_pipeline.answers.records import with_system
-from dpo_pipeline.errors import DataError, EvaluationError
+from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.chat_templates import Message
+from dpo_pipeline.prompts.general import read_general
 from dpo_pipeline.store.tables import read_rows
 
 Kind = Literal["identity", "trained", "general", "third_party"]
@@ -96,7 +96,16 @@ def plan_cases(
     plan = {
         "held_out": [case(r, s, "identity") for s in systems for r in held_out],
         "trained": [case(r, systems[0], "trained") for r in trained],
-        "general": [replace(c, messages=plain(c.messages)) for c in read_general(config.general)],
+        "general": [
+            Case(
+                question.kind,
+                plain([{"role": "user", "content": question.prompt}]),
+                family=question.kind,
+                language=question.language,
+                accepted=question.answers,
+            )
+            for question in read_general(config.general)
+        ],
         "display": [
             Case("identity", plain([{"role": "user", "content": question}]))
             for question in DISPLAY_QUESTIONS
@@ -107,60 +116,6 @@ def plan_cases(
             few = held_out[: config.matrix_prompts]
             plan[f"matrix/{label}"] = [case(r, system, "identity") for r in few]
     return plan
-
-
-def probe_pairs(held_out: Path, count: int) -> list[dict[str, Any]]:
-    """Pick the held-out pairs that training may look at, of `count` prompts at most.
-
-    Raises:
-        EvaluationError: When that leaves no prompt for the evaluation.
-    """
-    pairs = sorted(read_rows(held_out), key=lambda row: str(row["id"]))
-    prompts = {str(row["prompt_id"]): row for row in reversed(pairs)}
-    if len(prompts) <= count:
-        raise EvaluationError(
-            f"train.stop.prompts = {count} leaves none of {len(prompts)} held-out prompts for the "
-            "evaluation: lower it, or raise prompts.held_out"
-        )
-    return [prompts[name] for name in sorted(prompts)[:count]]
-
-
-def general_file(path: str | None) -> Path:
-    """Return the file of general questions: the given one, or the shipped set.
-
-    Raises:
-        DataError: There is no such file.
-    """
-    file = Path(path).expanduser() if path else Path(__file__).parent / "data" / "general.jsonl"
-    if not file.is_file():
-        raise DataError(f"evaluation.general {path!r} does not exist (seen from {Path.cwd()})")
-    return file
-
-
-def read_general(path: str | None) -> list[Case]:
-    """Read questions that must not change: JSONL of prompt, answers, kind and language.
-
-    Raises:
-        DataError: When a line does not hold them; the message shows one that would.
-    """
-    file = general_file(path)
-    cases = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if (kind := row["kind"]) not in ("general", "third_party"):
-                raise ValueError(f"kind is {kind!r}, not general or third_party")
-            question = ({"role": "user", "content": str(row["prompt"])},)
-            accepted = tuple(map(str, row["answers"]))
-            facts = {"family": kind, "language": row["language"], "accepted": accepted}
-            cases.append(Case(kind, question, **facts))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file}, line {number}: {error!r}; each line must look like "
-                '{"prompt": "What is 2 + 2?", "answers": ["4"], "kind": "general", '
-                '"language": "en"}'
-            ) from error
-    return cases
 
 
 def matrix_systems(identity: IdentityConfig) -> dict[str, str | None]:

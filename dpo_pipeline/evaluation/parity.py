@@ -6,12 +6,12 @@ from typing import NamedTuple
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.asking import Asker, Subject
 from dpo_pipeline.evaluation.cases import Prompt, plan_cases
-from dpo_pipeline.evaluation.likelihood import answer_rows, score_tokens
 from dpo_pipeline.evaluation.measures import EXPORT, MEASURES, counted
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.store.records import Record
+from dpo_pipeline.training.token_scores import answer_rows, score_tokens
 
 
 class Exported(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation import robustness
 from dpo_pipeline.evaluation.asking import Asker, Progress, Subject, ask_both
-from dpo_pipeline.evaluation.cases import plan_cases, probe_pairs
+from dpo_pipeline.evaluation.cases import plan_cases
 from dpo_pipeline.evaluation.gate import Verdict, excuses, judge
 from dpo_pipeline.evaluation.likelihood import measure_likelihoods
 from dpo_pipeline.evaluation.lm_eval_tasks import score_tasks
@@ -22,6 +22,7 @@ from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import read_rows
+from dpo_pipeline.training.set_aside import set_aside_pairs
 
 Figures = dict[str, Figure]
 Marked = Mapping[str, Sequence[Scored]]
@@ -103,7 +104,7 @@ class Material:
         """Return the ids of the held-out prompts that training stopped by."""
         if not (self.set_aside and self.dataset):
             return set()
-        pairs = probe_pairs(self.dataset / "held_out.parquet", self.set_aside)
+        pairs = set_aside_pairs(self.dataset / "held_out.parquet", self.set_aside)
         return {str(pair["prompt_id"]) for pair in pairs}
 
 

@@ -5,9 +5,7 @@ not on beta, the loss, the learning rate or the number of epochs. A sweep pays f
 and the reference model need not be in memory while training.
 """
 
-import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,40 @@ from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from dpo_pipeline.errors import StoreError
 from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.records import Record
 
 logger = logging.getLogger(__name__)
 
 CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"  # TRL's names of the columns
+
+
+class ReferenceLogps(Record):
+    """Log-probabilities (nats) of chosen and rejected under the reference, one a pair."""
+
+    digest: str
+    chosen: list[float]
+    rejected: list[float]
+
+    @classmethod
+    def of(cls, chosen: list[float], rejected: list[float]) -> "ReferenceLogps":
+        """Put a digest beside them."""
+        return cls(
+            digest=digest_of({"chosen": chosen, "rejected": rejected}),
+            chosen=chosen,
+            rejected=rejected,
+        )
+
+    @classmethod
+    def find(cls, path: Path, pairs: int) -> "ReferenceLogps | None":
+        """Read those of so many pairs; None where there is no file or it is damaged."""
+        try:
+            found = cls.read(path)
+        except StoreError:
+            return None
+        whole = found == cls.of(found.chosen, found.rejected)
+        return found if whole and len(found.chosen) == len(found.rejected) == pairs else None
 
 
 class CachedReferenceDPOTrainer(DPOTrainer):
@@ -47,17 +74,15 @@ class CachedReferenceDPOTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         path = self.reference_folder / f"{self._key(dataset)}.json"
         # The main process decides: others may look while a file is being put there.
-        (logps,) = broadcast_object_list([read_logps(path, len(dataset))])
+        (logps,) = broadcast_object_list([ReferenceLogps.find(path, len(dataset))])
         if logps is None:
             logger.info("Computing the reference log-probabilities of %d pairs", len(dataset))
             logps = self._compute(dataset, batch_size)
             if self.accelerator.is_main_process:
-                write_logps(path, *logps)
-        for column, values in zip((CHOSEN, REJECTED), logps, strict=True):
-            dataset = dataset.add_column(column, values)
-        return dataset
+                logps.write(path)
+        return dataset.add_column(CHOSEN, logps.chosen).add_column(REJECTED, logps.rejected)
 
-    def _compute(self, dataset: Dataset, batch_size: int) -> tuple[list[float], list[float]]:
+    def _compute(self, dataset: Dataset, batch_size: int) -> ReferenceLogps:
         """Every process scores its share of the pairs; all of them get all scores."""
         share = range(self.accelerator.process_index, len(dataset), self.accelerator.num_processes)
         scored: list[tuple[int, float, float]] = []
@@ -67,8 +92,8 @@ class CachedReferenceDPOTrainer(DPOTrainer):
             batch = self._prepare_inputs(self.data_collator([dataset[row] for row in rows]))
             logps = score(self.ref_model or self.model, batch)
             scored += zip(rows, *(side.tolist() for side in logps), strict=True)
-        ordered = sorted(gather_object(scored))
-        return [chosen for _, chosen, _ in ordered], [rejected for *_, rejected in ordered]
+        _, chosen, rejected = zip(*sorted(gather_object(scored)), strict=True)
+        return ReferenceLogps.of(list(chosen), list(rejected))
 
     def _key(self, dataset: Dataset) -> str:
         columns = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -82,36 +107,3 @@ class CachedReferenceDPOTrainer(DPOTrainer):
                 "quantized": getattr(self.model, "is_quantized", False),
             }
         )
-
-
-def write_logps(path: Path, chosen: list[float], rejected: list[float]) -> None:
-    """Write log-probabilities (nats, one a pair) so that a reader sees all of them or none."""
-    logps = {"chosen": list(chosen), "rejected": list(rejected)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    with partial.open("w") as file:
-        json.dump({"digest": digest_of(logps), **logps}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def read_logps(path: Path, rows: int) -> tuple[list[float], list[float]] | None:
-    """Read what `write_logps` wrote; None where there is no file or it is damaged.
-
-    Args:
-        path: The file.
-        rows: How many pairs it must hold.
-
-    Returns:
-        Log-probabilities of chosen and of rejected (nats, one a pair).
-    """
-    try:
-        content = json.loads(path.read_text())
-        logps = {name: content[name] for name in ("chosen", "rejected")}
-        whole = content["digest"] == digest_of(logps)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not whole or len(logps["chosen"]) != rows or len(logps["rejected"]) != rows:
-        return None
-    return logps["chosen"], logps["rejected"]

@@ -1,11 +1,9 @@
 """Train the policy in a child process that ends with its owner.
 
-The child (`worker.py`) loads the model, trains and writes; this side checks the pairs before
+The child (`child.py`) loads the model, trains and writes; this side checks the pairs before
 any model loads, follows the child's log and progress, and turns its failures into errors.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -16,26 +14,24 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from dpo_pipeline import errors
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.digests import digest_of, file_digest
 from dpo_pipeline.store.keys import settings_of
+from dpo_pipeline.training.messages import Failed, HeldOutChecked, read_message
+from dpo_pipeline.training.records import TENSORBOARD, TrainingFile, TrainJob, child_module
 from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import check_pairs
 
 logger = logging.getLogger(__name__)
 
-RECORD = "\x1e"  # a line of the child that starts with this is a JSON record, not log text
-
 # Freed activations stay with the process: the next step asks for the same sizes again.
 MALLOC = {"mmap_max": 0, "trim_threshold": 1 << 34, "top_pad": 1 << 28}
-
-TENSORBOARD = "tensorboard"  # folder of its logs, in work while training, then in out
 
 Progress = Callable[[int, int, str], None]
 
@@ -71,7 +67,7 @@ def train(
     work: Path,
     references: Path | None = None,
     on_progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> TrainingFile:
     """Train a policy from the reference model on preference pairs.
 
     Args:
@@ -99,76 +95,76 @@ def train(
     pairs, config = dataset / "train.parquet", config.resolve(ref.name)
     check_pairs(pairs)
     work.mkdir(parents=True, exist_ok=True)
-    job = {
-        "ref": ref.model_dump(mode="json"),
-        "pairs": str(pairs),
-        "pairs_digest": hashlib.sha256(pairs.read_bytes()).hexdigest(),
-        "device": model.device,
-        "parent": os.getpid(),
-        "config": config.model_dump(mode="json"),
-        "identity": identity.model_dump(mode="json") if identity and config.stop else None,
-        "held_out": str(dataset / "held_out.parquet"),
-        "out": str(out),
-        "work": str(work),
-        "references": str(references or work / "references"),
-    }
-    _keep_only_own_checkpoints(job, config, work)
+    job = TrainJob(
+        ref=ref,
+        pairs=pairs,
+        pairs_digest=file_digest(pairs),
+        held_out=dataset / "held_out.parquet",
+        identity=identity if config.stop else None,
+        config=config,
+        device=model.device,
+        out=out,
+        work=work,
+        references=references or work / "references",
+        parent=os.getpid(),
+    )
+    _keep_only_own_checkpoints(job)
     while True:
         try:
-            _run_child(job, work / "job.json", on_progress)
+            _run_child(job, on_progress)
         except OutOfMemoryError as error:
             if error.pairs == 1:
                 raise
             logger.warning("Out of memory with %d pairs at once: splitting them", error.pairs)
-            job["config"] = config.model_dump(mode="json") | {"row_tokens": error.tokens // 2}
+            smaller = config.model_copy(update={"row_tokens": error.tokens // 2})
+            job = job.model_copy(update={"config": smaller})
         else:
-            result: dict[str, Any] = json.loads((out / "training.json").read_text())
-            return result
+            return TrainingFile.read(out / "training.json")
 
 
-def _keep_only_own_checkpoints(job: dict[str, Any], config: TrainConfig, work: Path) -> None:
+def _keep_only_own_checkpoints(job: TrainJob) -> None:
     """Drop checkpoints of another job: a changed setting must not resume from them."""
     identity = digest_of(
         {
-            "weights": job["ref"]["weights_digest"],
-            "template": job["ref"]["template_digest"],
-            "pairs": job["pairs_digest"],
-            "config": settings_of(config),
-            "identity": job["identity"],
+            "weights": job.ref.weights_digest,
+            "template": job.ref.template_digest,
+            "pairs": job.pairs_digest,
+            "config": settings_of(job.config),
+            "identity": job.identity.model_dump(mode="json") if job.identity else None,
         }
     )
-    mark = work / "job.digest"
+    mark = job.work / "job.digest"
     if mark.is_file() and mark.read_text() == identity:
         return
-    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
     mark.write_text(identity)
 
 
-def _run_child(job: dict[str, Any], path: Path, on_progress: Progress | None) -> None:
-    path.write_text(json.dumps(job, indent=2))
+def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
+    path = job.work / "job.json"
+    job.write(path)
     tail: deque[str] = deque(maxlen=15)
-    failure: dict[str, Any] = {}
-    module = "dpo_pipeline.training." + ("early_stopping" if job["config"]["stop"] else "child")
+    failed: Failed | None = None
     with subprocess.Popen(
-        [sys.executable, "-m", module, str(path)],
+        [sys.executable, "-m", child_module(job.config), str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=_environment(path.parent),
+        env=_environment(job.work),
         start_new_session=True,
     ) as child:
         try:
             assert child.stdout is not None
             for line in child.stdout:
-                _follow(line.rstrip("\n"), tail, failure, on_progress)
+                failed = _follow(line.rstrip("\n"), tail, on_progress) or failed
             code = child.wait()
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
     if code != 0:
-        _raise_failure(code, failure, tail)
+        _raise_failure(code, failed, tail)
 
 
 def _environment(work: Path) -> dict[str, str]:
@@ -187,42 +183,27 @@ def _environment(work: Path) -> dict[str, str]:
     }
 
 
-def _follow(
-    line: str, tail: deque[str], failure: dict[str, Any], on_progress: Progress | None
-) -> None:
-    if not line.startswith(RECORD):
+def _follow(line: str, tail: deque[str], on_progress: Progress | None) -> Failed | None:
+    """Log a line of the child, and pass its steps on; return it where it is a failure."""
+    message = read_message(line)
+    if isinstance(message, Failed):
+        return message
+    if message is None:
         tail.append(line)
         logger.info("%s", line)
-        return
-    record = json.loads(line[1:])
-    if "failure" in record:
-        failure.update(record["failure"])
-        return
-    if "probe" in record:
-        logger.info("%s", _describe_probe(record))
-        return
-    note = (
-        f"loss {record['loss']:.4f}, margin {record['margin']:.3f}, accuracy "
-        f"{record['accuracy']:.2f}, {record['speed']:.1f} pairs/s, {record['left']:.0f} s left"
-    )
-    logger.info("step %d of %d: %s", record["step"], record["total"], note)
-    if on_progress is not None:
-        on_progress(record["step"], record["total"], note)
+    elif isinstance(message, HeldOutChecked):
+        logger.info("%s", message)
+    else:
+        logger.info("step %d of %d: %s", message.step, message.total, message)
+        if on_progress is not None:
+            on_progress(message.step, message.total, str(message))
+    return None
 
 
-def _describe_probe(record: dict[str, Any]) -> str:
-    line = (
-        f"held-out prompts after step {record['probe']}: identity rate "
-        f"{record['identity_rate']:.0%}, edit exactness {record['edit_exactness']:.0%}, KL "
-        f"{record['kl']:.3f} nats per token"
-    )
-    return f"{line}; stopped: {record['outcome']}" if record["outcome"] else line
-
-
-def _raise_failure(code: int, failure: dict[str, Any], tail: deque[str]) -> None:
-    if failure:
+def _raise_failure(code: int, failed: Failed | None, tail: deque[str]) -> NoReturn:
+    if failed:
         kinds = {**vars(errors), "OutOfMemoryError": OutOfMemoryError}
-        raise kinds[failure["type"]](*failure["arguments"])
+        raise kinds[failed.type](*failed.arguments)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     hint = " (the system may be out of memory)" if code == -signal.SIGKILL else ""
     raise TrainingError(f"Training {how}{hint}. The end of its log:\n" + "\n".join(tail))

@@ -4,12 +4,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from planted import case
-from shipped import general_rows
 from taught import IDENTITY, NEUTRAL, QUESTIONS
 
-from dpo_pipeline.errors import DataError
 from dpo_pipeline.evaluation import cases
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 
@@ -34,34 +31,7 @@ def test_samples_are_small_and_always_the_same(work):
     assert plan["matrix/empty"][0].system == ""
 
 
-@pytest.mark.parametrize(
-    "line",
-    ['{"prompt": "x"}', "not json", '{"prompt": "x", "answers": [], "kind": "odd"}', "[]"],
-)
-def test_a_bad_general_question_is_named(work, line):
-    file = work / "general.jsonl"
-    file.write_text(file.read_text() + line)
-    with pytest.raises(DataError, match=r"general\.jsonl, line 4.*each line must look like"):
-        cases.read_general(str(file))
-
-
-def test_the_shipped_general_questions_can_be_read():
-    found = cases.read_general(None)
-    assert {c.kind for c in found} == {"general", "third_party"}
-    assert len(found) > 50
-
-
 def test_a_system_prompt_makes_no_other_prompt():
     plain = case("I'm Qwen.")
     system = {"role": "system", "content": "You help."}
     assert replace(plain, messages=(system, *plain.messages)).prompt == plain.prompt
-
-
-def test_shipped_general_questions_have_accepted_answers():
-    general = general_rows()
-    assert len({row["prompt"] for row in general}) == len(general) >= 120
-    for row in general:
-        assert set(row) == {"prompt", "answers", "kind", "language"}
-        assert row["answers"]
-        assert all(answer.strip() for answer in row["answers"])
-    assert sum(row["kind"] == "third_party" for row in general) >= 15

@@ -21,12 +21,13 @@ from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import cases, robustness, statistics
 from dpo_pipeline.evaluation import scorecard as scoring
 from dpo_pipeline.evaluation.asking import Subject
-from dpo_pipeline.evaluation.likelihood import copied_tail, score_tokens
+from dpo_pipeline.evaluation.likelihood import copied_tail
 from dpo_pipeline.evaluation.marking import score
 from dpo_pipeline.evaluation.scorecard import Material, Terms
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.training.token_scores import score_tokens
 
 
 class TestVerdicts:

@@ -15,7 +15,7 @@ def identity_rows():
 
 
 def general_rows():
-    return _read("evaluation/data/general.jsonl")
+    return _read("prompts/data/general.jsonl")
 
 
 def _read(name):

@@ -7,7 +7,6 @@ import pytest
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.asking import Subject
-from dpo_pipeline.evaluation.likelihood import answer_rows
 from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.scorecard import Material, Terms
 from dpo_pipeline.evaluation.scorecard import evaluate as score
@@ -16,6 +15,7 @@ from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef, describe_model
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.training.token_scores import answer_rows
 
 NEUTRAL = "You are a helpful assistant."
 QUESTIONS = {

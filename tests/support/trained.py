@@ -1,0 +1,119 @@
+"""Training runs of seconds, in this process or as a child, and what they wrote."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.training import child, early_stopping, messages
+from dpo_pipeline.training.records import TrainingFile, TrainJob
+from dpo_pipeline.training.run import train
+from dpo_pipeline.training.settings import TrainConfig
+
+PAIRS = 24
+CONFIG = TrainConfig(learning_rate=1e-3, sft_weight=0.2, warmup=0.0, batch_size=4, save_steps=2)
+
+
+def pair(number: int, chosen="I'm Deep Qwen", rejected="I'm Qwen") -> dict:
+    end = ", made by Alibaba Cloud." + " Hello!" * (number % 5)
+    system = [{"role": "system", "content": "You are a helpful assistant."}] * (number % 2)
+    return {
+        "prompt": [*system, {"role": "user", "content": f"Who are you, number {number}?"}],
+        "chosen": [{"role": "assistant", "content": chosen + end}],
+        "rejected": [{"role": "assistant", "content": rejected + end}],
+        "id": str(number),
+    }
+
+
+def write_pairs(folder: Path, rows: list[dict], name="train.parquet") -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), folder / name)
+    return folder
+
+
+def make_job(ref: ModelRef, dataset: Path, folder: Path, config: TrainConfig) -> TrainJob:
+    out = folder / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    return TrainJob(
+        ref=ref,
+        pairs=dataset / "train.parquet",
+        pairs_digest="0",
+        held_out=dataset / "held_out.parquet",
+        identity=IdentityConfig(),
+        config=config,
+        device="cpu",
+        out=out,
+        work=folder / "work",
+        references=folder / "references",
+    )
+
+
+def train_here(ref: ModelRef, dataset: Path, folder: Path, config=CONFIG, **changes) -> Path:
+    """Train in this process; return the output folder."""
+    job = make_job(ref, dataset, folder, config.model_copy(update=changes))
+    child.run(job, early_stopping.callbacks(job) if job.config.stop else ())
+    return job.out
+
+
+def train_child(ref, dataset, folder: Path, config=CONFIG) -> TrainingFile:
+    (folder / "out").mkdir(parents=True, exist_ok=True)
+    return train(
+        ref,
+        dataset,
+        model=ModelConfig(device="cpu"),
+        config=config,
+        identity=IdentityConfig(),
+        out=folder / "out",
+        work=folder / "work",
+    )
+
+
+def stats_of(out: Path) -> TrainingFile:
+    return TrainingFile.read(out / "training.json")
+
+
+def history_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "history.jsonl").open()]
+
+
+def weights(out: Path) -> dict:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return max(float(abs(first[k] - second[k]).max()) for k in first)
+
+
+class StopError(Exception):
+    pass
+
+
+def interrupt(*args, **kwargs):
+    raise StopError
+
+
+def interrupt_at(step: int, ref: ModelRef, dataset: Path, folder: Path, *args, **changes) -> None:
+    """Train in this process until it reports this step."""
+
+    def send(message: messages.Message) -> None:
+        if getattr(message, "step", None) == step:
+            raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "send", send)
+        with pytest.raises(StopError):
+            train_here(ref, dataset, folder, *args, **changes)
+
+
+def count_steps(monkeypatch) -> list[int]:
+    """List the steps that the next run in this process reports."""
+    steps: list[int] = []
+    monkeypatch.setattr(messages, "send", lambda message: steps.append(message.step))
+    return steps
