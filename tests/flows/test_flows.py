@@ -173,8 +173,8 @@ def test_an_edit_rebuilds_the_stages_that_import_the_module_and_no_other(
 ):
     for name in ("dpo_pipeline", "tasks", "flows"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    edited = tmp_path / "dpo_pipeline" / "measures.py"
-    edited.write_text(edited.read_text() + "\n# edited\n")
+    edited = tmp_path / "dpo_pipeline" / "evaluation" / "measures.py"
+    edited.write_text(edited.read_text() + "\nEDITED = True\n")
     copy = Workplace(workplace.home, tmp_path)
     run = copy.full(PREFECT_API_URL=server)
     assert run.returncode == 0, run.stdout + run.stderr
