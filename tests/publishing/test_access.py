@@ -43,7 +43,7 @@ def test_a_block_that_holds_no_token_is_named(monkeypatch):
     from prefect.blocks.system import Secret
     from prefect.testing.utilities import prefect_test_harness
 
-    from tasks.stages import _read_token
+    from tasks.publishing import _read_token
 
     with prefect_test_harness(server_startup_timeout=120):
         Secret(value="hf_inABLOCK12345678\n").save("good")

@@ -10,6 +10,7 @@ from dpo_pipeline.errors import PublishError
 from dpo_pipeline.evaluation.scorecard import Evidence
 from dpo_pipeline.publishing.evidence import dataset_digest, digest_evidence
 from dpo_pipeline.store.artifacts import Store
+from dpo_pipeline.store.records import Record
 
 
 def test_evidence_of_something_else_is_refused(send, hub, policy, pairs, tmp_path):
@@ -44,7 +45,7 @@ def test_a_failed_gate_needs_a_reason_and_the_card_shows_it(send, hub):
 def test_the_store_digests_a_dataset_the_same_way(pairs, tmp_path):
     def build(out, _work):
         shutil.copytree(pairs, out, dirs_exist_ok=True)
-        return {}
+        return Record()
 
-    built, _ = Store(tmp_path).get_or_build("save", {"stage": "save"}, build)
+    built, _ = Store(tmp_path).get_or_build("save", {"stage": "save"}, build, Record)
     assert built.digest == dataset_digest(built.path) == dataset_digest(pairs)
