@@ -29,12 +29,12 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl.trainer.dpo_config import DPOConfig
 
+from dpo_pipeline.training.packing import build_tree
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.run import MALLOC
 from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import micro_batch
 from dpo_pipeline.training.trainer import PackedDPOTrainer, use_fast_exact_matmul
-from dpo_pipeline.training.tree import build_tree
 
 ARCHITECTURES = {
     "starter": {

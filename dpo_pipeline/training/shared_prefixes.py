@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from dpo_pipeline.training.tree import Block, Tree, build_tree
+from dpo_pipeline.training.packing import Block, Tree, build_tree
 
 ATTENTION = "shared_prefix"
 IDS = ["prompt_ids", "chosen_ids", "rejected_ids"]

@@ -17,15 +17,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.flex_attention import flex_attention_forward
 from trl import DPOConfig, DPOTrainer
 
-from dpo_pipeline.training import shared_prefixes as shared_prefix
-from dpo_pipeline.training import tree as trees
+from dpo_pipeline.training import packing, shared_prefixes
+from dpo_pipeline.training.packing import build_tree
 from dpo_pipeline.training.shared_prefixes import (
     NotExactError,
     SharedPrefixDPOTrainer,
     _BlockAttention,
     _TokenScores,
 )
-from dpo_pipeline.training.tree import build_tree
 
 CPU = torch.device("cpu")
 EXACT = 1e-10  # parts in float64: rounding is some 1e-14
@@ -240,7 +239,7 @@ def test_shared_tokens_are_in_the_row_once():
 @in_float64()
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 def test_block_attention_equals_dense_attention_under_the_mask(monkeypatch, key_heads):
-    monkeypatch.setattr(trees, "BLOCK", 16)
+    monkeypatch.setattr(packing, "BLOCK", 16)
     pairs = make_pairs()
     sequences = [p["prompt_ids"] + p[k] for p in pairs for k in ("chosen_ids", "rejected_ids")]
     tree = build_tree(sequences, [[False] * len(s) for s in sequences], 400, CPU)
@@ -262,9 +261,9 @@ def test_block_attention_equals_dense_attention_under_the_mask(monkeypatch, key_
 @in_float64()
 @pytest.mark.parametrize("kept", [0, 1 << 30])
 def test_token_scores_equal_log_softmax_whatever_is_kept(monkeypatch, kept):
-    monkeypatch.setattr(shared_prefix, "KEPT_BYTES", kept)
-    monkeypatch.setattr(shared_prefix, "TILE_BYTES", 7 * 8 * VOCABULARY)
-    monkeypatch.setattr(shared_prefix, "CACHED", {"cpu": 3 * VOCABULARY})
+    monkeypatch.setattr(shared_prefixes, "KEPT_BYTES", kept)
+    monkeypatch.setattr(shared_prefixes, "TILE_BYTES", 7 * 8 * VOCABULARY)
+    monkeypatch.setattr(shared_prefixes, "CACHED", {"cpu": 3 * VOCABULARY})
     torch.manual_seed(0)
     hidden, weight = torch.randn(20, 16), torch.randn(VOCABULARY, 16)
     target = torch.randint(VOCABULARY, (20,))

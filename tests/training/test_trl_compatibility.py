@@ -33,7 +33,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer
 
-from dpo_pipeline.training import shared_prefixes as shared_prefix
+from dpo_pipeline.training import shared_prefixes
 from dpo_pipeline.training.shared_prefixes import NotExactError, SharedPrefixDPOTrainer
 
 LISTED = "1.16.0"  # the version whose trainer was read for this listing
@@ -306,14 +306,14 @@ def build(qwen, tmp_path):
 @pytest.fixture
 def packed_rows(monkeypatch) -> list[tuple[int, int]]:
     """Tokens in the row, and in the sequences, of every packed forward pass."""
-    rows, build_tree = [], shared_prefix.build_tree
+    rows, build_tree = [], shared_prefixes.build_tree
 
     def counting(sequences, *args):
         tree = build_tree(sequences, *args)
         rows.append((len(tree.tokens), sum(map(len, sequences))))
         return tree
 
-    monkeypatch.setattr(shared_prefix, "build_tree", counting)
+    monkeypatch.setattr(shared_prefixes, "build_tree", counting)
     return rows
 
 
@@ -473,7 +473,7 @@ def test_trust_remote_code(build, qwen, tokenizer, tmp_path, monkeypatch):
         build(arguments=arguments)
     trainer = build(arguments=arguments, trust_remote_code=True)
     assert type(trainer.model).__name__ == "OwnForCausalLM"
-    assert trainer.model.config._attn_implementation == shared_prefix.ATTENTION
+    assert trainer.model.config._attn_implementation == shared_prefixes.ATTENTION
 
 
 @pytest.mark.parametrize("conversational", [False, True])

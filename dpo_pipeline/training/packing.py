@@ -1,4 +1,4 @@
-"""Several sequences as one tree of tokens, laid out as a row: what they share is there once."""
+"""How pairs are packed: sequences as one tree of tokens in a row, what they share there once."""
 
 from dataclasses import dataclass
 from functools import cached_property
