@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from prefect import Flow, get_run_logger
 from prefect.client.schemas.objects import State
@@ -47,19 +47,11 @@ _current: ContextVar["Run"] = ContextVar("run")
 
 
 class StageRecord(Record):
-    """What a run says of one of its stages.
+    """What a run says of one of its stages."""
 
-    Attributes:
-        status: "built", or "cached" where its artifact was there.
-        seconds: Time it took in this run (seconds).
-        rows: Rows or pairs that it made, if it makes such.
-        key: Key of its artifact.
-        path: Folder of its artifact.
-    """
-
-    status: str
-    seconds: float
-    rows: int | None
+    status: Literal["built", "cached"]
+    seconds: float  # in this run
+    rows: int | None  # or pairs, if it makes such
     key: str
     path: str
 

@@ -57,29 +57,13 @@ UNCACHED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Build:
-    """Where a stage works, beside its arguments: nothing here changes its result.
+    """Where a stage works, beside its arguments: nothing here changes its result."""
 
-    Attributes:
-        out: Empty folder, the artifact to be.
-        work: Scratch folder that survives a crash, for checkpoints.
-        home: Folder of everything this project keeps.
-        report: Tells progress: done, total, note.
-    """
-
-    out: Path
-    work: Path
-    home: Path
+    out: Path  # empty folder, the artifact to be
+    work: Path  # scratch folder that survives a crash, for checkpoints
     report: Report
-
-    @property
-    def ledger(self) -> Path:
-        """Folder of answers that were generated once, shared by all runs."""
-        return self.home / "ledger"
-
-    @property
-    def references(self) -> Path:
-        """Folder of reference log-probabilities, shared by all trainings."""
-        return self.home / "references"
+    ledger: Path  # answers that were generated once, shared by all runs
+    references: Path  # reference log-probabilities, shared by all trainings
 
 
 class Stage(Generic[P, S]):
@@ -161,9 +145,10 @@ class Stage(Generic[P, S]):
                 ]
                 said = "%s: building; changed since the last one: %s"
                 logger.info(said, self.name, ", ".join(changed))
-            shown = progress(self.name, self._counts) if self._counts else nullcontext(_silent)
+            shown = progress(self.kind, self._counts) if self._counts else nullcontext(_silent)
             with shown as report:
-                return self._function(Build(out, work, store.root, report), **inputs)
+                shared = (store.root / "ledger", store.root / "references")
+                return self._function(Build(out, work, report, *shared), **inputs)
 
         artifact, built = store.get_or_build(
             self.kind, parts, build, self._record, refresh=_refresh_asked()
