@@ -3,10 +3,9 @@
 import json
 import logging
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpo_pipeline.evaluation.asking import Subject
 from dpo_pipeline.evaluation.cases import Case
@@ -27,22 +26,16 @@ from dpo_pipeline.training.token_scores import (
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PairScore:
+class PairScore(NamedTuple):
     """What two models make of one pair.
 
-    Attributes:
-        prompt: What it answers.
-        margin: Reward of chosen less that of rejected.
-        gap: Mean log-prob of the tokens copied after the first edit under the policy, after the
-            new name, less that under the reference, after the old one (nats per token); None
-            where nothing is copied. Near 0 the sentence is whole; DPO on small edits is known
-            to let its rest fall.
+    The gap is the mean log-prob of the tokens copied after the first edit under the policy, after
+    the new name, less that under the reference, after the old one; near 0 the sentence is whole.
     """
 
     prompt: Hashable
-    margin: float
-    gap: float | None
+    margin: float  # reward of chosen less that of rejected
+    gap: float | None  # nats per token; None where nothing is copied
 
 
 def measure_likelihoods(
@@ -62,11 +55,10 @@ def measure_likelihoods(
     Args:
         before: The reference.
         after: The policy.
-        pairs: prompt_id, prompt, chosen and rejected of pairs in any order; `max_pairs` of them
-            are measured, the same every time.
+        pairs: Rows of held_out.parquet in any order.
         general: Answered general questions.
         beta: Scales the rewards.
-        max_pairs: At most so many pairs.
+        max_pairs: At most so many pairs are measured, the same every time.
         aside: Ids of prompts whose pairs are left out.
     """
     tokenizer = before.tokenizer()
@@ -117,12 +109,8 @@ def score_pairs(
 ) -> list[PairScore]:
     """Turn the scores of (chosen, rejected, chosen, rejected, ...) into those of pairs.
 
-    Args:
-        rows: Tokens of the pairs.
-        scores: Log-probs of these, in the same order.
-        beta: Scales the rewards.
-        ends: Tokens that end an answer.
-        prompts: Prompt of every pair; empty: all another.
+    Rewards are scaled by `beta`; what comes after one of `ends` is no part of an answer. Without
+    prompts, every pair is of another.
     """
     import torch
 
