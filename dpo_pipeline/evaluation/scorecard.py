@@ -157,18 +157,15 @@ def evaluate(
     was_figures, figures = _measure(before, after, material, terms, was, now)
     figures |= counted(MATRIX, robustness.unprompted_leaks(matrix))
     noise = robustness.machine_noise(before, cases, spec, asker, config.noise_prompts, out)
-    sides = {"before": before, "after": after}
-    template = {
-        side: describe_default_system(model.tokenizer(), spec) for side, model in sides.items()
-    }
+    inserted = [describe_default_system(model.tokenizer(), spec) for model in (before, after)]
     card = Scorecard(
         verdict=judge(figures, terms.gate, noise, excuses(was_figures, config)),
         before=was_figures,
         after=figures,
         by=split(now["held_out"]),
         matrix=matrix,
-        leaks=robustness.explain_leaks(matrix, template["after"].names_original),
-        template=template,
+        leaks=robustness.explain_leaks(matrix, inserted[1].names_original),
+        template=dict(zip(("before", "after"), inserted, strict=True)),
         sampled=robustness.sampled_measures(after, cases["held_out"], spec, asker, config),
         noise=noise,
         export=material.export,
