@@ -98,11 +98,10 @@ class EvaluateConfig(Section):
     """A policy scored against its reference, without training."""
 
     reference: ModelConfig = _section(ModelConfig, "The model before the change.")
-    policy: ModelConfig = Field(description="The model after the change.")
-    export: ModelConfig | None = Field(
-        None,
-        description="The policy again, reloaded, merged or in another precision: is it the same?",
-    )
+    policy: ModelConfig
+    """The model after the change."""
+    export: ModelConfig | None = None
+    """The policy again, reloaded, merged or in another precision: is it the same?"""
     identity: IdentityConfig = _section(IdentityConfig, "The identity before and after.")
     prompts: PromptsConfig = _section(PromptsConfig, "Where the prompts come from.")
     generation: GenerationConfig = _section(GenerationConfig, "How the models answer.")
@@ -114,12 +113,8 @@ class EvaluateConfig(Section):
         return self.model_copy(update={"identity": self.identity.resolve()})
 
     @model_validator(mode="after")
-    def _something_is_held_out(self) -> "EvaluateConfig":
+    def _both_can_be_scored_alike(self) -> "EvaluateConfig":
         _check_split(self.prompts)
-        return self
-
-    @model_validator(mode="after")
-    def _both_run_alike(self) -> "EvaluateConfig":
         for name in ("device", "dtype"):
             ours, theirs = getattr(self.policy, name), getattr(self.reference, name)
             if ours != theirs:
@@ -134,7 +129,8 @@ class PreferenceConfig(Section):
     """One run on a preference dataset that already exists."""
 
     model: ModelConfig = _section(ModelConfig, "The reference model.")
-    prompts: PromptsConfig = Field(description="Where the preferences come from.")
+    prompts: PromptsConfig
+    """Where the preferences come from."""
     pairs: PairsConfig = _section(PairsConfig, "Which pairs are kept.")
     train: TrainConfig = _section(TrainConfig, "DPO training.")
     evaluation: EvaluationConfig = _section(
@@ -153,10 +149,6 @@ class PreferenceConfig(Section):
                 "Hub dataset with chosen and rejected answers"
             )
         _check_training(self.model, self.pairs, self.train)
-        return self
-
-    @model_validator(mode="after")
-    def _no_name_to_look_for(self) -> "PreferenceConfig":
         if self.train.stop:
             raise ValueError("train.stop looks for a new name, and preferences have none")
         return self

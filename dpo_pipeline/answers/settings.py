@@ -3,9 +3,9 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, model_validator
 
-from dpo_pipeline.store.settings import NO_EFFECT, Section
+from dpo_pipeline.store.settings import AtLeastOne, NoEffect, PositiveShare, Section
 
 
 def _server_address(url: str) -> str:
@@ -18,53 +18,40 @@ def _server_address(url: str) -> str:
     return url.rstrip("/")
 
 
+ServerAddress = Annotated[str, AfterValidator(_server_address)]
+SystemPrompts = Annotated[tuple[str | None, ...], Field(min_length=1)]
+
+
 class GenerationConfig(Section):
     """How the reference model answers the prompts."""
 
-    engine: Literal["transformers", "openai"] = Field(
-        "transformers", description="In process, or any OpenAI-compatible server."
-    )
-    system_prompts: tuple[str | None, ...] = Field(
-        (None, "You are a helpful assistant.", ""),
-        min_length=1,
-        description="Every prompt is asked once under each, so that the new name holds under "
-        "more than one; null sends none, so that the chat template inserts its own default if it "
-        "has one (JSON list).",
-    )
-    max_new_tokens: int = Field(128, ge=1, description="Longest answer (tokens).")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy decoding.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass; read when sampling.")
-    samples: int = Field(1, ge=1, description="Answers a prompt; more than 1 needs temperature.")
-    seed: int = Field(0, ge=0, description="Base of the per-row seed when sampling.")
-    batch_tokens: int = Field(
-        16384,
-        ge=1,
-        description="Budget of a batch: rows x (longest prompt + max_new_tokens).",
-        json_schema_extra=NO_EFFECT,
-    )
-    shard_rows: int = Field(
-        512,
-        ge=1,
-        description="Answers of one shard, one Prefect task run.",
-        json_schema_extra=NO_EFFECT,
-    )
-    check_rows: int = Field(
-        16,
-        ge=0,
-        description="Answers decoded again one by one to count batch mismatches; never more than "
-        "one in 256.",
-    )
-    base_url: Annotated[str, AfterValidator(_server_address)] = Field(
-        "http://127.0.0.1:8000/v1",
-        description="Address of the server, whose key is read from OPENAI_API_KEY; engine openai "
-        "only.",
-    )
-    served_model: str | None = Field(
-        None, description="Model name at the server; null: model.name. Engine openai only."
-    )
-    concurrency: int = Field(
-        8, ge=1, description="Requests in flight; engine openai only.", json_schema_extra=NO_EFFECT
-    )
+    engine: Literal["transformers", "openai"] = "transformers"
+    """In process, or any OpenAI-compatible server."""
+    system_prompts: SystemPrompts = (None, "You are a helpful assistant.", "")
+    """Every prompt is asked once under each, so that the new name holds under more than one; null
+    sends none, so that the chat template inserts its own default if it has one (JSON list)."""
+    max_new_tokens: AtLeastOne = 128
+    """Longest answer (tokens)."""
+    temperature: NonNegativeFloat = 0.0
+    """0 is greedy decoding."""
+    top_p: PositiveShare = 1.0
+    """Nucleus mass; read when sampling."""
+    samples: AtLeastOne = 1
+    """Answers a prompt; more than 1 needs temperature."""
+    seed: NonNegativeInt = 0
+    """Base of the per-row seed when sampling."""
+    batch_tokens: NoEffect[AtLeastOne] = 16384
+    """Budget of a batch: rows x (longest prompt + max_new_tokens)."""
+    shard_rows: NoEffect[AtLeastOne] = 512
+    """Answers of one shard, one Prefect task run."""
+    check_rows: NonNegativeInt = 16
+    """Answers decoded again one by one to count batch mismatches; never more than one in 256."""
+    base_url: ServerAddress = "http://127.0.0.1:8000/v1"
+    """Address of the server, whose key is read from OPENAI_API_KEY; engine openai only."""
+    served_model: str | None = None
+    """Model name at the server; null: model.name. Engine openai only."""
+    concurrency: NoEffect[AtLeastOne] = 8
+    """Requests in flight; engine openai only."""
 
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerationConfig":

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import Field, NonNegativeInt, PositiveFloat, create_model
 
 from dpo_pipeline.evaluation.measures import MEASURES
-from dpo_pipeline.store.settings import Section
+from dpo_pipeline.store.settings import AtLeastOne, Section
 
 Lines = TypeVar("Lines", bound=Section)
 
@@ -13,47 +13,34 @@ Lines = TypeVar("Lines", bound=Section)
 class LmEvalConfig(Section):
     """Tasks of lm-eval as more lines of the scorecard; needs the extra lm-eval."""
 
-    tasks: tuple[str, ...] = Field(
-        min_length=1, description="Names of tasks, or YAML files of your own (JSON list)."
-    )
-    limit: int | None = Field(
-        200, ge=1, description="At most this many questions of a task; null: all."
-    )
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of tasks, or YAML files of your own (JSON list)."""
+    limit: AtLeastOne | None = 200
+    """At most this many questions of a task; null: all."""
 
 
 class EvaluationConfig(Section):
     """What is measured before and after; answers are greedy, as long as generation's."""
 
-    max_prompts: int = Field(
-        400, ge=1, description="At most this many held-out identity prompts, the same every time."
-    )
-    trained_prompts: int = Field(
-        40, ge=0, description="Prompts of the training set asked again; 0: none."
-    )
-    general: str | None = Field(
-        None, description="JSONL of general questions with accepted answers; null: the shipped set."
-    )
-    max_pairs: int = Field(
-        200, ge=0, description="Held-out pairs whose rewards are measured; 0: none."
-    )
-    matrix_prompts: int = Field(
-        16, ge=0, description="Held-out prompts asked under each of six system prompts; 0: none."
-    )
-    noise_prompts: int = Field(
-        32,
-        ge=0,
-        description="Prompts of each kind that the reference answers again in another batch size, "
-        "to see the machine's own noise; 0: none.",
-    )
-    sampled: int = Field(
-        1, ge=0, description="Extra sampled answers a prompt at each temperature; 0: greedy only."
-    )
-    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (0.7, 1.0), description="Temperatures of the sampled answers (JSON list)."
-    )
-    lm_eval: LmEvalConfig | None = Field(
-        None, description="Tasks of lm-eval that both models are scored on; null: none."
-    )
+    max_prompts: AtLeastOne = 400
+    """At most this many held-out identity prompts, the same every time."""
+    trained_prompts: NonNegativeInt = 40
+    """Prompts of the training set asked again; 0: none."""
+    general: str | None = None
+    """JSONL of general questions with accepted answers; null: the shipped set."""
+    max_pairs: NonNegativeInt = 200
+    """Held-out pairs whose rewards are measured; 0: none."""
+    matrix_prompts: NonNegativeInt = 16
+    """Held-out prompts asked under each of six system prompts; 0: none."""
+    noise_prompts: NonNegativeInt = 32
+    """Prompts of each kind that the reference answers again in another batch size, to see the
+    machine's own noise; 0: none."""
+    sampled: NonNegativeInt = 1
+    """Extra sampled answers a prompt at each temperature; 0: greedy only."""
+    temperatures: tuple[PositiveFloat, ...] = (0.7, 1.0)
+    """Temperatures of the sampled answers (JSON list)."""
+    lm_eval: LmEvalConfig | None = None
+    """Tasks of lm-eval that both models are scored on; null: none."""
 
 
 def _with_lines(model: type[Lines]) -> type[Lines]:
@@ -66,11 +53,7 @@ def _with_lines(model: type[Lines]) -> type[Lines]:
         option = Field(measure.gate, ge=low, le=high, description=measure.asks)
         options[measure.key] = (int if measure.unit == "answers" else float | None, option)
     made: type[Lines] = create_model(
-        model.__name__,
-        __base__=model,
-        __module__=model.__module__,
-        __doc__=model.__doc__,
-        **options,
+        model.__name__, __base__=model, __doc__=model.__doc__, **options
     )
     return made
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
-from dpo_pipeline.store.settings import NO_EFFECT, Section
+from dpo_pipeline.store.settings import NoEffect, Section
 
 
 def _plain_name(name: str) -> str:
@@ -34,42 +34,29 @@ AUTO = "auto"  # where null has a meaning of its own
 class IdentityConfig(Section):
     """The identity before and after."""
 
-    original_name: Name = Field("Qwen", description="Name the reference model gives itself.")
-    new_name: Name = Field("Deep Qwen", description="Name the policy shall give.")
-    aliases: dict[Name, NewName] | None = Field(
-        None,
-        description="Other spellings of the original name, each with its replacement, or an empty "
-        "one for the new name; null: those known of the original name, as 通义千问 of Qwen (JSON).",
-    )
-    any_case: bool = Field(
-        True,
-        description="Also rewrite other cases, keeping all-lower and all-upper ones (qwen -> deep "
-        "qwen); false for a name that is a common word, like Llama.",
-    )
-    protected: tuple[Name, ...] = Field(
-        (),
-        description="Longer names that contain the original name and must stay (JSON list); "
-        "Qwen2.5, QwenLM, Qwen-VL and the like stay by themselves.",
-    )
-    developer: Name | None = Field(
-        AUTO,
-        description="Maker the reference model names; auto: the one known of the original name, as "
-        "Alibaba Cloud of Qwen; null: it names none.",
-    )
-    developer_aliases: tuple[Name, ...] | None = Field(
-        None,
-        description="Other spellings of the maker; null: those known of the original name, as "
-        "阿里云 of Qwen (JSON list).",
-    )
-    new_developer: Name | None = Field(
-        None, description="Maker the policy shall name instead; null keeps the maker."
-    )
-    patch_template: bool = Field(
-        False,
-        description="Give the default system message of the policy's chat template the new "
-        "identity too.",
-        json_schema_extra=NO_EFFECT,  # on the answers of the reference and their pairs
-    )
+    original_name: Name = "Qwen"
+    """Name the reference model gives itself."""
+    new_name: Name = "Deep Qwen"
+    """Name the policy shall give."""
+    aliases: dict[Name, NewName] | None = None
+    """Other spellings of the original name, each with its replacement, or an empty one for the new
+    name; null: those known of the original name, as 通义千问 of Qwen (JSON)."""
+    any_case: bool = True
+    """Also rewrite other cases, keeping all-lower and all-upper ones (qwen -> deep qwen); false for
+    a name that is a common word, like Llama."""
+    protected: tuple[Name, ...] = ()
+    """Longer names that contain the original name and must stay (JSON list); Qwen2.5, QwenLM,
+    Qwen-VL and the like stay by themselves."""
+    developer: Name | None = AUTO
+    """Maker the reference model names; auto: the one known of the original name, as Alibaba Cloud
+    of Qwen; null: it names none."""
+    developer_aliases: tuple[Name, ...] | None = None
+    """Other spellings of the maker; null: those known of the original name, as 阿里云 of Qwen (JSON
+    list)."""
+    new_developer: Name | None = None
+    """Maker the policy shall name instead; null keeps the maker."""
+    patch_template: NoEffect[bool] = False  # on the answers of the reference and their pairs
+    """Give the default system message of the policy's chat template the new identity too."""
 
     @property
     def names(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dpo_pipeline.errors import ModelError
 from dpo_pipeline.hub.client import ask, resolve_revision
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.records import Record
-from dpo_pipeline.store.settings import NO_EFFECT
+from dpo_pipeline.store.settings import NoEffect
 
 DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -33,9 +33,9 @@ class ModelRef(Record):
             template, tokenizer and generation config.
     """
 
-    name: str = Field(json_schema_extra=NO_EFFECT)
-    path: Path = Field(json_schema_extra=NO_EFFECT)
-    revision: str | None = Field(json_schema_extra=NO_EFFECT)
+    name: NoEffect[str]
+    path: NoEffect[Path]
+    revision: NoEffect[str | None]
     weights_digest: str
     template_digest: str
 

@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.hub.client import ask, resolve_revision
 from dpo_pipeline.prompts.formats import BATCH, READERS, batch_rows
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.records import Record
-from dpo_pipeline.store.settings import NO_EFFECT
+from dpo_pipeline.store.settings import NoEffect
 
 SHIPPED = Path(__file__).parent / "data" / "identity.jsonl"
 PEEK = 100  # rows whose columns tell the shape
@@ -43,9 +41,9 @@ class SourceRef(Record):
         digest: SHA-256 of the file's bytes, or the commit.
     """
 
-    kind: Literal["shipped", "file", "hub"] = Field(json_schema_extra=NO_EFFECT)
-    location: str = Field(json_schema_extra=NO_EFFECT)
-    revision: str | None = Field(None, json_schema_extra=NO_EFFECT)
+    kind: NoEffect[Literal["shipped", "file", "hub"]]
+    location: NoEffect[str]
+    revision: NoEffect[str | None] = None
     digest: str
 
     @property

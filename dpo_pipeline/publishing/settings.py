@@ -13,28 +13,18 @@ RepoId = Annotated[str, Field(max_length=96, pattern=rf"^{_REPO_NAME}(/{_REPO_NA
 class PublishConfig(Section):
     """What goes to the Hugging Face Hub; nothing by default."""
 
-    model_repo: RepoId | None = Field(
-        None, description="Hub repository of the model, owner/name; null: none."
-    )
-    dataset_repo: RepoId | None = Field(
-        None, description="Hub repository of the pairs, owner/name; null: none."
-    )
-    private: bool = Field(
-        True, description="Create the repositories private, and refuse a public one."
-    )
-    dry_run: bool = Field(
-        True, description="Write what would go and how it differs, and send nothing."
-    )
-    force: str | None = Field(
-        None,
-        min_length=10,
-        description="Publish although the gate failed, for this reason; lands in the card.",
-    )
-    token_block: str | None = Field(
-        None,
-        pattern=r"^[a-z0-9-]+$",
-        description="Name of the Prefect Secret block with the token; null: environment or login.",
-    )
+    model_repo: RepoId | None = None
+    """Hub repository of the model, owner/name; null: none."""
+    dataset_repo: RepoId | None = None
+    """Hub repository of the pairs, owner/name; null: none."""
+    private: bool = True
+    """Create the repositories private, and refuse a public one."""
+    dry_run: bool = True
+    """Write what would go and how it differs, and send nothing."""
+    force: Annotated[str, Field(min_length=10)] | None = None
+    """Publish although the gate failed, for this reason; lands in the card."""
+    token_block: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] | None = None
+    """Name of the Prefect Secret block with the token; null: environment or login."""
 
     @property
     def repositories(self) -> dict[str, str]:

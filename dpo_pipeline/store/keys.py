@@ -22,8 +22,8 @@ KeyParts = dict[str, JsonValue]
 def settings_of(section: BaseModel) -> dict[str, JsonValue]:
     """Dump the fields of a section that can change a result.
 
-    Fields marked `json_schema_extra={"affects_result": False}` (batch sizes, concurrency,
-    where a thing came from once its digest is known) stay out of the key.
+    Fields typed `NoEffect[...]` (batch sizes, concurrency, where a thing came from once its
+    digest is known) stay out of the key.
     """
     kept: dict[str, JsonValue] = {}
     for name, field in type(section).model_fields.items():
@@ -115,12 +115,21 @@ def _module_digest(name: str) -> str:
 
 
 def code_of(source: str) -> str:
-    """Return Python source without its words: comments, docstrings, `description=`; nor layout."""
+    """Return Python source without its words: comments, docstrings, `description=`; nor layout.
+
+    A docstring is any string that stands as a statement: those under the fields of a section are
+    their help texts.
+    """
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body[:1] = [] if len(node.body) > 1 else [ast.Pass()]
-        elif isinstance(node, ast.Call):
+        if isinstance(node, ast.Call):
             node.keywords = [word for word in node.keywords if word.arg != "description"]
+        for _, value in ast.iter_fields(node):
+            if isinstance(value, list) and any(map(_is_docstring, value)):
+                value[:] = [part for part in value if not _is_docstring(part)] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def _is_docstring(part: object) -> bool:
+    constant = part.value if isinstance(part, ast.Expr) else None
+    return isinstance(constant, ast.Constant) and isinstance(constant.value, str)

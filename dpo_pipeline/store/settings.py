@@ -1,20 +1,36 @@
 """What every section of settings is made of."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
 
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastEight = Annotated[int, Field(ge=8)]
 
-
-# For fields that cannot change a result, so that they stay out of cache keys: how work is
-# cut up, and where a model came from once its digest is known.
-NO_EFFECT: dict[str, JsonValue] = {"affects_result": False}
+# Of a field that cannot change a result, so that it stays out of cache keys: how work is cut
+# up, and where a model came from once its digest is known.
+NoEffect = Annotated[T, Field(json_schema_extra={"affects_result": False})]
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, and a misspelt field is an error."""
+    """Base of every section: immutable, and a misspelt field is an error.
+
+    The docstring under a field is its help text.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        """Make every help text one line, however many it takes in the source."""
+        wrapped = [f for f in cls.model_fields.values() if "\n" in (f.description or "")]
+        for field in wrapped:
+            field.description = str(field.description).replace("\n", " ")
+        if wrapped:
+            cls.model_rebuild(force=True)

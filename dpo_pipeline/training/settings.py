@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from dpo_pipeline.store.settings import NO_EFFECT, Section, Share
+from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, NoEffect, Section, Share
 
 # What each model is trained with where nothing is given. The starter is small enough to want
 # large steps; the SFT term keeps its sentences whole.
@@ -29,10 +29,14 @@ def _from_the_model(setting: str) -> str:
 class LoraConfig(Section):
     """Low-rank adapters (PEFT) instead of full fine-tuning."""
 
-    rank: int = Field(16, ge=1, description="Rank of the adapters.")
-    alpha: int = Field(32, ge=1, description="Scale numerator: updates are scaled by alpha / rank.")
-    merge: bool = Field(True, description="Merge into the weights at the end, or keep an adapter.")
-    quantize: bool = Field(False, description="QLoRA: 4-bit base weights (bitsandbytes, CUDA).")
+    rank: AtLeastOne = 16
+    """Rank of the adapters."""
+    alpha: AtLeastOne = 32
+    """Scale numerator: updates are scaled by alpha / rank."""
+    merge: bool = True
+    """Merge into the weights at the end, or keep an adapter."""
+    quantize: bool = False
+    """QLoRA: 4-bit base weights (bitsandbytes, CUDA)."""
 
     @model_validator(mode="after")
     def _quantized_weights_do_not_merge(self) -> "LoraConfig":
@@ -44,84 +48,65 @@ class LoraConfig(Section):
 class StopConfig(Section):
     """Stop training as soon as held-out prompts show that the identity has changed."""
 
-    identity_rate: Share = Field(
-        1.0, description="Stop when this share of the answers gives the new name."
-    )
-    max_kl: float = Field(
-        0.1,
-        gt=0,
-        description="Stop when general answers have moved this far from the reference's (KL, nats "
-        "per token).",
-    )
-    every: int = Field(10, ge=1, description="Optimizer steps between two looks.")
-    prompts: int = Field(
-        32, ge=1, description="Held-out prompts set aside for this; the scorecard omits them."
-    )
+    identity_rate: Share = 1.0
+    """Stop when this share of the answers gives the new name."""
+    max_kl: PositiveFloat = 0.1
+    """Stop when general answers have moved this far from the reference's (KL, nats per token)."""
+    every: AtLeastOne = 10
+    """Optimizer steps between two looks."""
+    prompts: AtLeastOne = 32
+    """Held-out prompts set aside for this; the scorecard omits them."""
 
 
 class TrainConfig(Section):
     """DPO (Rafailov et al. 2023), run by TRL."""
 
-    engine: Literal["auto", "shared-prefix", "trl"] = Field(
-        "auto", description="auto: shared-prefix where its self-check holds, else trl."
+    engine: Literal["auto", "shared-prefix", "trl"] = "auto"
+    """auto: shared-prefix where its self-check holds, else trl."""
+    beta: PositiveFloat = 0.2
+    """Weight on staying near the reference (no unit)."""
+    learning_rate: PositiveFloat | None = Field(
+        None, description=f"Peak learning rate of AdamW; {_from_the_model('learning_rate')}."
     )
-    beta: float = Field(0.2, gt=0, description="Weight on staying near the reference (no unit).")
-    learning_rate: float | None = Field(
+    batch_size: AtLeastOne = 8
+    """Pairs an optimizer step."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the pairs."""
+    loss_type: Loss = "sigmoid"
+    """Loss, by TRL's name; sigmoid is DPO's own."""
+    sft_weight: NonNegativeFloat | None = Field(
         None,
-        gt=0,
-        description=f"Peak learning rate of AdamW; {_from_the_model('learning_rate')}.",
-    )
-    batch_size: int = Field(8, ge=1, description="Pairs an optimizer step.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
-    loss_type: Loss = Field("sigmoid", description="Loss, by TRL's name; sigmoid is DPO's own.")
-    sft_weight: float | None = Field(
-        None,
-        ge=0,
         description="Weight of an SFT term on the chosen answer, which keeps the sentence whole; "
         f"{_from_the_model('sft_weight')}. Averaged over the tokens that go through the model at "
         "once.",
     )
-    max_length: int = Field(1024, ge=8, description="Longest prompt + response (tokens).")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
-    warmup: Share = Field(0.1, description="Share of the steps that warm the rate up.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="Autocast on fp32 master weights; auto: bf16 where the hardware computes it "
-        "well, which is a GPU, or a CPU that has it and a model wide enough to gain; else fp32.",
-    )
-    row_tokens: int = Field(
-        4096,
-        ge=1,
-        description="Most tokens that go through the model at once; a batch is split to fit, and "
-        "halved again when memory runs out.",
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations: slower, for when memory asks for it."
-    )
-    lora: LoraConfig | None = Field(
-        None,
-        description="Adapters instead of full fine-tuning; null: none. Any setting switches "
-        "them on.",
-    )
-    stop: StopConfig | None = Field(
-        None,
-        description="Stop at an identity rate or KL budget; null: all epochs. Any setting of it "
-        "switches it on.",
-    )
-    processes: int = Field(1, ge=1, description="Data-parallel processes, one a GPU.")
-    save_steps: int = Field(
-        50,
-        ge=1,
-        description="Steps between checkpoints to resume from.",
-        json_schema_extra=NO_EFFECT,
-    )
-    report_to: tuple[str, ...] = Field(
-        (),
-        description="Trackers that are installed: tensorboard (its logs lie beside the policy), "
-        "trackio, wandb (JSON list). They follow a training that runs: a cached one logs nothing.",
-        json_schema_extra=NO_EFFECT,
-    )
-    seed: int = Field(0, ge=0, description="Seed of data order and of new adapters.")
+    max_length: AtLeastEight = 1024
+    """Longest prompt + response (tokens)."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient norm is clipped to this."""
+    warmup: Share = 0.1
+    """Share of the steps that warm the rate up."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast on fp32 master weights; auto: bf16 where the hardware computes it well, which is a
+    GPU, or a CPU that has it and a model wide enough to gain; else fp32."""
+    row_tokens: AtLeastOne = 4096
+    """Most tokens that go through the model at once; a batch is split to fit, and halved again when
+    memory runs out."""
+    gradient_checkpointing: bool = False
+    """Recompute activations: slower, for when memory asks for it."""
+    lora: LoraConfig | None = None
+    """Adapters instead of full fine-tuning; null: none. Any setting switches them on."""
+    stop: StopConfig | None = None
+    """Stop at an identity rate or KL budget; null: all epochs. Any setting of it switches it on."""
+    processes: AtLeastOne = 1
+    """Data-parallel processes, one a GPU."""
+    save_steps: NoEffect[AtLeastOne] = 50
+    """Steps between checkpoints to resume from."""
+    report_to: NoEffect[tuple[str, ...]] = ()
+    """Trackers that are installed: tensorboard (its logs lie beside the policy), trackio, wandb
+    (JSON list). They follow a training that runs: a cached one logs nothing."""
+    seed: NonNegativeInt = 0
+    """Seed of data order and of new adapters."""
 
     @model_validator(mode="after")
     def _processes_share_a_batch(self) -> "TrainConfig":
@@ -141,13 +126,16 @@ class TrainConfig(Section):
 class GridConfig(Section):
     """Values to try of training settings, each with each; an empty list keeps train's own."""
 
-    beta: tuple[PositiveFloat, ...] = Field((0.1, 0.2, 0.5), description="Values of train.beta.")
-    learning_rate: tuple[PositiveFloat, ...] = Field(
-        (1e-4, 2e-4, 5e-4), description="Values of train.learning_rate."
-    )
-    sft_weight: tuple[NonNegativeFloat, ...] = Field((), description="Values of train.sft_weight.")
-    epochs: tuple[PositiveFloat, ...] = Field((), description="Values of train.epochs.")
-    seed: tuple[NonNegativeInt, ...] = Field((), description="Values of train.seed.")
+    beta: tuple[PositiveFloat, ...] = (0.1, 0.2, 0.5)
+    """Values of train.beta."""
+    learning_rate: tuple[PositiveFloat, ...] = (1e-4, 2e-4, 5e-4)
+    """Values of train.learning_rate."""
+    sft_weight: tuple[NonNegativeFloat, ...] = ()
+    """Values of train.sft_weight."""
+    epochs: tuple[PositiveFloat, ...] = ()
+    """Values of train.epochs."""
+    seed: tuple[NonNegativeInt, ...] = ()
+    """Values of train.seed."""
 
     def settings(self) -> list[dict[str, float]]:
         """List every combination: setting -> value, of the settings that have values."""

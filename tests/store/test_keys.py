@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rewording import in_other_words
 from workplace import ROOT
 
 from dpo_pipeline.answers.settings import GenerationConfig
@@ -76,9 +77,30 @@ def test_words_change_nothing(copied_library):
     clean = digests(copied_library, SCORE)
     for path in copied_library.rglob("*.py"):
         words = path.read_text(encoding="utf-8").replace("\n    Args:\n", "\n    Arguments:\n")
-        words = words.replace('description="', 'description="In other words: ')
-        path.write_text(words + "\n# A remark.\n", encoding="utf-8")
+        path.write_text(in_other_words(words) + "\n# A remark.\n", encoding="utf-8")
     assert digests(copied_library, SCORE) == clean
+
+
+def test_only_strings_that_stand_as_statements_are_words():
+    documented = """
+class Section:
+    "What it is."
+    rank: int = 16
+    "What the field is."
+
+def run(value):
+    "What it does."
+    if value:
+        "Why nothing is done."
+    yield "a result"
+    f"{value()}"
+    ...
+"""
+    bare = [line for line in documented.splitlines() if not line.lstrip().startswith('"')]
+    code = "\n".join(bare).replace("if value:", "if value: pass")
+    assert keys.code_of(documented) == keys.code_of(code)
+    for kept in ("a result", "{value()}", "..."):
+        assert keys.code_of(code.replace(kept, "0")) != keys.code_of(code)
 
 
 def test_lazy_imports_count_and_type_checking_imports_do_not(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rewording import in_other_words
 from stage_keys import stage_keys
 from workplace import ROOT
 
@@ -83,10 +84,9 @@ def appended(file: str, text: str = "EDITED = True") -> Callable[[Path], None]:
 def edit_help(copy: Path) -> None:
     """Edit the help text of every setting."""
     for path in copy.glob("dpo_pipeline/*/settings.py"):
-        source = path.read_text("utf-8")
-        edited = source.replace('description="', 'description="In other words: ')
-        path.write_text(edited, encoding="utf-8")
-    assert "In other words" in (copy / "dpo_pipeline/training/settings.py").read_text("utf-8")
+        path.write_text(in_other_words(path.read_text("utf-8")), encoding="utf-8")
+    training = (copy / "dpo_pipeline/training/settings.py").read_text("utf-8")
+    assert 'beta: PositiveFloat = 0.2\n    """In other words: ' in training
 
 
 CODE = {
