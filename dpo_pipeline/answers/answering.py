@@ -108,7 +108,7 @@ def _context(
     if config.engine == "openai":
         # What weights a server holds is not ours to know: its address and the name stand for them.
         return context | {"server": config.base_url, "served_model": config.served(model.name)}
-    from dpo_pipeline.models.devices import pick_precision
+    from dpo_pipeline.models.loading import pick_precision
 
     return context | {
         "weights": ref.weights_digest,

@@ -1,8 +1,4 @@
-"""Reading from the Hugging Face Hub: a revision becomes a commit, an error says what to do.
-
-Reads go through `ask`, which waits and tries again where that may help (a dropped connection,
-a rate limit, a busy server) and nowhere else.
-"""
+"""Reading from the Hugging Face Hub: a revision becomes a commit, an error says what to do."""
 
 import logging
 from collections.abc import Callable
@@ -31,42 +27,34 @@ def resolve_revision(repo_id: str, repo_type: RepoType, revision: str | None = N
 
     Args:
         repo_id: Repository, "owner/name".
-        repo_type: "model" or "dataset".
+        repo_type: What it holds.
         revision: Branch, tag or commit; None for the default branch.
-    Returns:
-        The commit, 40 hex digits.
     Raises:
-        DataError: When a dataset repository cannot be read; the message says what to do.
-        ModelError: The same for a model repository.
+        DataError: A dataset cannot be read; the message says what to do.
+        ModelError: The same for a model.
     """
     from huggingface_hub import HfApi
 
     class Api(HfApi):
-        name = repo_id
-
         def repo_info(self, *args, **kwargs):  # type: ignore[no-untyped-def]
             info = super().repo_info(*args, **kwargs)
-            self.name = info.id  # a renamed repository answers with its new name
+            if info.id.lower() != repo_id.lower():
+                told = "%s %s was renamed: configure %s instead"
+                logger.warning(told, repo_type, repo_id, info.id)
             return info
 
-    api = Api()
-    found = ask(
-        lambda: api.resolve_revision(repo_id, repo_type=repo_type, revision=revision),
-        repo_id,
-        repo_type,
-    )
-    if api.name.lower() != repo_id.lower():
-        logger.warning("%s %s was renamed: configure %s instead", repo_type, repo_id, api.name)
-    return found.resolved
+    def resolve() -> str:
+        return Api().resolve_revision(repo_id, repo_type=repo_type, revision=revision).resolved
+
+    return ask(resolve, repo_id, repo_type)
 
 
 def ask(call: Callable[[], T], repo_id: str, repo_type: RepoType) -> T:
     """Make a call that reads a repository, patiently, and explain its failure.
 
     Raises:
-        DataError: When a dataset repository cannot be read; the message says what to do.
-        ModelError: The same for a model repository. Errors that are none of the Hub's pass
-            through unchanged.
+        DataError: A dataset cannot be read; the message says what to do.
+        ModelError: The same for a model. Errors that are none of the Hub's pass unchanged.
     """
     set_timeouts()
     try:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-
 # 409 and 412: somebody else committed in between.
 PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
@@ -43,10 +42,8 @@ def explain(
     elif isinstance(cause, errors.HfHubHTTPError):
         says = _explain_answer(cause, repo_id, repo_type)
     else:
-        says = (
-            f"cannot be reached ({type(cause).__name__}): check the network, the proxy and "
-            "HF_ENDPOINT, then run again"
-        )
+        says = f"cannot be reached ({type(cause).__name__}): check the network, the proxy and "
+        says += "HF_ENDPOINT, then run again"
         says += "; HF_HUB_OFFLINE=1 uses what is in the local cache" if reading else ""
     what = f"{repo_type} {repo_id!r}" if repo_id else "the Hub"
     return f"{what} at {constants.ENDPOINT} {says}"
@@ -92,11 +89,6 @@ def hub_cause(error: BaseException | None) -> BaseException | None:
     import httpx2
     from huggingface_hub import errors
 
-    kinds = (
-        errors.HfHubHTTPError,
-        errors.OfflineModeIsEnabled,
-        httpx2.TransportError,
-        errors.LocalEntryNotFoundError,
-        ConnectionError,
-    )
+    kinds: list[type[BaseException]] = [errors.HfHubHTTPError, errors.OfflineModeIsEnabled]
+    kinds += [httpx2.TransportError, errors.LocalEntryNotFoundError, ConnectionError]
     return next((e for kind in kinds for e in chain(error) if isinstance(e, kind)), None)

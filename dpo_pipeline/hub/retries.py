@@ -33,11 +33,6 @@ def patiently(
     """Repeat a call while it fails in a way that may pass; raise the last failure as it is.
 
     Between two attempts it waits as long as the server asks for, else twice as long each time.
-
-    Args:
-        call: What to do.
-        passing: Tells whether a failure may pass.
-        attempts: How often to try, at most.
     """
     retry, stop = retry_if_exception(passing), stop_after_attempt(attempts)
     return Retrying(stop=stop, wait=_pause, retry=retry, reraise=True)(call)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models.references import ModelRef
 
@@ -20,10 +22,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     "### Response:", a system message before them.
     """
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
-        )
-        return str(text)
+        return _written(tokenizer, messages, start=True)
     heads = {"user": "### Instruction:\n", "assistant": "### Response:\n"}
     parts = [heads.get(m["role"], "") + m["content"] for m in messages]
     return "\n\n".join([*parts, heads["assistant"]])
@@ -41,8 +40,7 @@ def render_pair(
     """
     start = render(tokenizer, prompt)
     if tokenizer.chat_template:
-        whole = ([dict(m) for m in (*prompt, *messages)] for messages in completions)
-        return [start, *(str(tokenizer.apply_chat_template(w, tokenize=False)) for w in whole)]
+        return [start, *(_written(tokenizer, [*prompt, *messages]) for messages in completions)]
     end = tokenizer.eos_token or ""
     return [start, *(start + messages[0]["content"] + end for messages in completions)]
 
@@ -51,10 +49,17 @@ def encode(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     """Return the token ids of `render`."""
     # A chat template writes its own special tokens; the plain format leaves them to the tokenizer.
     plain = not tokenizer.chat_template
-    text = render(tokenizer, messages)
     # Not verbose: callers hold lengths against the model's, and say what comes of it.
-    ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False)["input_ids"]
+    found = tokenizer(render(tokenizer, messages), add_special_tokens=plain, verbose=False)
+    ids: list[int] = found["input_ids"]
     return ids
+
+
+def _written(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], start: bool = False
+) -> str:
+    whole = [dict(m) for m in messages]
+    return str(tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=start))
 
 
 def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
@@ -63,7 +68,6 @@ def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int
     Those of the generation config, the tokenizer's own, and the special token that the chat
     template writes after an answer: the three disagree in many published models.
     """
-    from jinja2 import TemplateError
     from transformers import GenerationConfig
 
     ends: set[int] = set()
@@ -76,10 +80,10 @@ def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int
         mark = "ANSWER"
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
         try:
-            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+            end = _written(tokenizer, turns).rpartition(mark)[2]
         except TemplateError:
-            text = mark  # a template that does not write answers has no token after them
-        after = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+            end = ""  # a template that does not write answers has no token after them
+        after = tokenizer(end, add_special_tokens=False)["input_ids"]
         special = tokenizer.added_tokens_decoder
         if after and after[0] in special and special[after[0]].special:
             ends.add(after[0])
@@ -91,16 +95,12 @@ def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int
 
 def default_system(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """Return the system message that the chat template inserts where none is sent, if any."""
-    from jinja2.exceptions import TemplateError
-
     if not tokenizer.chat_template:
         return None
     mark, user = "\x02system\x03", {"role": "user", "content": "\x02user\x03"}
     try:
-        sent, unsent = (
-            str(tokenizer.apply_chat_template(messages, tokenize=False))
-            for messages in ([{"role": "system", "content": mark}, user], [user])
-        )
+        sent = _written(tokenizer, [{"role": "system", "content": mark}, user])
+        unsent = _written(tokenizer, [user])
     except TemplateError:  # a template that takes no system message inserts none
         return None
     before, _, after = sent.partition(mark)

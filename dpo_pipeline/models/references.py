@@ -1,8 +1,4 @@
-"""Models at rest: where one is, and what it is (digests).
-
-A model is a folder of safetensors, a config, a tokenizer and usually a chat template.
-`resolve_model` finds it without importing torch.
-"""
+"""Models at rest, folders of safetensors: where one is, and what it is (digests)."""
 
 import hashlib
 import re
@@ -19,37 +15,25 @@ from dpo_pipeline.store.settings import NoEffect
 
 DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+WORDS = ("token*.json", "vocab*", "merges.txt", "*.model", "*tokens*.json")
+TEMPLATE = (*WORDS, "*.jinja", "generation_config.json")
 
 
 class ModelRef(Record):
-    """A model at rest: where it lies and what it is.
+    """A model at rest: where it lies and what it is (sha256)."""
 
-    Attributes:
-        name: What it was configured as: a folder, a Hub id, or "starter".
-        path: Its folder.
-        revision: Commit of a Hub model; None for a folder.
-        weights_digest: sha256 over the safetensors and the config.
-        template_digest: sha256 over what turns messages into tokens and ends an answer: chat
-            template, tokenizer and generation config.
-    """
-
-    name: NoEffect[str]
+    name: NoEffect[str]  # as configured: a folder, a Hub id, or "starter"
     path: NoEffect[Path]
-    revision: NoEffect[str | None]
-    weights_digest: str
-    template_digest: str
+    revision: NoEffect[str | None]  # commit of a Hub model
+    weights_digest: str  # of the safetensors and the config
+    template_digest: str  # of what turns messages into tokens and ends an answer
 
 
 class ModelStats(Record):
-    """What a stage that makes or finds a model knows of it.
+    """What a stage that makes or finds a model knows of it."""
 
-    Attributes:
-        model: The model; a relative path counts from the artifact's folder.
-        made: Counts of its making, where it was made here: parameters, vocabulary, ...
-    """
-
-    model: ModelRef
-    made: dict[str, float] = Field({})
+    model: ModelRef  # a relative path counts from the artifact's folder
+    made: dict[str, float] = Field({})  # parameters, vocabulary, ..., where it was made here
 
 
 def resolve_model(name: str, revision: str | None = None) -> ModelRef:
@@ -100,9 +84,7 @@ def describe_model(path: Path, name: str, revision: str | None = None) -> ModelR
             "can run code when it loads and is never read; convert it where you trust it, with "
             "from_pretrained(...) and save_pretrained(...)"
         )
-    patterns = ("token*.json", "*.jinja", "vocab*", "merges.txt", "*.model", "*tokens*.json")
-    template = {p for pattern in patterns for p in path.glob(pattern)}
-    template |= {p for p in [path / "generation_config.json"] if p.is_file()}
+    template = {file for pattern in TEMPLATE for file in path.glob(pattern)}
     return ModelRef(
         name=name,
         path=path,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dpo_pipeline.errors import TrainingError
-from dpo_pipeline.models.devices import pick_device, pick_precision
-from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.loading import load_model, load_tokenizer, pick_device, pick_precision
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.run import OutOfMemoryError

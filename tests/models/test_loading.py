@@ -1,10 +1,10 @@
-"""Models and tokenizers load whole, or say why not."""
+"""Models and tokenizers load whole, where and as precisely as asked, or say why not."""
 
 import pytest
 from tiny import edit_json, make_tiny_model
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.loading import load_model, load_tokenizer, pick_precision
 from dpo_pipeline.models.references import resolve_model
 
 
@@ -65,3 +65,20 @@ def test_a_tokenizer_that_is_not_there_or_loses_words_is_refused(copy):
         path.unlink()
     with pytest.raises(ModelError, match="tokenizer"):
         load_tokenizer(resolve_model(str(copy)))
+
+
+def test_a_gpu_that_is_not_there_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ModelError, match="sees no GPU"):
+        load_model(resolve_model(str(tiny)), "cuda")
+
+
+def test_automatic_precision_depends_on_hardware_and_width(copy, monkeypatch):
+    ref = resolve_model(str(copy))
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert pick_precision(ref, "cpu", "auto") == "float32"  # 32 wide
+    edit_json(copy / "config.json", hidden_size=576)
+    assert pick_precision(ref, "cpu", "auto") == "bfloat16"
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {})
+    assert pick_precision(ref, "cpu", "auto") == "float32"
+    assert pick_precision(ref, "cpu", "bfloat16") == "bfloat16"
