@@ -5,7 +5,6 @@ kept in the artifact's manifest, so a miss can be explained by comparing two set
 """
 
 import ast
-import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib import metadata
@@ -15,6 +14,7 @@ import grimp
 from pydantic import BaseModel, JsonValue
 
 import dpo_pipeline
+from dpo_pipeline.store.digests import digest_of, file_digest
 
 KeyParts = dict[str, JsonValue]
 
@@ -60,7 +60,7 @@ def stage_parts(
     return {
         "stage": stage,
         "inputs": dict(inputs),
-        "body": hashlib.sha256(code_of(body).encode()).hexdigest(),
+        "body": digest_of(code_of(body)),
         "code": dict(code_digests(frozenset(modules))),
         "packages": {name: metadata.version(name) for name in sorted(packages)},
     }
@@ -89,7 +89,7 @@ def code_digests(modules: frozenset[str]) -> dict[str, str]:
     unloaded. Words do not count: comments, docstrings, help texts of settings.
 
     Returns:
-        Module name -> sha256 of its code.
+        Module name -> sha256 of its code, and of the data of its room that it names.
     Raises:
         ValueError: The library has no such module.
     """
@@ -111,7 +111,10 @@ def _imports() -> grimp.ImportGraph:
 def _module_digest(name: str) -> str:
     base = Path(str(dpo_pipeline.__file__)).parent.joinpath(*name.split(".")[1:])
     path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-    return hashlib.sha256(code_of(path.read_text(encoding="utf-8")).encode()).hexdigest()
+    source = path.read_text(encoding="utf-8")
+    # A file in the room's data/ that the module names is as much a part of it as its code.
+    named = [p for p in sorted((path.parent / "data").glob("*")) if f'"{p.name}"' in source]
+    return digest_of([code_of(source), *map(file_digest, named)])
 
 
 def code_of(source: str) -> str:
