@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task, unmapped
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.answers.records import AnswerStats, ShardStats
+from dpo_pipeline.answers.records import AnswerCounts, AnswerStats, How
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
@@ -154,7 +154,7 @@ def generate(
     from dpo_pipeline.answers.collecting import collect_responses, plan_shards
 
     ref, path = model_of(model), prompts.path / "prompts.parquet"
-    how: dict[str, Any] = {"model": run_on, "config": generation, "ledger": build.ledger}
+    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
     census = take_census(ref, identity, **how)
     shards = generate_shard.map(
         plan_shards(path, generation),
@@ -176,7 +176,7 @@ def generate_shard(
     prompts: Path,
     generation: GenerationConfig,
     run_on: ModelConfig,
-) -> ShardStats:
+) -> AnswerCounts:
     """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
     from dpo_pipeline.answers.collecting import generate_shard as answer_shard
 

@@ -4,14 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
+from typing import Unpack
 
 from pydantic import JsonValue
 
-from dpo_pipeline.answers.records import Request, Response
+from dpo_pipeline.answers.records import How, Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.ledger import Ledger
 
@@ -25,37 +24,33 @@ SYNC_SECONDS = 2.0  # longest time an answer waits to be written to the ledger
 def answer(
     ref: ModelRef,
     requests: Sequence[Request],
-    *,
-    model: ModelConfig,
-    config: GenerationConfig,
-    ledger: Path,
     on_progress: Progress | None = None,
+    *,
     alone: bool = False,
+    **how: Unpack[How],
 ) -> list[Response]:
     """Answer requests, from the ledger where it has them.
 
     Args:
-        ref: The model that answers; engine openai asks the configured server instead.
+        ref: The model that answers.
         requests: Prompts; equal ones are answered once.
-        model: Device and precision.
-        config: Decoding and engine.
-        ledger: Folder of the ledger, shared by all runs.
-        on_progress: Called with answers had and wanted.
+        on_progress: Called with the number of answers had, and of those wanted.
         alone: Decode one by one with the model's own `generate()`, to check batches.
+        how: On what, with which decoding, and where the ledger lies.
     Returns:
         One response per request, in their order. A request that cannot be answered (too long,
         refused by the template or the server) has finish "error" and is not kept in the ledger.
     Raises:
         GenerationError: The server cannot be reached, or memory does not hold one row.
     """
-    keys = [_key(request, config) for request in requests]
+    keys = [_key(request, how["config"]) for request in requests]
     wanted = dict(zip(keys, requests, strict=True))
-    book = Ledger(ledger, _context(ref, model, config, alone))
+    book = Ledger(how["ledger"], _context(ref, how, alone))
     done = {key: Response.model_validate(value) for key, value in book.read(wanted).items()}
     missing = {key: request for key, request in wanted.items() if key not in done}
     fresh: dict[str, dict[str, JsonValue]] = {}
     synced = time.monotonic()
-    with closing(book), closing(_ask(ref, missing, model, config, alone)) as answers:
+    with closing(book), closing(_ask(ref, missing, how, alone)) as answers:
         try:
             for key, response in answers:
                 done[key] = response
@@ -73,22 +68,18 @@ def answer(
 
 
 def _ask(
-    ref: ModelRef,
-    missing: Mapping[str, Request],
-    model: ModelConfig,
-    config: GenerationConfig,
-    alone: bool,
+    ref: ModelRef, missing: Mapping[str, Request], how: How, alone: bool
 ) -> Generator[tuple[str, Response], None, None]:
     # A row's chance comes from its request alone, so that it is the same in any batch.
-    seeds = {key: int(digest_of([config.seed, key])[:12], 16) for key in missing}
-    if missing and config.engine == "openai":
+    seeds = {key: int(digest_of([how["config"].seed, key])[:12], 16) for key in missing}
+    if missing and how["config"].engine == "openai":
         from dpo_pipeline.answers.server import ask_server
 
-        yield from ask_server(missing, seeds, config.served(model.name), config)
+        yield from ask_server(missing, seeds, how)
     elif missing:
         from dpo_pipeline.answers.decoding import ask_model
 
-        yield from ask_model(ref, missing, seeds, model, config, alone)
+        yield from ask_model(ref, missing, seeds, how, alone)
 
 
 def _key(request: Request, config: GenerationConfig) -> str:
@@ -97,22 +88,18 @@ def _key(request: Request, config: GenerationConfig) -> str:
     return digest_of({"messages": [dict(m) for m in request.messages], "sample": sample})
 
 
-def _context(
-    ref: ModelRef, model: ModelConfig, config: GenerationConfig, alone: bool
-) -> dict[str, JsonValue]:
+def _context(ref: ModelRef, how: How, alone: bool) -> dict[str, JsonValue]:
     """Collect what an answer depends on besides its request."""
-    fields = {"max_new_tokens", "temperature"} | (
-        {"top_p", "seed"} if config.temperature else set()
+    model, config = how["model"], how["config"]
+    drawn = {"top_p", "seed"} if config.temperature else set()
+    context: dict[str, JsonValue] = config.model_dump(
+        include={"max_new_tokens", "temperature"} | drawn
     )
-    context: dict[str, JsonValue] = config.model_dump(include=fields)
     if config.engine == "openai":
         # What weights a server holds is not ours to know: its address and the name stand for them.
         return context | {"server": config.base_url, "served_model": config.served(model.name)}
     from dpo_pipeline.models.loading import pick_precision
 
-    return context | {
-        "weights": ref.weights_digest,
-        "template": ref.template_digest,
-        "precision": pick_precision(ref, model.device, model.dtype),
-        "alone": alone,
-    }
+    precision = pick_precision(ref, model.device, model.dtype)
+    context |= {"weights": ref.weights_digest, "template": ref.template_digest}
+    return context | {"precision": precision, "alone": alone}

@@ -6,29 +6,27 @@ holds is never made twice.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterator
 from heapq import nsmallest
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Unpack
 
 from dpo_pipeline.answers.answering import Progress, answer
 from dpo_pipeline.answers.records import (
     AnswerCounts,
     AnswerStats,
     Census,
+    How,
     Request,
     Response,
-    ShardStats,
     with_system,
 )
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.tables import Row, messages_type, new_table
 
@@ -38,14 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLLECTED = 8192  # answers in memory at once
-
-
-class Options(TypedDict):
-    """What every answer of a stage is made with."""
-
-    model: ModelConfig
-    config: GenerationConfig
-    ledger: Path
 
 
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
@@ -61,31 +51,16 @@ def generate_shard(
     ref: ModelRef,
     prompts: Path,
     shard: tuple[int, int],
-    *,
-    model: ModelConfig,
-    config: GenerationConfig,
-    ledger: Path,
     on_progress: Progress | None = None,
-) -> ShardStats:
+    **how: Unpack[How],
+) -> AnswerCounts:
     """Answer the prompts of one shard (a range of `plan_shards`) into the ledger."""
-    started = time.monotonic()
-    requests = [request for _, request in _expand(prompts, shard, config)]
-    responses = answer(
-        ref, requests, model=model, config=config, ledger=ledger, on_progress=on_progress
-    )
-    stats = ShardStats.of(responses)
-    return stats.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+    requests = [request for _, request in _expand(prompts, shard, how["config"])]
+    return AnswerCounts.of(answer(ref, requests, on_progress=on_progress, **how))
 
 
 def collect_responses(
-    ref: ModelRef,
-    prompts: Path,
-    *,
-    model: ModelConfig,
-    config: GenerationConfig,
-    ledger: Path,
-    out: Path,
-    census: Census | None = None,
+    ref: ModelRef, prompts: Path, out: Path, census: Census | None = None, **how: Unpack[How]
 ) -> AnswerStats:
     """Write the answers to all prompts to `out`/responses.parquet.
 
@@ -96,28 +71,26 @@ def collect_responses(
         GenerationError: No prompt was answered.
         StoreError: The disk is full or not writable.
     """
-    options: Options = {"model": model, "config": config, "ledger": ledger}
-    totals: Counter[str] = Counter()
+    config, totals = how["config"], Counter[str]()
     sample: list[tuple[str, Request, Response]] = []
     large = config.model_copy(update={"shard_rows": COLLECTED})
     with new_table(out / "responses.parquet", responses_schema()) as add:
         for shard in plan_shards(prompts, large):
             rows, requests = zip(*_expand(prompts, shard, config), strict=True)
-            responses = answer(ref, requests, **options)
-            for row, response in zip(rows, responses, strict=True):
+            responses = answer(ref, requests, **how)
+            for row, request, response in zip(rows, requests, responses, strict=True):
                 add(row | response.model_dump() | {"response": response.text})
+                if response.finish != "error":
+                    sample.append((row["id"], request, response))
             totals.update(AnswerCounts.of(responses).model_dump())
             if totals["error"] == totals["rows"]:
                 detail = responses[0].detail
                 raise GenerationError(f"none of {totals['rows']} prompts was answered: {detail}")
-            answered = zip((row["id"] for row in rows), requests, responses, strict=True)
-            kept = [one for one in answered if one[2].finish != "error"]
-            sample = nsmallest(config.check_rows, sample + kept, key=itemgetter(0))
+            sample = nsmallest(config.check_rows, sample, key=itemgetter(0))
     # One by one is slow: at most one answer in 256 is checked.
-    sample = sample[: 1 + (totals["stop"] + totals["length"]) // 256]
-    if config.engine == "openai":
-        sample = []
-    again = answer(ref, [request for _, request, _ in sample], **options, alone=True)
+    most = 1 + (totals["stop"] + totals["length"]) // 256 if config.engine != "openai" else 0
+    sample = sample[:most]
+    again = answer(ref, [request for _, request, _ in sample], **how, alone=True)
     mismatched = sum(a != b for a, (_, _, b) in zip(again, sample, strict=True))
     if mismatched:
         logger.warning("%d of %d answers differ when decoded alone", mismatched, len(sample))

@@ -21,13 +21,13 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import GenerationConfig as Shipped
 
-from dpo_pipeline.answers.records import Request, Response
+from dpo_pipeline.answers.records import How, Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.chat_templates import encode, end_tokens
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import ModelConfig, Precision
+from dpo_pipeline.models.settings import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +40,12 @@ _turn = threading.Lock()
 
 @dataclass
 class Row:
-    """A prompt on its way: its tokens, its answer so far, its own source of chance.
+    """A prompt on its way: its tokens, its answer so far, its own source of chance."""
 
-    Attributes:
-        key: Name of the request.
-        prompt: Token ids, at least one.
-        ends: Tokens that end an answer; they are not part of it.
-        limit: Longest answer (tokens).
-        seed: Seed of its draws.
-    """
-
-    key: str
-    prompt: Sequence[int]
-    ends: Sequence[int]
-    limit: int
+    key: str  # of the request
+    prompt: Sequence[int]  # token ids, at least one
+    ends: Sequence[int]  # tokens that end an answer; they are not part of it
+    limit: int  # longest answer (tokens)
     seed: int = 0
     answer: list[int] = field(default_factory=list)
     stopped: bool = False
@@ -78,16 +70,12 @@ class Row:
 
 
 def ask_model(
-    ref: ModelRef,
-    requests: Mapping[str, Request],
-    seeds: Mapping[str, int],
-    model: ModelConfig,
-    config: GenerationConfig,
-    alone: bool,
+    ref: ModelRef, requests: Mapping[str, Request], seeds: Mapping[str, int], how: How, alone: bool
 ) -> Iterator[tuple[str, Response]]:
     """Answer requests; yield each key and its answer as it ends."""
+    config = how["config"]
     with _turn:
-        tokenizer, network = _load(ref, model.device, model.dtype)
+        tokenizer, network = _load(ref, how["model"].device, how["model"].dtype)
         ends, rows = end_tokens(ref, tokenizer), []
         positions = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
         for key, request in requests.items():
@@ -104,8 +92,8 @@ def ask_model(
                 yield key, Response.failed(detail, "too_long" if prompt else "template_error")
         for row in decode(network, rows, config, alone):
             text = str(tokenizer.decode(row.answer, skip_special_tokens=True))
-            finish: Literal["stop", "length"] = "stop" if row.stopped else "length"
-            yield row.key, Response(text=text, finish=finish, tokens=len(row.answer))
+            end: Literal["stop", "length"] = "stop" if row.stopped else "length"
+            yield row.key, Response(text=text, finish=end, tokens=len(row.answer))
 
 
 @lru_cache(maxsize=1)
@@ -121,14 +109,14 @@ def _load(
 def decode(
     model: PreTrainedModel, rows: Sequence[Row], config: GenerationConfig, alone: bool = False
 ) -> Iterator[Row]:
-    """Decode rows; yield each when it ends.
+    """Decode rows, those of similar length in one batch; yield each when it ends.
 
     When memory runs out, the rows in flight start again, half as many at once; the answers
     are the same.
 
     Args:
         model: In eval mode, with a neutral generation config.
-        rows: Prompts; those of similar length share a batch.
+        rows: Prompts.
         config: Budget of a batch, temperature and nucleus.
         alone: Decode one by one with the model's own `generate()`.
     Raises:
@@ -148,7 +136,8 @@ def decode(
             try:
                 yield from batch.run(group)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                full = isinstance(error, torch.OutOfMemoryError)
+                if not full and "can't allocate memory" not in str(error):
                     raise
                 if size == 1:
                     raise GenerationError(
@@ -163,10 +152,6 @@ def decode(
                 torch.cuda.empty_cache()
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 @torch.inference_mode()
 def rows_join(model: PreTrainedModel, rows: Sequence[Row]) -> bool:
     """Check on a few tokens that rows may leave and join a batch of this model.
@@ -175,7 +160,7 @@ def rows_join(model: PreTrainedModel, rows: Sequence[Row]) -> bool:
     architectures carry a state or keep no cache, and not all of them fail aloud: each token must
     be the plain forward's choice, up to rounding.
     """
-    # Of different length, as equal ones would hide an error in masks and positions.
+    # Of different length: equal ones would hide an error in masks and positions.
     tails = [row.prompt[5 * i - 12 :] for i, row in enumerate((rows[0], rows[-1], rows[0]))]
     few = deque(Row("", tail, ends=(), limit=2 + 2 * i) for i, tail in enumerate(tails))
     try:
@@ -237,9 +222,9 @@ class Continuous:
         if not self.cache.layers:
             self.cache = cache
             return
-        layers: list[tuple[Any, Any]] = list(zip(self.cache.layers, cache.layers, strict=True))
-        width = max(layer.keys.shape[2] for layer in layers[0])
-        for old, new in layers:
+        pairs: list[tuple[Any, Any]] = list(zip(self.cache.layers, cache.layers, strict=True))
+        width = max(layer.keys.shape[2] for layer in pairs[0])
+        for old, new in pairs:
             for name in ("keys", "values"):
                 both = (getattr(layer, name) for layer in (old, new))
                 wide = [pad(tensor, (0, 0, width - tensor.shape[2], 0)) for tensor in both]
@@ -248,18 +233,16 @@ class Continuous:
     def _take(self, tokens: Sequence[int]) -> Iterator[Row]:
         """Give the last rows their tokens; let go of rows that end, and of columns left empty."""
         start = len(self.active) - len(tokens)
-        ended = {i for i, token in enumerate(tokens, start) if self.active[i].take(token)}
+        ended = [i for i, token in enumerate(tokens, start) if self.active[i].take(token)]
         if not ended:
             return
         kept = [i for i in range(len(self.active)) if i not in ended]
-        width = max((self.active[i].length - 1 for i in kept), default=0)
-        layers: list[Any] = self.cache.layers if kept else []
+        done, self.active = ([self.active[i] for i in some] for some in (ended, kept))
+        width = max((row.length - 1 for row in self.active), default=0)
+        self.cache = self.cache if kept else DynamicCache()
+        layers: list[Any] = self.cache.layers
         for layer in layers:
             layer.keys, layer.values = (t[kept, :, -width:] for t in (layer.keys, layer.values))
-        if not kept:
-            self.cache = DynamicCache()
-        done = [self.active[i] for i in sorted(ended)]
-        self.active = [self.active[i] for i in kept]
         yield from done
 
 

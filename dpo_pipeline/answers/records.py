@@ -1,10 +1,13 @@
-"""A request to a model, its answer, and what a stage tells of many."""
+"""Requests to a model, how it answers, its answers, and what a stage tells of many."""
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from pathlib import Path
+from typing import Literal, NamedTuple, Self, TypedDict
 
+from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.models.chat_templates import Message
+from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.records import Record
 
 
@@ -15,22 +18,22 @@ class Request(NamedTuple):
     sample: int = 0
 
 
+class How(TypedDict):
+    """How a model answers, wherever it is asked."""
+
+    model: ModelConfig  # device and precision
+    config: GenerationConfig  # decoding; engine openai asks the configured server instead
+    ledger: Path  # folder of the ledger, shared by all runs
+
+
 class Response(Record):
-    """One answer.
+    """One answer."""
 
-    Attributes:
-        text: What the model said, without the end token; empty on error.
-        finish: "stop" (it ended by itself), "length" (cut at the limit), or "error".
-        tokens: Length of the answer (tokens); the end token does not count.
-        reason: Code of `pairs.REASONS`; only on error.
-        detail: What happened; only on error.
-    """
-
-    text: str
-    finish: Literal["stop", "length", "error"]
-    tokens: int
-    reason: str | None = None
-    detail: str | None = None
+    text: str  # without the end token; empty on error
+    finish: Literal["stop", "length", "error"]  # ended by itself, cut at the limit, or not had
+    tokens: int  # without the end token
+    reason: str | None = None  # on error: code of `pairs.REASONS`
+    detail: str | None = None  # on error: what happened
 
     @classmethod
     def failed(cls, detail: str, reason: str = "generation_failed") -> "Response":
@@ -39,13 +42,13 @@ class Response(Record):
 
 
 class AnswerCounts(Record):
-    """How many answers ended how, and their tokens; unfinished: failures that may pass."""
+    """How many answers ended how, and their tokens."""
 
     rows: int = 0
     stop: int = 0
     length: int = 0
     error: int = 0
-    unfinished: int = 0
+    unfinished: int = 0  # errors that may pass
     tokens: int = 0
 
     @classmethod
@@ -58,12 +61,6 @@ class AnswerCounts(Record):
             unfinished=sum(response.reason == "generation_failed" for response in responses),
             tokens=sum(response.tokens for response in responses),
         )
-
-
-class ShardStats(AnswerCounts):
-    """What answering one shard came to, and the time it took (seconds)."""
-
-    seconds: float = 0.0
 
 
 class Said(Record):
@@ -83,17 +80,11 @@ class Census(Record):
 
 
 class AnswerStats(AnswerCounts):
-    """What the generate stage tells.
-
-    Attributes:
-        probe: Who the model says it is, asked before anything else.
-        checked: Answers decoded again one by one.
-        mismatched: Those among them that came out different.
-    """
+    """What the generate stage tells."""
 
     probe: Census | None = None
-    checked: int = 0
-    mismatched: int = 0
+    checked: int = 0  # answers decoded again one by one
+    mismatched: int = 0  # those among them that came out different
 
 
 def with_system(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -11,8 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import httpx
 
-from dpo_pipeline.answers.records import Request, Response
-from dpo_pipeline.answers.settings import GenerationConfig
+from dpo_pipeline.answers.records import How, Request, Response
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.hub.retries import patiently
 
@@ -27,10 +26,7 @@ FATAL = {
 
 
 def ask_server(
-    requests: Mapping[str, Request],
-    seeds: Mapping[str, int],
-    served_model: str,
-    config: GenerationConfig,
+    requests: Mapping[str, Request], seeds: Mapping[str, int], how: How
 ) -> Iterator[tuple[str, Response]]:
     """Answer requests, a bounded number at a time; yield each key and its answer as it comes.
 
@@ -40,10 +36,11 @@ def ask_server(
     Raises:
         GenerationError: The server cannot be reached, or refuses the key or the model.
     """
-    secret = os.environ.get("OPENAI_API_KEY")
+    secret, config = os.environ.get("OPENAI_API_KEY"), how["config"]
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    body: dict[str, object] = {"model": served_model, "max_tokens": config.max_new_tokens}
-    body |= {"temperature": config.temperature, "frequency_penalty": 0.0}
+    body: dict[str, object] = {"model": config.served(how["model"].name)}
+    body |= {"max_tokens": config.max_new_tokens, "temperature": config.temperature}
+    body |= {"frequency_penalty": 0.0}
     if config.temperature:
         body["top_p"] = config.top_p
     with (
