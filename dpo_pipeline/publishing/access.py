@@ -19,6 +19,7 @@ def check_access(config: PublishConfig, token: str | None) -> str:
         PublishError: There is none, it may not, or offline mode is on.
     """
     with telling(token=token):
+        set_timeouts()
         if constants.is_offline_mode():
             raise PublishError("HF_HUB_OFFLINE is set: unset it to publish")
         if not token:
@@ -26,13 +27,11 @@ def check_access(config: PublishConfig, token: str | None) -> str:
                 "no Hub token: set HF_TOKEN, run `hf auth login`, or name a Prefect Secret block "
                 "in publish.token_block; the token needs write access"
             )
-        set_timeouts()
         return check_token(HfApi(token=token), config.repositories)
 
 
 def connect(config: PublishConfig, token: str | None) -> tuple[HfApi, str, str]:
     """Return a client, its user, and what publishing would lack, which only stops a real one."""
-    set_timeouts()
     api = HfApi(token=token or False)
     try:
         return api, check_access(config, token), ""
@@ -81,12 +80,9 @@ def telling(
     try:
         yield
     except Exception as error:
-        if isinstance(error, PublishError | ModelError):
-            told = str(error)
-        else:
-            told = (
-                explain(error, repo, kind) or f"publishing stopped: {type(error).__name__}: {error}"
-            )
+        told, name = str(error), type(error).__name__
+        if not isinstance(error, PublishError | ModelError):
+            told = explain(error, repo, kind) or f"publishing stopped: {name}: {error}"
             told += "; publishing again completes what is missing" if may_pass(error) else ""
         told += f"; done before: {', '.join(landed)}" if landed else ""
         # No cause: the Hub's errors hold the request, and the request the token.

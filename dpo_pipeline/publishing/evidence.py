@@ -2,12 +2,38 @@
 
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.evaluation.scorecard import Evidence
+from dpo_pipeline.evaluation.scorecard import Evidence, Scorecard
 from dpo_pipeline.models.references import describe_model
-from dpo_pipeline.publishing.records import Proven
+from dpo_pipeline.pairs.lineage import Lineage
 from dpo_pipeline.store.artifacts import MANIFEST
 from dpo_pipeline.store.digests import digest_of, file_digest
+from dpo_pipeline.store.records import Record
+
+
+class Proven(Record):
+    """What a run made, and what vouches for it.
+
+    Attributes:
+        run_id: Names the tag `run-<run_id>`.
+        model: Folder of the policy.
+        dataset: Folder of the save stage.
+        base: Folder of the reference; one that is not from the Hub may name a license here.
+        evidence: What the scorecard was measured on.
+        lineage: What the pairs were made from; shown in both cards.
+        training: How the policy was trained and judged: settings, shown in its card.
+    """
+
+    run_id: str
+    model: Path
+    dataset: Path
+    base: Path
+    evidence: Evidence
+    scorecard: Scorecard
+    lineage: Lineage
+    training: dict[str, JsonValue]
 
 
 def dataset_digest(folder: Path) -> str:
@@ -23,10 +49,8 @@ def digest_evidence(model: Path, dataset: Path) -> Evidence:
 
 
 def check_evidence(run: Proven, force: str | None) -> str | None:
-    """Refuse what was not measured, or failed the gate and is not forced.
+    """Refuse what was not measured, or failed the gate; return the reason where that is forced.
 
-    Returns:
-        The reason to publish all the same, where one was needed.
     Raises:
         PublishError: A folder holds something else, or the gate failed and there is no reason.
     """
@@ -38,12 +62,10 @@ def check_evidence(run: Proven, force: str | None) -> str | None:
                 f"{measured[:12] or 'none'} and this is {digest[:12]}; evaluate again"
             )
     verdict = run.scorecard.verdict
-    if verdict.passed:
-        return None
-    if force is None:
+    if not verdict.passed and force is None:
         failed = ", ".join(line.measure for line in verdict.failed)
         raise PublishError(
             f"the gate failed ({failed}): train again, or give a reason in publish.force, which "
             "the cards will show"
         )
-    return force
+    return None if verdict.passed else force

@@ -5,17 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from dpo_pipeline.errors import PublishError
+from dpo_pipeline.hub.client import RepoType
 from dpo_pipeline.publishing.access import connect, telling
-from dpo_pipeline.publishing.cards import Facts, dataset_card, gather_facts, model_card
-from dpo_pipeline.publishing.commits import Repository
-from dpo_pipeline.publishing.evidence import check_evidence
-from dpo_pipeline.publishing.records import Proven, Published, Uploaded
-from dpo_pipeline.publishing.secrets import refuse_secrets
+from dpo_pipeline.publishing.cards import CARDS, Facts, gather_facts
+from dpo_pipeline.publishing.commits import RUN_TAG, Repository
+from dpo_pipeline.publishing.evidence import Proven, check_evidence
+from dpo_pipeline.publishing.records import Published, Uploaded
 from dpo_pipeline.publishing.settings import PublishConfig
-from dpo_pipeline.publishing.uploads import Kind, plan_uploads
+from dpo_pipeline.publishing.uploads import choose_files, refuse_secrets
 from dpo_pipeline.store.files import write_whole
 
 
@@ -32,7 +30,8 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
         PublishError: The evidence, the token, a repository or the Hub refuses. No repository
             is left half done.
     """
-    with telling(token=token):
+    landed: list[str] = []
+    with telling(token=token, landed=landed):
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", run.run_id):
             raise PublishError(
                 f"run id {run.run_id!r} cannot name a tag: use letters, digits, . _ -"
@@ -45,13 +44,16 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
         api, user, note = connect(config, token)
         facts = gather_facts(run, config, api, user, forced)
         refuse_secrets(facts.model_dump(), "what the cards tell", token)
-        uploads = plan_uploads(facts, token, out)
-        repositories = [Repository(**vars(u), api=api, private=config.private) for u in uploads]
+        at_hub = partial(Repository, api, RUN_TAG + run.run_id, config.private)
+        repositories = [
+            at_hub(kind, repo, out / kind, *choose_files(kind, facts, token, out / kind))
+            for kind, repo in facts.repos.items()
+        ]
+        each = partial(_each, repositories, facts)
         told = Published(dry_run=config.dry_run, forced=forced, note=note)
         record = out / "publish.json"
-        each = partial(_each, repositories, facts, out)
         if config.dry_run:
-            told = told.model_copy(update=dict(each(partial(Repository.rehearse, out=out))))
+            told = told.model_copy(update=dict(each(Repository.rehearse)))
             told.write(record)
             return told
         for _ in each(Repository.examine):
@@ -60,8 +62,7 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
         for repository in repositories:
             with telling(repository.repo, repository.kind):
                 repository.create()
-        landed: list[str] = []
-        for kind, done in each(Repository.send, landed):
+        for kind, done in each(Repository.send):
             told = told.model_copy(update={kind: done})
             told.write(record)
             landed.append(f"{kind} {done.repo} is at commit {done.commit}")
@@ -71,21 +72,15 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
 def _each(
     repositories: Sequence[Repository],
     facts: Facts,
-    out: Path,
     step: Callable[[Repository], Uploaded],
-    landed: Sequence[str] = (),
-) -> Iterator[tuple[Kind, Uploaded]]:
+) -> Iterator[tuple[RepoType, Uploaded]]:
     """Write each card and take the step; the model's card names the commit of its dataset."""
     for repository in repositories:
         files, kind = repository.files, repository.kind
-        if kind == "model":
-            card = model_card(facts, files)
-        else:
-            rows = {p: pq.read_metadata(f).num_rows for p, f in files.items() if "/" in p}
-            card = dataset_card(facts, rows)
-        files["README.md"] = out / kind / "README.md"
+        card = CARDS[kind](facts, files)
+        files["README.md"] = repository.out / "README.md"
         write_whole(files["README.md"], card)
-        with telling(repository.repo, kind, landed=landed):
+        with telling(repository.repo, kind):
             done = step(repository)
         yield kind, done
         if kind == "dataset":

@@ -28,6 +28,6 @@ class PublishConfig(Section):
 
     @property
     def repositories(self) -> dict[str, str]:
-        """What is to be published: "dataset" and "model" -> repository."""
+        """What is to be published: "dataset", which goes first, and "model" -> repository."""
         repos = {"dataset": self.dataset_repo, "model": self.model_repo}
         return {kind: repo for kind, repo in repos.items() if repo}

@@ -1,23 +1,21 @@
-"""What goes to a repository: the files of a folder that are known by name, and no others."""
+"""What goes to a repository: files that are known by name, and nothing that holds a secret."""
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import pyarrow.parquet as pq
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.publishing.cards import ADAPTER, Facts
-from dpo_pipeline.publishing.secrets import refuse_secret_files, refuse_secrets_in_file
+from dpo_pipeline.hub.client import RepoType
+from dpo_pipeline.hub.explanations import masked
+from dpo_pipeline.publishing.cards import ADAPTER, DATA, Facts
 from dpo_pipeline.store.files import write_whole
-
-Kind = Literal["model", "dataset"]
+from dpo_pipeline.store.tables import read_rows
 
 # A file goes only under one of these names; one that an earlier run sent is taken away again.
-ALLOWED: Mapping[Kind, re.Pattern[str]] = {
+ALLOWED: Mapping[RepoType, re.Pattern[str]] = {
     "model": re.compile(
         r"(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
         r"|(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map"
@@ -26,78 +24,89 @@ ALLOWED: Mapping[Kind, re.Pattern[str]] = {
     ),
     "dataset": re.compile(r"data/(train|test)-\d{5}-of-\d{5}\.parquet|dataset\.json|README\.md"),
 }
-SPLITS = {"train": "train.parquet", "test": "held_out.parquet"}
-RUN_TAG = "run-"
+SECRET = re.compile(r"\.env.*|.*\.(pem|key|netrc)|id_(rsa|ed25519).*|token|credentials.*")
+SPLITS = {"train.parquet": "train", "held_out.parquet": "test"}
 
 
-@dataclass(frozen=True)
-class Upload:
-    """One repository as it shall be.
-
-    Attributes:
-        tag: Names the run; marks the commit that holds the files.
-        files: Path in the repository -> file here.
-        left_out: Files of the folder that do not go.
-    """
-
-    kind: Kind
-    repo: str
-    tag: str
-    files: dict[str, Path]
-    left_out: list[str]
-
-
-def plan_uploads(facts: Facts, token: str | None, out: Path) -> list[Upload]:
-    """List what goes, the dataset first: the model's card names its commit.
+def choose_files(
+    kind: RepoType, facts: Facts, token: str | None, out: Path
+) -> tuple[dict[str, Path], list[str]]:
+    """List what goes of a folder, by its path in the repository, and the files that stay.
 
     Args:
-        facts: Repositories, folders, and the base of an adapter.
+        kind: Of the repository, and so which folder.
+        facts: The folders, and the base of an adapter.
         token: None of the files may hold it.
         out: Gets what does not go as it lies here.
     Raises:
-        PublishError: A folder holds a link or a secret, or an adapter's base is not on the Hub.
+        PublishError: The folder holds a link or a secret, or an adapter's base is not on the Hub.
     """
-    uploads, tag = [], f"{RUN_TAG}{facts.run_id}"
-    if facts.dataset_repo:
-        refuse_secret_files(facts.dataset)
-        uploads.append(Upload("dataset", facts.dataset_repo, tag, *_dataset_files(facts.dataset)))
-    if facts.model_repo:
-        refuse_secret_files(facts.model)
-        uploads.append(Upload("model", facts.model_repo, tag, *_model_files(facts, out)))
-    for upload in uploads:
-        for name, path in upload.files.items():
-            refuse_secrets_in_file(path, name, token)
-    return uploads
-
-
-def _listed(folder: Path) -> dict[str, Path]:
-    return {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def _dataset_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    here = _listed(folder)
-    files = {"dataset.json": here.pop("dataset.json")}
-    for split, name in SPLITS.items():
-        # load_dataset cannot tell the columns of a split without rows.
-        if pq.read_metadata(here[name]).num_rows:
-            files[f"data/{split}-00000-of-00001.parquet"] = here.pop(name)
-    return files, list(here)
-
-
-def _model_files(facts: Facts, out: Path) -> tuple[dict[str, Path], list[str]]:
-    here = _listed(facts.model)
-    files = {name: path for name, path in here.items() if ALLOWED["model"].fullmatch(name)}
-    left_out = [name for name in here if name not in files]
+    folder = facts.model if kind == "model" else facts.dataset
+    files, left_out = {}, []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise PublishError(f"{name} is a link, which may lead anywhere: copy the file instead")
+        if SECRET.fullmatch(path.name.lower()):
+            raise PublishError(f"{name} may hold a secret: take it out of {folder.name}/")
+        if path.is_file():
+            place = _place(name, path) if kind == "dataset" else name
+            if ALLOWED[kind].fullmatch(place):
+                files[place] = path
+            else:
+                left_out.append(name)
     if adapter := files.get(ADAPTER):
-        base = facts.lineage.model
-        if base.revision is None:
-            raise PublishError(
-                f"an adapter is of no use without its base, and {base.name} is not on the Hub: "
-                "set train.lora.merge to true"
-            )
-        # Training wrote where the base lies on this machine.
-        settings = json.loads(adapter.read_text(encoding="utf-8"))
-        settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
-        files[ADAPTER] = out / "model" / ADAPTER
-        write_whole(files[ADAPTER], json.dumps(settings, indent=2) + "\n")
+        files[ADAPTER] = out / ADAPTER
+        write_whole(files[ADAPTER], _on_the_hub(adapter, facts))
+    for name, path in files.items():
+        refuse_secrets_in_file(path, name, token)
     return files, left_out
+
+
+def _place(name: str, path: Path) -> str:
+    split = SPLITS.get(name)
+    # load_dataset cannot tell the columns of a split without rows.
+    if split and pq.read_metadata(path).num_rows:
+        return DATA.format(split)
+    return name
+
+
+def _on_the_hub(adapter: Path, facts: Facts) -> str:
+    """Name an adapter's base as the Hub knows it: training wrote where it lies on this machine."""
+    base = facts.lineage.model
+    if base.revision is None:
+        raise PublishError(
+            f"an adapter is of no use without its base, and {base.name} is not on the Hub: "
+            "set train.lora.merge to true"
+        )
+    settings = json.loads(adapter.read_text(encoding="utf-8"))
+    settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def refuse_secrets_in_file(path: Path, name: str, token: str | None) -> None:
+    """Refuse a file with what looks like a token in its text or rows; weights hold neither."""
+    if path.suffix == ".parquet":
+        for row in read_rows(path):
+            for column, value in row.items():
+                refuse_secrets(value, f"{name}, column {column},", token)
+    elif path.suffix != ".safetensors":
+        refuse_secrets(path.read_text(encoding="utf-8", errors="replace"), name, token)
+
+
+def refuse_secrets(value: object, name: str, token: str | None) -> None:
+    """Refuse a value that holds what looks like a token, or this one, however deep."""
+    text = "\n".join(_texts(value))
+    if masked(text, token) != text:
+        raise PublishError(f"{name} holds what looks like a Hub token: take it out")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts in a value as they are: escaping would hide a token."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)

@@ -9,9 +9,8 @@ from published import LINEAGE, REPOS, lineage, said, scorecard
 from tiny import make_tiny_model
 
 from dpo_pipeline.hub import client, retries
-from dpo_pipeline.publishing.evidence import digest_evidence
+from dpo_pipeline.publishing.evidence import Proven, digest_evidence
 from dpo_pipeline.publishing.publish import publish
-from dpo_pipeline.publishing.records import Proven
 from dpo_pipeline.publishing.settings import PublishConfig
 
 
