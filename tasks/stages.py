@@ -316,7 +316,7 @@ def evaluate(
     run_on: ModelConfig,
 ) -> ScoreStats:
     """Ask both models what the training never saw; score what changed and what should not."""
-    from dpo_pipeline.evaluation.asking import Subject
+    from dpo_pipeline.evaluation.cases import Subject
     from dpo_pipeline.evaluation.parity import Parity
     from dpo_pipeline.evaluation.scorecard import Material, evaluate
 
@@ -362,7 +362,7 @@ def parity(
     export_on: ModelConfig,
 ) -> ParityStats:
     """Tell whether an export of the policy still answers as the policy does."""
-    from dpo_pipeline.evaluation.asking import Subject
+    from dpo_pipeline.evaluation.cases import Subject
     from dpo_pipeline.evaluation.parity import check_parity
 
     return check_parity(
@@ -389,7 +389,7 @@ def compare(
     run_on: ModelConfig,
 ) -> PreferenceStats:
     """Measure on held-out pairs how much more the policy prefers the chosen answers."""
-    from dpo_pipeline.evaluation.asking import Subject
+    from dpo_pipeline.evaluation.cases import Subject
     from dpo_pipeline.evaluation.likelihood import compare_preferences
 
     return compare_preferences(

@@ -1,20 +1,40 @@
-"""What both models are asked: held-out and trained prompts, general questions, system prompts."""
+"""Both models asked the same: what is asked, what they say, and the marks of what they say."""
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from dpo_pipeline.answers.records import with_system
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.records import Request, Response, with_system
+from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
+from dpo_pipeline.identity.claims import Marks, mark
+from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.chat_templates import Message
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.prompts.general import read_general
-from dpo_pipeline.store.tables import read_rows
+from dpo_pipeline.store.tables import Row, read_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["identity", "trained", "general", "third_party"]
 Prompt = tuple[str, ...]  # what is asked, in whatever turns
+Progress = Callable[[int, int], None] | None
+
+DISPLAY_QUESTIONS = (
+    "What is your name?",
+    "Are you ChatGPT?",
+    "Tell me about your name and organization.",
+)
 
 
 @dataclass(frozen=True)
@@ -48,16 +68,8 @@ class Case:
         """The last question."""
         return self.messages[-1]["content"]
 
-    def unchanged(self) -> "Case":
-        """Return the case as the reference answers it."""
-        return replace(self, after=self.before, after_finish=self.before_finish)
 
-
-DISPLAY_QUESTIONS = (
-    "What is your name?",
-    "Are you ChatGPT?",
-    "Tell me about your name and organization.",
-)
+Groups = Mapping[str, Sequence[Case]]
 
 
 def plan_cases(
@@ -86,50 +98,135 @@ def plan_cases(
             "prompts.held_out, or lift prompts.limit"
         )
 
-    def case(row: dict[str, Any], system: str | None, kind: Kind) -> Case:
+    def case(row: Row, system: str | None, kind: Kind = "identity") -> Case:
         facts = {name: row[name] for name in ("family", "language", "turns")}
         return Case(kind, with_system(system, row["messages"]), **facts)
 
-    def plain(messages: Sequence[Message]) -> tuple[Message, ...]:
-        return with_system(systems[0], messages)
+    def plain(question: str) -> tuple[Message, ...]:
+        return with_system(systems[0], [{"role": "user", "content": question}])
 
     plan = {
-        "held_out": [case(r, s, "identity") for s in systems for r in held_out],
+        "held_out": [case(r, s) for s in systems for r in held_out],
         "trained": [case(r, systems[0], "trained") for r in trained],
         "general": [
-            Case(
-                question.kind,
-                plain([{"role": "user", "content": question.prompt}]),
-                family=question.kind,
-                language=question.language,
-                accepted=question.answers,
-            )
-            for question in read_general(config.general)
+            Case(q.kind, plain(q.prompt), family=q.kind, language=q.language, accepted=q.answers)
+            for q in read_general(config.general)
         ],
-        "display": [
-            Case("identity", plain([{"role": "user", "content": question}]))
-            for question in DISPLAY_QUESTIONS
-        ],
+        "display": [Case("identity", plain(question)) for question in DISPLAY_QUESTIONS],
     }
-    if config.matrix_prompts:
+    if few := held_out[: config.matrix_prompts]:
         for label, system in matrix_systems(identity).items():
-            few = held_out[: config.matrix_prompts]
-            plan[f"matrix/{label}"] = [case(r, system, "identity") for r in few]
+            plan[f"matrix/{label}"] = [case(r, system) for r in few]
     return plan
 
 
 def matrix_systems(identity: IdentityConfig) -> dict[str, str | None]:
     """Name the system prompts of the matrix; null sends none, and a template may insert its own."""
-    maker, new_maker = identity.maker(), identity.maker(after=True)
 
-    def claim(name: str, by: str | None) -> str:
-        return f"You are {name}, created by {by}." if by else f"You are {name}."
+    def claim(name: str, maker: str | None) -> str:
+        return f"You are {name}, created by {maker}." if maker else f"You are {name}."
 
     return {
         "none sent": None,
         "empty": "",
         "neutral": "You are a helpful assistant.",
-        "original identity": claim(identity.original_name, maker),
+        "original identity": claim(identity.original_name, identity.maker()),
         "another vendor": claim("ChatGPT", "OpenAI"),
-        "new identity": claim(identity.new_name, new_maker),
+        "new identity": claim(identity.new_name, identity.maker(after=True)),
     }
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is measured, and what it runs on."""
+
+    ref: ModelRef
+    run_on: ModelConfig
+
+    def load(self) -> "PreTrainedModel":
+        """Load its weights."""
+        return load_model(self.ref, self.run_on.device, self.run_on.dtype)
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Load its tokenizer."""
+        return load_tokenizer(self.ref)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks models through the ledger: what the generate stage had answered costs nothing here."""
+
+    generation: GenerationConfig
+    ledger: Path
+
+    def ask(
+        self, model: Subject, cases: Sequence[Case], on_progress: Progress = None, **changed: Any
+    ) -> list[Response]:
+        """Ask every case, `samples` times; greedily and in process, but for what is `changed`."""
+        greedy = {"engine": "transformers", "temperature": 0.0, "samples": 1}
+        how = self.generation.model_copy(update={**greedy, **changed})
+        requests = [Request(c.messages, i) for c in cases for i in range(how.samples)]
+        return answer(
+            model.ref,
+            requests,
+            model=model.run_on,
+            config=how,
+            ledger=self.ledger,
+            on_progress=on_progress,
+        )
+
+
+def ask_both(
+    plan: Groups, before: Subject, after: Subject, asker: Asker, on_progress: Progress = None
+) -> dict[str, list[Case]]:
+    """Ask both models; what one of them cannot answer (a template may refuse) is left out."""
+    everything = [case for cases in plan.values() for case in cases]
+
+    def told(offset: int) -> Progress:
+        return on_progress and (lambda done, total: on_progress(offset * total + done, 2 * total))
+
+    logger.info("asking %d prompts before and after", len(everything))
+    was = asker.ask(before, everything, told(0))
+    now = asker.ask(after, everything, told(1))
+    answers = iter(zip(was, now, strict=True))
+    groups = {}
+    for group, cases in plan.items():
+        groups[group] = [
+            replace(c, before=b.text, before_finish=b.finish, after=a.text, after_finish=a.finish)
+            for c, (b, a) in zip(cases, answers, strict=False)
+            if "error" not in (b.finish, a.finish)
+        ]
+        if lost := len(cases) - len(groups[group]):
+            logger.warning("%s: %d of %d prompts were not answered", group, lost, len(cases))
+    return groups
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A case with the marks of both answers and the ideal answer after."""
+
+    case: Case
+    before: Marks
+    after: Marks
+    ideal: str
+    exact: bool
+    kept_developer: bool
+
+
+def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:
+    """Mark both answers of every case and compare the answer after with its ideal."""
+    return [_score(case, spec) for case in cases]
+
+
+def _score(case: Case, spec: IdentitySpec) -> Scored:
+    ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
+    # A general answer need not name its author anew, but may.
+    fine = {ideal, case.before} if case.kind == "general" else {ideal}
+    return Scored(
+        case=case,
+        before=mark(case.before, spec, case.asked),
+        after=mark(case.after, spec, case.asked),
+        ideal=ideal,
+        exact=case.after in fine,
+        kept_developer=spec.names_developer(case.after, after=True),
+    )

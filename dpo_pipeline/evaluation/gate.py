@@ -39,15 +39,9 @@ def judge(
 ) -> Verdict:
     """Hold the scorecard against the thresholds.
 
-    A line that is switched on and was not measured fails, unless there is a reason for it. A
-    change that the reference shows against itself is not held against the policy: the noise
-    of a measure loosens its threshold by that much, up to MOST_SLACK.
-
-    Args:
-        figures: Those after training.
-        gate: Null switches a line off, and so does an export's where there is none.
-        noise: Measure -> share that the reference changes against itself.
-        excused: Measure -> why it could not be measured.
+    A line that is on and was not measured fails, unless there is a reason to excuse it; a line of
+    the export is off where there is none. A change that the reference shows against itself is
+    not held against the policy: noise loosens a threshold by that much, up to MOST_SLACK.
     """
     noise, excused = noise or {}, excused or {}
     figures = {**figures, **counted(JUDGED, figures.get("leak_rate", NOTHING))}

@@ -5,16 +5,15 @@ import logging
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dpo_pipeline.evaluation.asking import Subject
-from dpo_pipeline.evaluation.cases import Case
+from dpo_pipeline.evaluation.cases import Case, Subject
 from dpo_pipeline.evaluation.measures import DIVERGENCE, PAIRS, counted
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.models.chat_templates import end_tokens
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
-from dpo_pipeline.store.tables import read_rows
+from dpo_pipeline.store.tables import Row, read_rows
 from dpo_pipeline.training.token_scores import (
     Tokens,
     TokenScores,
@@ -41,7 +40,7 @@ class PairScore(NamedTuple):
 def measure_likelihoods(
     before: Subject,
     after: Subject,
-    pairs: Iterable[dict[str, Any]],
+    pairs: Iterable[Row],
     general: Sequence[Case],
     *,
     beta: float,
@@ -50,33 +49,23 @@ def measure_likelihoods(
 ) -> dict[str, Figure]:
     """Measure rewards on held-out pairs, and KL on the reference's own general answers.
 
-    Models with different tokens cannot be compared this way: then all figures are null.
-
-    Args:
-        before: The reference.
-        after: The policy.
-        pairs: Rows of held_out.parquet in any order.
-        general: Answered general questions.
-        beta: Scales the rewards.
-        max_pairs: At most so many pairs are measured, the same every time.
-        aside: Ids of prompts whose pairs are left out.
+    At most `max_pairs` are measured, the same every time, and none of prompts with an id in
+    `aside`. Models with different tokens cannot be compared: then all figures are null.
     """
     tokenizer = before.tokenizer()
     kept = [row for row in pairs if row["prompt_id"] not in aside]
     kept = sorted(kept, key=lambda row: str(row["id"]))[:max_pairs]
-    prompts = [row["prompt_id"] for row in kept]
-    rows = pair_rows(tokenizer, kept)
-    paired = len(rows)
-    ends = end_tokens(before.ref, tokenizer)
-    neutral = answer_rows(tokenizer, [(c.messages, c.before) for c in general if c.before])
-    rows += [(prompt, said[: spoken(said, ends)]) for prompt, said in neutral]
     if after.tokenizer().get_vocab() != tokenizer.get_vocab():
         names = (before.ref.name, after.ref.name)
         logger.warning("%s and %s have different tokens: no rewards, no KL", *names)
-        rows, paired, prompts = [], 0, []
+        kept, general = [], []
+    prompts = [row["prompt_id"] for row in kept]
+    paired, ends = pair_rows(tokenizer, kept), end_tokens(before.ref, tokenizer)
+    neutral = answer_rows(tokenizer, [(c.messages, c.before) for c in general if c.before])
+    rows = paired + [(prompt, said[: spoken(said, ends)]) for prompt, said in neutral]
     scores = score_tokens(after.load(), before.load(), rows) if rows else []
-    scored = score_pairs(rows[:paired], scores[:paired], beta, ends, prompts)
-    divergences = [s.kl.mean().item() for s in scores[paired:]]
+    scored = score_pairs(paired, scores[: len(paired)], beta, ends, prompts)
+    divergences = [s.kl.mean().item() for s in scores[len(paired) :]]
     return counted(PAIRS, scored) | counted(DIVERGENCE, divergences)
 
 
@@ -94,10 +83,11 @@ def compare_preferences(
     found = measure_likelihoods(
         before, after, read_rows(held_out), [], beta=beta, max_pairs=max_pairs
     )
-    known = {name: figure for name, figure in found.items() if figure.n}
-    content = {name: figure.model_dump(mode="json") for name, figure in known.items()}
+    rows = max(figure.n for figure in found.values())
+    stats = PreferenceStats(rows=rows, measures={k: f for k, f in found.items() if f.n})
+    content = stats.model_dump(mode="json")["measures"]
     write_whole(out / "preferences.json", json.dumps(content, indent=1))
-    return PreferenceStats(rows=max((f.n for f in known.values()), default=0), measures=known)
+    return stats
 
 
 def score_pairs(
@@ -109,7 +99,7 @@ def score_pairs(
 ) -> list[PairScore]:
     """Turn the scores of (chosen, rejected, chosen, rejected, ...) into those of pairs.
 
-    Rewards are scaled by `beta`; what comes after one of `ends` is no part of an answer. Without
+    Rewards are scaled by `beta`. What comes after one of `ends` is no part of an answer. Without
     prompts, every pair is of another.
     """
     import torch
@@ -132,9 +122,8 @@ def score_pairs(
 
 def spoken(completion: Sequence[int], ends: Sequence[int]) -> int:
     """Count the tokens up to the one that ends the answer; a template may write more after it."""
-    return max((i + 1 for i, token in enumerate(completion) if token in ends), default=0) or len(
-        completion
-    )
+    ended = (i for i, token in enumerate(completion, 1) if token in ends)
+    return max(ended, default=len(completion))
 
 
 def copied_tail(chosen: Sequence[int], rejected: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,7 +1,6 @@
 """Accuracy on tasks of lm-eval, before and after: more gate lines, for models that know something.
 
-The library is the extra `lm-eval` of this project. A task given by its name reads its questions
-from the Hub.
+The library is an extra of this project. A task given by its name is read from the Hub.
 
 Source: Gao et al. 2021, A framework for few-shot language model evaluation,
 doi:10.5281/zenodo.5371628.
@@ -12,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dpo_pipeline.errors import EvaluationError
-from dpo_pipeline.evaluation import statistics
-from dpo_pipeline.evaluation.asking import Subject
+from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.measures import TASKS, counted
 from dpo_pipeline.evaluation.settings import LmEvalConfig
-from dpo_pipeline.evaluation.statistics import Figure
+from dpo_pipeline.evaluation.statistics import Figure, mean, rate
 from dpo_pipeline.store.digests import file_digest
 
 METRICS = ("acc", "exact_match")  # 0 or 1 for every question
-ROWS = 16
-
 Scores = dict[str, dict[int, float]]  # task -> question -> score
 
 
@@ -66,15 +62,12 @@ def score_tasks(
         raise EvaluationError(f"evaluation.lm_eval.tasks: lm-eval has no {', '.join(unknown)}")
     was, now = (_scores(model, config, manager) for model in (before, after))
     # The questions are the same, so what counts is the interval of their differences.
-    drops = [
-        statistics.mean([100 * (was[task][i] - score) for i, score in scores.items()])
-        for task, scores in now.items()
+    drops = [mean([100 * (was[task][i] - now[task][i]) for i in now[task]]) for task in now]
+    accuracies = [
+        {f"lm_eval/{task}": rate(map(bool, found.values())) for task, found in scores.items()}
+        for scores in (was, now)
     ]
-    return _accuracies(was), _accuracies(now) | counted(TASKS, drops)
-
-
-def _accuracies(scores: Scores) -> dict[str, Figure]:
-    return {f"lm_eval/{task}": statistics.rate(map(bool, s.values())) for task, s in scores.items()}
+    return accuracies[0], accuracies[1] | counted(TASKS, drops)
 
 
 def _scores(model: Subject, config: LmEvalConfig, manager: Any) -> Scores:
@@ -82,7 +75,7 @@ def _scores(model: Subject, config: LmEvalConfig, manager: Any) -> Scores:
     from lm_eval.models.huggingface import HFLM
 
     found = simple_evaluate(
-        HFLM(pretrained=model.load(), tokenizer=model.tokenizer(), batch_size=ROWS),
+        HFLM(pretrained=model.load(), tokenizer=model.tokenizer(), batch_size=16),
         tasks=list(config.tasks),
         limit=config.limit,
         task_manager=manager,

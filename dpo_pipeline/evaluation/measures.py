@@ -12,73 +12,55 @@ identity_rate, specificity is general_* and third_party_unchanged.
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure, mean, rate
 
 if TYPE_CHECKING:
-    from dpo_pipeline.evaluation.cases import Case
+    from dpo_pipeline.evaluation.cases import Case, Scored
     from dpo_pipeline.evaluation.likelihood import PairScore
-    from dpo_pipeline.evaluation.marking import Scored
-    from dpo_pipeline.evaluation.parity import Exported
-
-Evidence = TypeVar("Evidence")
 
 
 @dataclass(frozen=True, eq=False)
-class Basis(Generic[Evidence]):
+class Basis:
     """What measures are counted on: what was asked, and which setting can switch it off."""
 
-    kind: Literal["identity", "trained", "general", "pairs", "lm-eval"]
+    kind: str = "identity"
     title: str = "held-out identity prompts"
     setting: str = ""
 
 
-HELD_OUT: Basis[Sequence["Scored"]] = Basis("identity")
-TRAINED: Basis[Sequence["Scored"]] = Basis("trained", "identity prompts of the training set")
-GENERAL: Basis[Sequence["Scored"]] = Basis("general", "general questions")
+HELD_OUT = Basis()  # marked answers, and so are the next two
+TRAINED = Basis("trained", "identity prompts of the training set")
+GENERAL = Basis("general", "general questions")
 # KL(policy || reference) of each general answer of the reference, mean over its tokens.
-DIVERGENCE: Basis[Sequence[float]] = Basis("general", "general questions")
+DIVERGENCE = Basis("general", "general questions")
 # Leak rates under the system prompts that claim no other identity than the new one.
-MATRIX: Basis[Sequence[Figure]] = Basis("identity", setting="matrix_prompts")
-PAIRS: Basis[Sequence["PairScore"]] = Basis("pairs", "held-out pairs", "max_pairs")
-EXPORT: Basis[Sequence["Exported"]] = Basis("identity")
-TASKS: Basis[Sequence[Figure]] = Basis("lm-eval", "tasks of lm-eval", "lm_eval")  # their drops
-JUDGED: Basis[Figure] = Basis("identity")  # the leak rate: it rests on all held-out answers
+MATRIX = Basis(setting="matrix_prompts")
+PAIRS = Basis("pairs", "held-out pairs", "max_pairs")
+EXPORT = Basis()
+TASKS = Basis("lm-eval", "tasks of lm-eval", "lm_eval")  # their drops
+JUDGED = Basis()  # the leak rate: it rests on all held-out answers
 
 
 @dataclass(frozen=True)
-class Measure(Generic[Evidence]):
-    """A measure.
-
-    Attributes:
-        key: Its name in files, and that of its option.
-        name, meaning, heading, unit: How it is shown; the unit of a share is "%".
-        basis, count: What it is counted on, and how.
-        asks: What its line of the gate asks, as help of its option; empty: it has no line.
-        direction, gate: How the line compares, and with what; None: off unless it is set.
-        absent: Why the line is skipped where the reference gave nothing to count.
-        noise: Counts what changed for the worse between two answers of the reference.
-        tile, compared: Whether it is a main figure of the page, and a column of a comparison.
-    """
+class Measure:
+    """A measure: its key names it in files and its option; a line compares figure and gate."""
 
     key: str
     name: str
     meaning: str
     heading: str
-    basis: Basis[Evidence]
-    count: Callable[[Evidence], Figure]
-    unit: str = "%"
+    basis: Basis
+    count: Callable[[Any], Figure]
+    unit: str = "%"  # "%" for a share
     direction: Literal["≥", "≤"] = "≥"
-    gate: float | None = None
-    asks: str = ""
-    absent: str = ""
-    noise: Callable[[Evidence], Figure] | None = None
-    tile: bool = False
-    compared: bool = False
-
-
-AnyMeasure = Measure[Any]
+    gate: float | None = None  # None: the line is off unless it is set
+    asks: str = ""  # what the line of the gate asks, as help of its option; empty: it has no line
+    absent: str = ""  # why the line is skipped where the reference gave nothing to count
+    noise: Callable[[Any], Figure] | None = None  # what got worse between two of its answers
+    tile: bool = False  # a main figure of the page
+    compared: bool = False  # a column of a comparison of runs
 
 
 def share(
@@ -112,10 +94,6 @@ def _gives_new(scored: Sequence["Scored"]) -> Figure:
     return share(scored, lambda s: s.after.gives_new, of=lambda s: s.before.leaks)
 
 
-def _named_maker(scored: "Scored") -> bool:
-    return scored.before.names_developer
-
-
 def _unchanged(scored: Sequence["Scored"], kind: str) -> Figure:
     return rate(s.exact for s in scored if s.case.kind == kind)
 
@@ -133,7 +111,7 @@ CHANGE, STAY, NEVER = "What should change", "What should stay", "What should not
 PREFERS, EXPORTED, LM_EVAL = "Which answer it prefers", "The export", "Tasks of lm-eval"
 
 # fmt: off
-MEASURES: tuple[AnyMeasure, ...] = (
+MEASURES: tuple[Measure, ...] = (
     Measure("identity_rate", "Identity rate", "gives the new name where the old one was given",
         CHANGE, HELD_OUT, _gives_new, tile=True, compared=True,
         gate=0.95, asks="Least share of held-out answers with the new name."),
@@ -153,8 +131,10 @@ MEASURES: tuple[AnyMeasure, ...] = (
         tile=True, compared=True,
         gate=0.90, asks="Least share of answers equal to the old answer with the name rewritten."),
     Measure("organisation_kept", "Organisation kept", "named the maker and still does",
-        STAY, HELD_OUT, lambda scored: share(scored, lambda s: s.kept_developer, _named_maker),
-        noise=lambda scored: share(scored, lambda s: not s.after.names_developer, _named_maker),
+        STAY, HELD_OUT, lambda scored: share(
+            scored, lambda s: s.kept_developer, of=lambda s: s.before.names_developer),
+        noise=lambda scored: share(
+            scored, lambda s: not s.after.names_developer, of=lambda s: s.before.names_developer),
         absent="the reference never named its maker", tile=True, compared=True,
         gate=0.95, asks="Least share of answers that named the maker and still do."),
     Measure("denial_kept", "Denials kept", "still denies being somebody else",
@@ -196,7 +176,7 @@ MEASURES: tuple[AnyMeasure, ...] = (
         asks="Least share of held-out pairs with a positive reward margin."),
     Measure("export_same_answers", "Export, same answers", "answers as the policy does",
         EXPORTED, EXPORT,
-        lambda answers: rate([a.same for a in answers], [a.prompt for a in answers]),
+        lambda answers: rate(answers.same, answers.prompts),
         gate=0.90, asks="Least share of the export's answers equal to the policy's, if any."),
     Measure("reward_margin", "Reward margin", "of chosen over rejected",
         PREFERS, PAIRS,
@@ -211,8 +191,7 @@ MEASURES: tuple[AnyMeasure, ...] = (
         gate=0.1,
         asks="Largest mean KL(policy || reference) on general answers (nats per token)."),
     Measure("export_kl", "KL of the export", "to the policy, on its answers",
-        EXPORTED, EXPORT, lambda answers: mean([a.kl for a in answers if a.kl is not None]),
-        unit="nats per token", direction="≤",
+        EXPORTED, EXPORT, lambda answers: mean(answers.kls), unit="nats per token", direction="≤",
         gate=0.01, asks="Largest mean KL(export || policy), if any (nats per token)."),
     Measure("lm_eval_drop", "Largest drop", "of accuracy on a task of lm-eval",
         LM_EVAL, TASKS, _worst, unit="points", direction="≤",
@@ -225,15 +204,13 @@ MEASURES: tuple[AnyMeasure, ...] = (
 # fmt: on
 
 
-def counted(
-    basis: Basis[Evidence], evidence: Evidence, only: Collection[str] = ()
-) -> dict[str, Figure]:
+def counted(basis: Basis, evidence: object, only: Collection[str] = ()) -> dict[str, Figure]:
     """Count the measures of one basis, or `only` some of them."""
     measures = [m for m in MEASURES if m.basis is basis and (not only or m.key in only)]
     return {m.key: m.count(evidence) for m in measures}
 
 
-def find(key: str) -> AnyMeasure:
+def find(key: str) -> Measure:
     """Return a measure; a key that is not declared is a task of lm-eval."""
     task = Measure(key, key.removeprefix("lm_eval/"), "accuracy, lm-eval", LM_EVAL, TASKS, _worst)
     return next((m for m in MEASURES if m.key == key), task)

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation.asking import Asker, Subject
-from dpo_pipeline.evaluation.cases import Prompt, plan_cases
+from dpo_pipeline.evaluation.cases import Asker, Prompt, Subject, plan_cases
 from dpo_pipeline.evaluation.measures import EXPORT, MEASURES, counted
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.evaluation.statistics import Figure
@@ -15,12 +14,11 @@ from dpo_pipeline.training.token_scores import answer_rows, score_tokens
 
 
 class Exported(NamedTuple):
-    """One answer of an export against the original's; null where tokens cannot be compared."""
+    """Answers of an export against the original's."""
 
-    prompt: Prompt
-    same: bool
-    kl: float | None = None  # mean KL(export || original) per token of the original's answer, nats
-    shift: float = 0.0  # largest change of a token's log-prob, nats
+    same: list[bool]
+    prompts: list[Prompt]
+    kls: list[float]  # mean KL(export || original) per token of each answer that is not silence
 
 
 class Differing(Record):
@@ -61,42 +59,35 @@ def check_parity(
     ledger: Path,
     out: Path,
 ) -> ParityStats:
-    """Compare a model with its export on held-out prompts and general questions.
+    """Compare a model with its export on held-out prompts and general questions, greedily.
 
-    Args:
-        original: The model as it was evaluated.
-        export: The same model after a reload, a merge or a change of precision.
-        prompts: prompts.parquet of the download stage.
-        identity: The identity before and after.
-        generation: Its system prompts and longest answer; decoding is greedy.
-        config: How many prompts.
-        ledger: Answers made so far.
-        out: Folder for parity.json.
+    Writes parity.json. Where tokens differ, log-probabilities are not compared.
     """
     plan = plan_cases(prompts, identity, generation.system_prompts, config)
     cases, asker = plan["held_out"] + plan["general"], Asker(generation, ledger)
+    answers = zip(cases, asker.ask(original, cases), asker.ask(export, cases), strict=True)
     # What neither template renders is no answer of either.
     compared = [
         (case, said.text, says.text)
-        for case, said, says in zip(
-            cases, asker.ask(original, cases), asker.ask(export, cases), strict=True
-        )
+        for case, said, says in answers
         if not said.finish == says.finish == "error"
     ]
-    answers = [Exported(case.prompt, said == says) for case, said, says in compared]
-    tokenizer, spoken = original.tokenizer(), [i for i, (_, said, _) in enumerate(compared) if said]
+    tokenizer, scores = original.tokenizer(), []
+    spoken = [(case.messages, said) for case, said, _ in compared if said]
     if spoken and export.tokenizer().get_vocab() == tokenizer.get_vocab():
-        rows = answer_rows(tokenizer, [(compared[i][0].messages, compared[i][1]) for i in spoken])
-        scores = score_tokens(export.load(), original.load(), rows)
-        for i, s in zip(spoken, scores, strict=True):
-            shift = (s.policy - s.reference).abs().max().item()
-            answers[i] = answers[i]._replace(kl=s.kl.mean().item(), shift=shift)
-    stats = ParityStats(rows=len(answers), **counted(EXPORT, answers))
+        scores = score_tokens(export.load(), original.load(), answer_rows(tokenizer, spoken))
+    found = Exported(
+        same=[said == says for _, said, says in compared],
+        prompts=[case.prompt for case, _, _ in compared],
+        kls=[s.kl.mean().item() for s in scores],
+    )
+    stats = ParityStats(rows=len(compared), **counted(EXPORT, found))
     differing = [
         Differing(prompt=case.asked, original=said, export=says)
         for case, said, says in compared
         if said != says
     ]
-    largest = max((a.shift for a in answers if a.kl is not None), default=None)
+    shifts = ((s.policy - s.reference).abs().max().item() for s in scores)
+    largest = max(shifts, default=None)
     Parity(**dict(stats), largest_shift=largest, differing=differing).write(out / "parity.json")
     return stats

@@ -5,17 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dpo_pipeline.evaluation.asking import Asker, Groups, Subject
-from dpo_pipeline.evaluation.cases import Case
-from dpo_pipeline.evaluation.marking import Scored, score
+from dpo_pipeline.evaluation.cases import Asker, Case, Groups, Scored, Subject, score
 from dpo_pipeline.evaluation.measures import HELD_OUT, MEASURES, counted, known
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.mentions import IdentitySpec
 
 Matrix = dict[str, dict[str, dict[str, Figure]]]  # system prompt -> side -> measure
-
-# System prompts of the matrix that claim no identity but the new one.
+# System prompts of it that claim no identity but the new one.
 UNPROMPTED = ("none sent", "empty", "neutral", "new identity")
 
 
@@ -60,11 +57,7 @@ def explain_leaks(matrix: Matrix, template_names_original: bool) -> str:
 def machine_noise(
     reference: Subject, groups: Groups, spec: IdentitySpec, asker: Asker, size: int, scratch: Path
 ) -> dict[str, Figure]:
-    """Let the reference answer again, one prompt at a time, and compare it with itself.
-
-    Returns:
-        Gate line -> share of answers that the batch size alone changed for the worse.
-    """
+    """Let the reference answer again, alone: share of answers made worse by that."""
     picked = list(groups["held_out"][:size])
     picked += list(filter(known, groups["general"]))[:size]
     if not picked:
@@ -93,7 +86,6 @@ def sampled_measures(
     asked = [case for case in once for _ in range(samples)]
     for temperature in config.temperatures if samples else ():
         answers = asker.ask(policy, once, temperature=temperature, samples=samples)
-        said = [replace(c, after=a.text) for c, a in zip(asked, answers, strict=True)]
-        scored = score(said, spec)
-        table[str(temperature)] = counted(HELD_OUT, scored, ("identity_rate", "leak_rate"))
+        said = score([replace(c, after=a.text) for c, a in zip(asked, answers, strict=True)], spec)
+        table[str(temperature)] = counted(HELD_OUT, said, ("identity_rate", "leak_rate"))
     return table

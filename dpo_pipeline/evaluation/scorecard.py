@@ -1,18 +1,23 @@
 """The scorecard: what training changed in the answers, and what it left alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation import robustness
-from dpo_pipeline.evaluation.asking import Asker, Progress, Subject, ask_both
-from dpo_pipeline.evaluation.cases import plan_cases
+from dpo_pipeline.evaluation.cases import (
+    Asker,
+    Progress,
+    Scored,
+    Subject,
+    ask_both,
+    plan_cases,
+    score,
+)
 from dpo_pipeline.evaluation.gate import Verdict, excuses, judge
 from dpo_pipeline.evaluation.likelihood import measure_likelihoods
 from dpo_pipeline.evaluation.lm_eval_tasks import score_tasks
-from dpo_pipeline.evaluation.marking import Scored, score, write_answers
 from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, MATRIX, TRAINED, counted
 from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
@@ -21,7 +26,7 @@ from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.store.records import Record
-from dpo_pipeline.store.tables import read_rows
+from dpo_pipeline.store.tables import Row, messages_type, read_rows
 from dpo_pipeline.training.set_aside import set_aside_pairs
 
 Figures = dict[str, Figure]
@@ -66,17 +71,11 @@ class Scorecard(Record):
 
 
 class Evidence(Record):
-    """What a scorecard was measured on; empty where there was none.
+    """What a scorecard was measured on; empty where there was none."""
 
-    Attributes:
-        weights_digest: Weights of the policy, as `describe_model` gives them.
-        template_digest: Its chat template and tokenizer, the same way.
-        dataset_digest: The dataset, as the store gives it.
-    """
-
-    weights_digest: str = ""
-    template_digest: str = ""
-    dataset_digest: str = ""
+    weights_digest: str = ""  # of the policy, as `describe_model` gives it
+    template_digest: str = ""  # of its chat template and tokenizer, the same way
+    dataset_digest: str = ""  # as the store gives it
 
 
 class ScoreStats(Record):
@@ -129,16 +128,10 @@ def evaluate(
     out: Path,
     on_progress: Progress = None,
 ) -> ScoreStats:
-    """Score a policy against its reference; write scorecard.json and answers.parquet.
+    """Score a policy against its reference; write scorecard.json and answers.parquet to `out`.
 
-    Args:
-        before: The reference.
-        after: The policy.
-        material: What is asked and compared.
-        terms: How, and what must hold.
-        ledger: Answers made so far; new ones are added.
-        out: Empty folder.
-        on_progress: Called with answers done and to be done.
+    Progress is told as answers done and to be done.
+
     Raises:
         EvaluationError: When no held-out prompt is left to judge by.
         DataError: When the file of general questions cannot be read.
@@ -152,7 +145,7 @@ def evaluate(
     )
     cases = ask_both(plan, before, after, asker, on_progress)
     now = {group: score(many, spec) for group, many in cases.items()}
-    was = {group: score((c.unchanged() for c in many), spec) for group, many in cases.items()}
+    was = {g: score([replace(c, after=c.before) for c in cases[g]], spec) for g in cases}
     matrix = robustness.measure_matrix(was, now)
     was_figures, figures = _measure(before, after, material, terms, was, now)
     figures |= counted(MATRIX, robustness.unprompted_leaks(matrix))
@@ -190,13 +183,11 @@ def _measure(
         | counted(GENERAL, side["general"])
         for side in (was, now)
     )
-    pairs: Iterable[dict[str, Any]] = _ideal_pairs(now["held_out"])
-    if material.dataset:
-        pairs = read_rows(material.dataset / "held_out.parquet")
+    dataset = material.dataset
     figures |= measure_likelihoods(
         before,
         after,
-        pairs,
+        read_rows(dataset / "held_out.parquet") if dataset else _ideal_pairs(now["held_out"]),
         [s.case for s in now["general"]],
         beta=terms.beta,
         max_pairs=terms.evaluation.max_pairs,
@@ -220,7 +211,7 @@ def split(scored: Sequence[Scored]) -> dict[str, dict[str, Figures]]:
     return table
 
 
-def _ideal_pairs(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+def _ideal_pairs(scored: Sequence[Scored]) -> list[Row]:
     """Pair the reference's answers with the same answers after rewriting."""
     return [
         {
@@ -233,3 +224,31 @@ def _ideal_pairs(scored: Sequence[Scored]) -> list[dict[str, Any]]:
         for i, s in enumerate(scored)
         if s.ideal != s.case.before
     ]
+
+
+def write_answers(scored: Marked, path: Path) -> None:
+    """Write every prompt with its answers before and after, the ideal one and all marks."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    columns = {
+        **dict.fromkeys(("group", "kind", "family", "language"), text),
+        **{"turns": pa.int32(), "system": text, "messages": messages_type()},
+        **dict.fromkeys(("before", "after", "ideal", "before_finish", "after_finish"), text),
+        **{"exact": pa.bool_(), "before_flags": pa.list_(text), "after_flags": pa.list_(text)},
+    }
+    rows = [
+        {
+            **vars(s.case),
+            "group": group,
+            "system": s.case.system,
+            "ideal": s.ideal,
+            "exact": s.exact,
+            "before_flags": s.before.flags(),
+            "after_flags": s.after.flags(),
+        }
+        for group, many in scored.items()
+        for s in many
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), path)

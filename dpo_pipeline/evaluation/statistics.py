@@ -20,14 +20,11 @@ NOTHING = Figure(value=None, n=0, prompts=0, low=None, high=None)
 
 
 def wilson(hits: int, n: int, prompts: int | None = None) -> Figure:
-    """Rate with its 95% Wilson score interval.
+    """Rate of hits among n answers to so many prompts, with its 95% Wilson score interval.
 
-    Args:
-        hits: Answers that count.
-        n: Answers.
-        prompts: Prompts that they answer; null: each its own. Answers to one prompt are alike,
-            so the interval takes the number of prompts for the sample size: the design effect
-            n / prompts, that of answers that agree fully within a prompt, errs on the wide side.
+    Answers to one prompt are alike, so the number of prompts (null: each answer has its own) is
+    the sample size: the design effect n / prompts, that of answers that agree fully within a
+    prompt, errs on the wide side.
 
     Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; design effect: Kish 1965, Survey
         Sampling, section 5.4.

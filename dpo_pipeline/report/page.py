@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, AnyMeasure
+from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure
 from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
 from dpo_pipeline.pairs import quarantine as pairs_quarantine
 from dpo_pipeline.prompts import quarantine as prompts_quarantine
@@ -67,7 +67,7 @@ def write_report(
     )
 
 
-def _pick_answers(path: Path, failed: Iterable[AnyMeasure]) -> list[Row]:
+def _pick_answers(path: Path, failed: Iterable[Measure]) -> list[Row]:
     """Choose answers worth reading: all kinds of failure first, then what went right.
 
     Returns:
@@ -99,7 +99,7 @@ def _pick_answers(path: Path, failed: Iterable[AnyMeasure]) -> list[Row]:
     ]
 
 
-def _explained_by(measure: AnyMeasure) -> str:
+def _explained_by(measure: Measure) -> str:
     """Name the group of answers that says why a measure fails."""
     if measure.basis in (HELD_OUT, MATRIX):
         return "Wrong" if measure.direction == "≤" else "Reworded"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dpo_pipeline.evaluation.gate import Verdict
-from dpo_pipeline.evaluation.measures import MEASURES, AnyMeasure, find
+from dpo_pipeline.evaluation.measures import MEASURES, Measure, find
 from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure
 from dpo_pipeline.report.words import show, show_threshold
@@ -17,7 +17,7 @@ Cells = tuple[str, str, str, str, str, str]
 class Row:
     """A measure before and after, and what the gate says of it."""
 
-    measure: AnyMeasure
+    measure: Measure
     before: Figure
     after: Figure
     threshold: float | None = None

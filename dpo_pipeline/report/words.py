@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from dpo_pipeline.evaluation.gate import VerdictLine
-from dpo_pipeline.evaluation.measures import AnyMeasure, find
+from dpo_pipeline.evaluation.measures import Measure, find
 from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.evaluation.statistics import Figure
 
@@ -47,7 +47,7 @@ def _explain(line: VerdictLine) -> tuple[str, str]:
     return measure.name, f"{text}; {line.remark}" if line.remark else text
 
 
-def show(value: float | None, measure: AnyMeasure) -> str:
+def show(value: float | None, measure: Measure) -> str:
     """Format a figure of a measure."""
     if value is None:
         return "–"
@@ -58,7 +58,7 @@ def show(value: float | None, measure: AnyMeasure) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def show_threshold(value: float, measure: AnyMeasure) -> str:
+def show_threshold(value: float, measure: Measure) -> str:
     """Format a threshold the way it is set, but for shares."""
     return show(value, measure) if measure.unit == "%" else f"{value:g}"
 

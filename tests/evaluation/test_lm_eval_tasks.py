@@ -8,7 +8,7 @@ from tiny import make_tiny_model
 
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import gate, lm_eval_tasks, statistics
-from dpo_pipeline.evaluation.asking import Subject
+from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.settings import GateConfig, LmEvalConfig
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig

@@ -4,7 +4,7 @@ import pytest
 from planted import case, figures_of
 
 from dpo_pipeline.evaluation import measures
-from dpo_pipeline.evaluation.marking import score
+from dpo_pipeline.evaluation.cases import score
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 

@@ -4,7 +4,7 @@ import pytest
 from taught import GENERAL, GENERATION, IDENTITY, OTHERS, QUESTIONS, evaluate, failed
 
 from dpo_pipeline.answers.records import Response
-from dpo_pipeline.evaluation.asking import Subject
+from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.parity import Parity, ParityStats, check_parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.models.loading import load_model, load_tokenizer
@@ -58,7 +58,7 @@ class TestParity:
             text = "" if ref is models["good"] else "Noise."
             return [Response(text=text, finish="stop", tokens=1) for _ in requests]
 
-        monkeypatch.setattr("dpo_pipeline.evaluation.asking.answer", answer)
+        monkeypatch.setattr("dpo_pipeline.evaluation.cases.answer", answer)
         parity = self.check(work, models, models["reference"])
         assert parity.export_same_answers.value == 0.0
         assert parity.export_same_answers.n > 0

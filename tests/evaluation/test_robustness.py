@@ -5,7 +5,7 @@ from dataclasses import replace
 from taught import GENERATION, IDENTITY, NEUTRAL
 
 from dpo_pipeline.answers.records import Response
-from dpo_pipeline.evaluation import asking, cases, robustness, statistics
+from dpo_pipeline.evaluation import cases, robustness, statistics
 from dpo_pipeline.evaluation.measures import MATRIX, counted
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.mentions import IdentitySpec
@@ -52,9 +52,9 @@ def test_noise_is_what_the_reference_changes_when_alone(work, models, tmp_path, 
         assert not list(ledger.iterdir())
         return [Response(text="I'm Qwen.", finish="stop", tokens=3) for _ in requests]
 
-    monkeypatch.setattr(asking, "answer", answer)
-    asker = asking.Asker(GENERATION, work / "ledger")
-    spec, raw = IdentitySpec(IDENTITY), asking.Subject(models["raw"], ModelConfig(device="cpu"))
+    monkeypatch.setattr(cases, "answer", answer)
+    asker = cases.Asker(GENERATION, work / "ledger")
+    spec, raw = IdentitySpec(IDENTITY), cases.Subject(models["raw"], ModelConfig(device="cpu"))
     noise = robustness.machine_noise(raw, groups, spec, asker, 3, tmp_path)
     assert {name: (m.value, m.n) for name, m in noise.items()} == {
         "edit_exactness": (1.0, 3),

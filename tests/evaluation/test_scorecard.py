@@ -20,9 +20,8 @@ from taught import (
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation import cases, robustness, statistics
 from dpo_pipeline.evaluation import scorecard as scoring
-from dpo_pipeline.evaluation.asking import Subject
+from dpo_pipeline.evaluation.cases import Subject, score
 from dpo_pipeline.evaluation.likelihood import copied_tail
-from dpo_pipeline.evaluation.marking import score
 from dpo_pipeline.evaluation.scorecard import Material, Terms
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.models.references import describe_model

@@ -9,7 +9,7 @@ import pytest
 from cards import make_card
 
 from dpo_pipeline.evaluation.cases import Case
-from dpo_pipeline.evaluation.marking import write_answers
+from dpo_pipeline.evaluation.scorecard import write_answers
 from dpo_pipeline.report.page import write_report
 
 

@@ -22,7 +22,7 @@ measures.MEASURES += (
 
 from cards import GOOD, make_card
 from dpo_pipeline.config import PipelineConfig
-from dpo_pipeline.evaluation.marking import write_answers
+from dpo_pipeline.evaluation.scorecard import write_answers
 from dpo_pipeline.report.markdown import scorecard_markdown
 from dpo_pipeline.report.page import write_report
 from dpo_pipeline.report.rows import scorecard_rows

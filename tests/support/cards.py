@@ -1,9 +1,8 @@
 """Scorecards made of answers at hand, and answers that try to act."""
 
 from dpo_pipeline.evaluation import statistics
-from dpo_pipeline.evaluation.cases import Case
+from dpo_pipeline.evaluation.cases import Case, Scored, score
 from dpo_pipeline.evaluation.gate import judge
-from dpo_pipeline.evaluation.marking import Scored, score
 from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
 from dpo_pipeline.evaluation.scorecard import Scorecard, split
 from dpo_pipeline.evaluation.settings import GateConfig

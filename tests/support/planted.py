@@ -1,8 +1,7 @@
 """Answers before and after whose verdict is known by reading them."""
 
 from dpo_pipeline.evaluation import statistics
-from dpo_pipeline.evaluation.cases import Case
-from dpo_pipeline.evaluation.marking import score
+from dpo_pipeline.evaluation.cases import Case, score
 from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.mentions import IdentitySpec

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation.asking import Subject
+from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.scorecard import Material, Terms
 from dpo_pipeline.evaluation.scorecard import evaluate as score
