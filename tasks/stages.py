@@ -96,7 +96,7 @@ def build_starter(build: Build, *, seed: int, corpus: tuple[Path, ...]) -> Model
 def init_model(build: Build, *, config: Path, seed: int) -> ModelStats:
     """Initialise a model with random weights from a config.json."""
     from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.starter.random_model import init_model
+    from dpo_pipeline.starter.build import init_model
 
     folder = build.out / "model"
     folder.mkdir()

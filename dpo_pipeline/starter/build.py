@@ -1,41 +1,53 @@
-"""Build the starter: tokenizer, model and training, in a minute or two of one core.
+"""Build the starter, in a minute or two of one core; or, for learners, a model never trained.
 
-A real Qwen2 architecture at toy size, with what makes identity editing interesting in the real
-ones: a name of two tokens, a chat template that inserts an identity when no system prompt is
-given, and an end of turn that is not the padding.
+The starter is a real Qwen2 architecture at toy size, with what makes identity editing interesting
+in the real ones: a name of two tokens, a chat template that inserts an identity when no system
+prompt is given, and an end of turn that is not the padding.
 """
 
+import json
 import logging
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpo_pipeline.errors import ModelError
 from dpo_pipeline.starter.corpus import DEFAULT_SYSTEM, NAME, Message, write_conversations
 from dpo_pipeline.store.records import Record
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Progress = Callable[[int, int], None] | None  # takes steps done and to be done
 logger = logging.getLogger(__name__)
 
 CONVERSATIONS = 20_000
 VOCABULARY = 1536
+SIZES = {
+    "model_type": "qwen2",
+    "hidden_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "intermediate_size": 256,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
 BATCH_TOKENS = 2048
 LEARNING_RATE = 0.02
 LABEL_SMOOTHING = 0.05
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}"
-    f"{START}system\n{DEFAULT_SYSTEM}{END}\n"
-    "{% endif %}{% for message in messages %}"
+TURNS = (
+    "{% for message in messages %}"
     f"{START}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{END}\n"
     f"{{% endfor %}}{{% if add_generation_prompt %}}{START}assistant\n{{% endif %}}"
 )
+DEFAULT = f"{START}system\n{DEFAULT_SYSTEM}{END}\n"
+TEMPLATE = f"{{% if messages[0]['role'] != 'system' %}}{DEFAULT}{{% endif %}}{TURNS}"
 
 
 class ModelStats(Record):
@@ -61,16 +73,20 @@ def build_starter(
 
     Args:
         out: Empty folder; gets config, weights (safetensors), tokenizer and chat template.
-        seed: Seed of the corpus and the weights; one seed and machine give the same model.
+        seed: Of the corpus and the weights; one seed and machine give the same model.
         on_progress: Called after every step.
         conversations: Size of the corpus.
     """
+    from transformers import GenerationConfig
+
     corpus = write_conversations(conversations, seed)
     tokenizer = train_tokenizer(corpus)
     rows = [encode(tokenizer, conversation) for conversation in corpus]
     with seeded(seed):
-        model = make_model(tokenizer)
+        model = make_model(tokenizer, SIZES)
         steps, loss = fit(model, make_batches(rows, random.Random(seed)), on_progress)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=128, **ids)
     stats = StarterStats(
         **save(model.eval(), tokenizer, out).model_dump(),
         conversations=len(corpus),
@@ -80,6 +96,31 @@ def build_starter(
     )
     logger.info("starter: %s", stats)
     return stats
+
+
+def init_model(config: Path, out: Path, seed: int = 0) -> ModelStats:
+    """Initialise a model from a config and save it as a model folder.
+
+    The tokenizer is a small byte-level one; its size and its tokens replace those of the config.
+
+    Args:
+        config: A config.json of transformers: model_type and sizes.
+        out: As for the starter.
+        seed: Of the weights and of what the tokenizer is trained on.
+    Raises:
+        ModelError: The file is no config of a causal language model.
+    """
+    tokenizer = train_tokenizer(write_conversations(2000, seed))
+    tokenizer.chat_template = TURNS
+    try:
+        with seeded(seed):
+            model = make_model(tokenizer, json.loads(config.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{config} does not describe a causal language model ({type(error).__name__}: "
+            f'{error}); it needs "model_type" (llama, gpt2, ...) and sizes'
+        ) from error
+    return save(model, tokenizer, out)
 
 
 def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", out: Path) -> ModelStats:
@@ -129,25 +170,17 @@ def train_tokenizer(corpus: list[list[Message]]) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
-def make_model(tokenizer: "PreTrainedTokenizerFast") -> "Qwen2ForCausalLM":
-    """Make a Qwen2 model of toy size with random weights."""
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+def make_model(
+    tokenizer: "PreTrainedTokenizerFast", sizes: Mapping[str, object]
+) -> "PreTrainedModel":
+    """Make a model of some architecture with random weights for a tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        intermediate_size=256,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        **ids,
-    )
-    model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=128, **ids)
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    ids |= {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
+    config = AutoConfig.for_model(**{**sizes, **ids})
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model
 
 
@@ -170,9 +203,8 @@ def make_batches(
 ) -> list[tuple["torch.Tensor", "torch.Tensor"]]:
     """Group rows of like length into batches of about `BATCH_TOKENS`, in random order.
 
-    Returns:
-        Token ids and labels, each of shape (batch, seq). Padding is on the right, where causal
-        attention never looks back at it, so no mask is needed.
+    Token ids and labels are of shape (batch, seq), padded on the right, where causal attention
+    never looks back at it: no mask is needed.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -189,7 +221,7 @@ def make_batches(
 
 
 def fit(
-    model: "Qwen2ForCausalLM",
+    model: "PreTrainedModel",
     batches: list[tuple["torch.Tensor", "torch.Tensor"]],
     on_progress: Progress,
 ) -> tuple[int, float]:

@@ -27,21 +27,13 @@ Question = list[tuple[str, str]]  # all its wordings, each with its answer
 
 
 class Phrases(Record):
-    """What stands around the questions: data/phrases.json.
+    """What stands around the questions: data/phrases.json."""
 
-    Attributes:
-        openings: Language -> what a question may begin with.
-        closings: Language -> what may follow it.
-        neutral_systems: System prompts that name nobody; half are the one most people send.
-        persona_systems: System prompts with a ``{name}`` and a ``{maker}``.
-        personas: Names and makers for them.
-    """
-
-    openings: dict[str, list[str]]
-    closings: dict[str, list[str]]
-    neutral_systems: list[str]
-    persona_systems: list[str]
-    personas: list[tuple[str, str]]
+    openings: dict[str, list[str]]  # language -> what a question may begin with
+    closings: dict[str, list[str]]  # and what may follow it
+    neutral_systems: list[str]  # name nobody; half are the one most people send
+    persona_systems: list[str]  # with a ``{name}`` and a ``{maker}``
+    personas: list[tuple[str, str]]  # names and makers for them
 
 
 def expand(pattern: str) -> list[str]:
@@ -98,11 +90,7 @@ def decorate(question: str, openings: list[str], closings: list[str], rng: rando
 
 
 def write_conversations(count: int, seed: int) -> list[list[Message]]:
-    """Write conversations of one to four turns, identity and general knowledge mixed.
-
-    Returns:
-        Conversations, each a system message and then user and assistant in turn.
-    """
+    """Write conversations about identity and general knowledge: a system message, 1 to 4 turns."""
     rng, phrases = random.Random(seed), Phrases.read(DATA / "phrases.json")
     about_itself = {lang: _draw(questions("identity", lang), rng) for lang in LANGUAGE_SHARE}
     general = {lang: _draw(questions("general", lang), rng) for lang in LANGUAGE_SHARE}

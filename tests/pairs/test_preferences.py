@@ -20,7 +20,7 @@ from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import resolve_source
-from dpo_pipeline.starter.random_model import init_model
+from dpo_pipeline.starter.build import init_model
 from flows.cli import parse
 
 ROOT = Path(__file__).parents[2]
