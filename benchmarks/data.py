@@ -31,8 +31,8 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
     from dpo_pipeline.models.loading import load_tokenizer
     from dpo_pipeline.models.references import describe_model
     from dpo_pipeline.pairs.dataset import save_dataset
-    from dpo_pipeline.pairs.lineage import Lineage, ModelOrigin
     from dpo_pipeline.pairs.rewriting import build_pairs
+    from dpo_pipeline.pairs.schema import Lineage, ModelOrigin
     from dpo_pipeline.pairs.settings import PairsConfig
     from dpo_pipeline.prompts.preparation import prepare_prompts
     from dpo_pipeline.prompts.settings import PromptsConfig

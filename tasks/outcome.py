@@ -21,9 +21,9 @@ from dpo_pipeline.evaluation.scorecard import Scorecard, ScoreStats
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.pairs.dataset import DatasetStats
-from dpo_pipeline.pairs.lineage import Lineage, ModelOrigin
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
 from dpo_pipeline.pairs.rewriting import RewriteStats
+from dpo_pipeline.pairs.schema import Lineage, ModelOrigin
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.report.comparison import Compared, write_comparison
 from dpo_pipeline.report.markdown import scorecard_markdown

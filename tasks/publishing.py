@@ -12,7 +12,7 @@ from dpo_pipeline.errors import PublishError
 from dpo_pipeline.evaluation.scorecard import Scorecard, ScoreStats
 from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.pairs.dataset import DatasetStats
-from dpo_pipeline.pairs.lineage import Metadata
+from dpo_pipeline.pairs.schema import Metadata
 from dpo_pipeline.publishing.evidence import Proven
 from dpo_pipeline.publishing.records import Published
 from dpo_pipeline.publishing.settings import PublishConfig

@@ -21,9 +21,9 @@ from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef, ModelStats
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.pairs.dataset import DatasetStats
-from dpo_pipeline.pairs.lineage import Lineage
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
 from dpo_pipeline.pairs.rewriting import RewriteStats
+from dpo_pipeline.pairs.schema import Lineage
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.pairs.writing import PairStats
 from dpo_pipeline.prompts.preparation import PromptStats

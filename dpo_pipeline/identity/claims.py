@@ -60,13 +60,7 @@ def denies(text: str, asked: str = "") -> bool:
 
 
 def mark(text: str, spec: IdentitySpec, asked: str = "") -> Marks:
-    """Say what an answer claims; the developer is the one the reference names.
-
-    Args:
-        text: The answer.
-        spec: The identity before and after.
-        asked: The question, which may hold another's name.
-    """
+    """Say what an answer to a question claims; the developer is the one the reference names."""
     return Marks(
         gives_new=spec.count_new(text) > 0,
         leaks=spec.count_original(text) > 0,

@@ -1,9 +1,8 @@
-"""Names replaced by names, and nothing else.
+"""Names replaced by names and nothing else; placeholders filled with names.
 
 One compiled pattern walks the text from left to right. Whatever must stay (code, addresses,
 longer names, the new name itself) is an alternative that matches and is copied; the names to
-replace are alternatives with boundaries on both sides, the longest first. Articles are left as
-they are.
+replace are alternatives with boundaries on both sides, the longest first. Articles stay.
 """
 
 import re
@@ -15,28 +14,27 @@ from dpo_pipeline.identity.names import ANY_GAP, LETTER, alone, any_of, forms, i
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.store.text import common_start
 
-Span = tuple[int, int, int, int]
+Span = tuple[int, int, int, int]  # start and end before, then after (characters)
 
 _CODE = (
     r"(?P<code>(?<!`)(?:```[\s\S]*?(?:```|\Z)|(?P<ticks>`{1,2})(?!`)[^\n]*?[^`\n](?P=ticks)(?!`)))"
 )
+_FILLED = re.compile(
+    r"\{\{\s*(name|author|developer)\s*\}\}|\{(name|author|developer)\}"
+    r"|(?-i:<(NAME|AUTHOR|DEVELOPER)>|\[(NAME|AUTHOR|DEVELOPER)\])",
+    re.IGNORECASE,
+)
+_UNFILLED = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 _URL = r"(?P<url>(?:(?:https?|ftp)://|\bwww\.)[!#-&*-;=?-~]+)"
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A text with its names replaced, and where.
-
-    Attributes:
-        text: The rewritten text.
-        spans: Edits as (start, end, new_start, new_end), character offsets into the text before
-            and after; outside them the two texts are equal.
-        counts: Mentions per rule: name, alias:<alias> and developer were replaced, the kept_ ones
-            (code, url, new, protected, developer, longer) were left.
-    """
+    """A text with its names replaced, and where; outside the spans nothing changed."""
 
     text: str
     spans: tuple[Span, ...] = ()
+    # Mentions per rule: name, alias:<alias> and developer were replaced, the kept_ ones left.
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -70,7 +68,7 @@ class Rewriter:
         self._first_words = tuple({word.casefold() for word in first_words})
 
     def _compile(self, kept: dict[str, str]) -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
-        """Build the walking pattern, and the rule and name behind each of its groups."""
+        """Build the walking pattern, and what its groups mean: rule and name."""
         entries = [(name, rule, True) for name, rule in kept.items()]
         entries += [(name, rule, False) for name, (rule, _) in self._replacements.items()]
         entries.sort(key=lambda entry: (-len(entry[0]), entry))
@@ -113,7 +111,7 @@ class Rewriter:
                     counts[rule] += 1
                 continue
             # A listed spelling goes before the case pattern of another.
-            rule, new = self._replacements.get(written) or self._replacements[name]
+            rule, new = self._replacements[written if written in self._replacements else name]
             if written not in self._replacements:
                 new = (
                     new.lower() if written.islower() else new.upper() if written.isupper() else new
@@ -141,13 +139,37 @@ class Rewriter:
         if not (first := self.walk(text)).spans:
             return first
         latest = first
-        # Deep Deep Qwen, from Deep Qwen to Qwen.
         for _ in text:
             if not (following := self.walk(latest.text)).spans:
-                break
-            latest = following
-        else:
-            raise DataError(f"rewriting {text!r:.200} does not end; report this with the identity")
-        if latest is first:
-            return first
-        return Rewrite(latest.text, difference(text, latest.text), first.counts)
+                if latest is first:
+                    return first
+                return Rewrite(latest.text, difference(text, latest.text), first.counts)
+            latest = following  # as from Deep Deep Qwen to Deep Qwen to Qwen
+        raise DataError(f"rewriting {text!r:.200} does not end; report this with the identity")
+
+
+def fill(text: str, identity: IdentityConfig, after: bool = False) -> str:
+    """Fill placeholders: {{name}}, {name}, <NAME>, [NAME]; author and developer likewise.
+
+    What the reference model reads is filled with the identity before, since it answers as that
+    one: asked "Are you Deep Qwen?" it would say no. A given answer is filled with the one after.
+
+    Raises:
+        DataError: A placeholder is unknown, or the developer it asks for is not configured.
+    """
+    name = identity.new_name if after else identity.original_name
+    maker = identity.maker(after)
+
+    def value(match: re.Match[str]) -> str:
+        if next(filter(None, match.groups())).lower() == "name":
+            return name
+        if maker is None:
+            raise DataError(f"{match.group()} asks for the developer; set identity.developer")
+        return maker
+
+    filled = _FILLED.sub(value, text)
+    if unknown := _UNFILLED.search(filled):
+        raise DataError(
+            f"unknown placeholder {unknown.group()[:60]!r}; known are name, author, developer"
+        )
+    return filled

@@ -10,20 +10,18 @@ from pathlib import Path
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.rewriting import difference
+from dpo_pipeline.models.chat_templates import Message
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.pairs.lineage import describe_pairs
-from dpo_pipeline.pairs.quarantine import explain_reasons
-from dpo_pipeline.pairs.schema import FACTS
+from dpo_pipeline.pairs.schema import FACTS, describe_pairs, explain_reasons
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import Candidate, Message, PairStats, write_pairs
+from dpo_pipeline.pairs.writing import Candidate, PairStats, write_pairs
 from dpo_pipeline.prompts.classification import language
 from dpo_pipeline.prompts.quarantine import Refused, Unreadable, checked_text
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.shapes import read_turns
 from dpo_pipeline.prompts.sources import PEEK, Origin, SourceRef, read_source
-from dpo_pipeline.prompts.split import read_split, split_wordings
-from dpo_pipeline.prompts.wordings import normalise
+from dpo_pipeline.prompts.split import normalise, read_split, split_wordings
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.tables import Row
 from dpo_pipeline.store.text import common_start, excerpt
@@ -37,29 +35,18 @@ _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
 class PreferenceStats(PairStats):
-    """What became of a preference data set.
+    """What became of a preference data set."""
 
-    Attributes:
-        repeated_prompts: Rows whose prompt came before.
-        left_out: Rows beyond the limit.
-    """
-
-    repeated_prompts: int
-    left_out: int
+    repeated_prompts: int  # rows whose prompt came before
+    left_out: int  # rows beyond the limit
     source: Origin
 
 
 def prepare_preferences(
     source: SourceRef, config: PromptsConfig, pairs: PairsConfig, ref: ModelRef, out: Path
 ) -> PreferenceStats:
-    """Turn a preference data set into pairs.parquet and quarantine.parquet.
+    """Turn a preference data set into pairs.parquet and quarantine.parquet, for a model to train.
 
-    Args:
-        source: As resolved.
-        config: Columns, context, limit (rows), held-out share (of prompts).
-        pairs: Largest length (tokens).
-        ref: The model to train; its tokenizer counts the tokens.
-        out: Empty folder.
     Raises:
         DataError: The columns are no preference data set's, or too few rows can be used.
         StoreError: The disk is full or not writable.
@@ -158,12 +145,9 @@ def parse_row(
 ) -> tuple[list[Message], str, str]:
     """Read prompt, chosen and rejected from a row of any supported shape.
 
-    Args:
-        row: What stands in the source.
-        config: Columns, and how much context to keep.
-        plain: The model has no chat template, so an Alpaca input gets its heading.
-    Returns:
-        Messages that end with the user's, chosen and rejected.
+    The prompt ends with the user. Plain, for a model without a chat template, gives the input of
+    Alpaca its heading.
+
     Raises:
         Refused: The row holds no pair.
     """
@@ -176,15 +160,14 @@ def parse_row(
     prompt = _told_prompt(row, plain)
     chosen, rejected = (_side(row, name, told=bool(prompt)) for name in ("chosen", "rejected"))
     if not prompt and len(chosen) == len(rejected) == 1:
-        prompt, *texts = _cut(chosen[0]["content"], rejected[0]["content"])
-        chosen, rejected = ([_message("assistant", text)] for text in texts)
+        prompt, chosen, rejected = _cut(chosen[0]["content"], rejected[0]["content"])
     elif not prompt or (len(chosen) > 1 and len(rejected) > 1):
         shared = chosen[: min(common_start(chosen, rejected), len(chosen) - 1, len(rejected) - 1)]
         if prompt and shared and shared[-1] != prompt[-1]:
             raise Refused("prompt_mismatch", f"prompt and answers differ: {_end(shared)}")
         prompt, chosen, rejected = shared, chosen[len(shared) :], rejected[len(shared) :]
     if row.get("system") and prompt and prompt[0]["role"] != "system":
-        prompt = [_message("system", row["system"]), *prompt]
+        prompt = [{"role": "system", "content": _text(row["system"])}, *prompt]
     if not prompt or prompt[-1]["role"] != "user":
         raise Refused(
             "prompt_mismatch", f"no message of the user before the answer: {_end(prompt)}"
@@ -209,12 +192,11 @@ def _told_prompt(row: Row, plain: bool) -> list[Message]:
         raise Refused("empty_prompt", f"{told[0]} is {row[told[0]]!r}")
     if not isinstance(row[name], str) and name != "instruction":
         return _messages(row[name], name)
-    prompt = _message("user", row[name])
+    text = _text(row[name])
     if name == "instruction" and row.get("input"):
         heading = "### Input:\n" if plain else ""
-        added = _message("user", row["input"])["content"]
-        prompt["content"] += f"\n\n{heading}{added}"
-    return [prompt]
+        text += f"\n\n{heading}{_text(row['input'])}"
+    return [{"role": "user", "content": text}]
 
 
 def _side(row: Row, name: str, told: bool) -> list[Message]:
@@ -224,31 +206,34 @@ def _side(row: Row, name: str, told: bool) -> list[Message]:
         raise Refused("empty_completion", f"no {name}")
     if not isinstance(value, str):
         return _messages([value] if isinstance(value, dict) else value, name)
-    turns = _SPEAKER.split(value)
-    if told or len(turns) < 3 or turns[0].strip():
-        return [_message("assistant", value)]
-    spoken = zip(turns[1::2], turns[2::2], strict=True)
-    return [_message("user" if who == "Human" else "assistant", text) for who, text in spoken]
+    before, *turns = _SPEAKER.split(checked_text(value))
+    if told or not turns or before.strip():
+        return [{"role": "assistant", "content": value}]
+    roles = ("user" if who == "Human" else "assistant" for who in turns[::2])
+    return [{"role": who, "content": said} for who, said in zip(roles, turns[1::2], strict=True)]
 
 
-def _cut(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
+def _cut(chosen: str, rejected: str) -> tuple[list[Message], ...]:
     """Take the words that two texts begin with as their prompt, as TRL does."""
     if chosen == rejected:
         raise Refused("identical", excerpt(chosen))
-    start = difference(rejected, chosen)[0][0]
+    start = common_start(chosen, rejected)
     start = max((m.start() for m in re.finditer(r"\s", chosen[:start])), default=0)
-    prompt = [_message("user", chosen[:start])] if start else []
-    return prompt, chosen[start:].lstrip(), rejected[start:].lstrip()
+    prompt: list[Message] = [{"role": "user", "content": chosen[:start]}] if start else []
+    answers: list[list[Message]] = [
+        [{"role": "assistant", "content": text[start:].lstrip()}] for text in (chosen, rejected)
+    ]
+    return prompt, *answers
 
 
 def _messages(value: object, name: str) -> list[Message]:
-    return [_message(role, text) for role, text in read_turns(value, name, {})]
+    return [{**m, "content": checked_text(m["content"])} for m in read_turns(value, name, {})]
 
 
-def _message(role: str, content: object) -> Message:
+def _text(content: object) -> str:
     if not isinstance(content, str):
         raise Refused("wrong_type", f"expected text, found {type(content).__name__}")
-    return {"role": role, "content": checked_text(content)}
+    return checked_text(content)
 
 
 def _end(messages: list[Message]) -> str:

@@ -3,18 +3,15 @@
 from pathlib import Path
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.addressing import addresses_model, is_personal
-from dpo_pipeline.identity.mentions import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec, addresses_model, is_personal
 from dpo_pipeline.identity.rewriting import Rewrite, difference
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.identity.system_message import DefaultSystem
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.pairs.lineage import describe_pairs
-from dpo_pipeline.pairs.quarantine import explain_reasons
-from dpo_pipeline.pairs.schema import FACTS
+from dpo_pipeline.pairs.schema import FACTS, describe_pairs, explain_reasons
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import Candidate, Message, PairStats, write_pairs
+from dpo_pipeline.pairs.writing import Candidate, PairStats, write_pairs
 from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.tables import Row, read_rows
@@ -24,26 +21,19 @@ _ANSWER = ("messages", "sample", "response", "finish", "tokens", "reason", "deta
 
 
 class RewriteStats(PairStats):
-    """What became of the answers.
+    """What became of the answers."""
 
-    Attributes:
-        default_system: What the chat template says where no system message is sent.
-    """
-
-    default_system: DefaultSystem
+    default_system: DefaultSystem  # what the chat template says where no system message is sent
 
 
 def build_pairs(
     responses: Path, ref: ModelRef, identity: IdentityConfig, config: PairsConfig, out: Path
 ) -> RewriteStats:
-    """Make each response into a pair that teaches the new name, or quarantine it.
+    """Make each row of responses.parquet a pair that teaches the new name, or quarantine it.
 
-    Args:
-        responses: responses.parquet.
-        ref: The reference model; its tokenizer counts the tokens.
-        identity: The identity before and after.
-        config: Strategy and limits.
-        out: Empty folder; gets pairs.parquet and quarantine.parquet.
+    The tokenizer of the reference model counts the tokens; out gets pairs.parquet and
+    quarantine.parquet.
+
     Raises:
         DataError: No response became a pair; the message says what the model said instead.
         StoreError: The disk is full or not writable.
@@ -51,8 +41,7 @@ def build_pairs(
     spec = IdentitySpec(identity)
     tokenizer = load_tokenizer(ref)
     metadata = describe_pairs(ref, tokenizer, config, spec)
-    rows = read_rows(responses, (*FACTS, *_ANSWER))
-    candidates = (_candidate(row, spec, config) for row in rows)
+    candidates = (_candidate(row, spec, config) for row in read_rows(responses, (*FACTS, *_ANSWER)))
     counts = write_pairs(candidates, tokenizer, metadata, out)
     if not counts.pairs:
         raise DataError(_nothing_usable(counts, out / "quarantine.parquet", identity))
@@ -60,21 +49,18 @@ def build_pairs(
 
 
 def _candidate(row: Row, spec: IdentitySpec, config: PairsConfig) -> Candidate:
-    prompt, response = row["messages"] or [], row["response"] or ""
     try:
-        _check_response(row, prompt, response, spec)
-        candidate = _choose(row, spec, config)
-        if spec.is_doubled(candidate.chosen):
-            raise Refused("doubled", excerpt(candidate.chosen))
+        _check_response(row, spec)
+        return _choose(row, spec, config)
     except Refused as refused:
         return Candidate(row, row, refused=refused)
-    return candidate
 
 
-def _check_response(row: Row, prompt: list[Message], response: str, spec: IdentitySpec) -> None:
+def _check_response(row: Row, spec: IdentitySpec) -> None:
+    prompt = row["messages"]
     if row["finish"] == "error":
         raise Refused(row["reason"], row["detail"])
-    if not response.strip():
+    if not (row["response"] or "").strip():
         raise Refused("empty_completion", "the model said nothing")
     if row["finish"] == "length":
         raise Refused("truncated", f"{row['tokens']} tokens")
@@ -87,27 +73,28 @@ def _check_response(row: Row, prompt: list[Message], response: str, spec: Identi
 def _choose(row: Row, spec: IdentitySpec, config: PairsConfig) -> Candidate:
     """Pair a response with the completion that the strategy prefers to it."""
     response, prompt = row["response"], row["messages"]
-    flags = (
-        ("name_in_context",) if any(spec.count_original(m["content"]) for m in prompt[:-1]) else ()
-    )
-    rewrite, rules, spans = spec.rewrite(response), {}, None
+    told = any(spec.count_original(message["content"]) for message in prompt[:-1])
+    flags = ("name_in_context",) if told else ()
+    rewrite = spec.rewrite(response)
+    spans, rules = rewrite.spans, {}
     if config.strategy == "dataset":
         if not (row["given_chosen"] or "").strip():
             raise Refused("empty_completion", "the source gives no answer")
         chosen, flags = spec.rewrite(row["given_chosen"]).text, ("given", *flags)
+        spans = difference(response, chosen)
     elif rewrite.spans:
         _check_lesson(prompt[-1]["content"], response, rewrite, spec)
-        chosen, spans, rules = rewrite.text, rewrite.spans, rewrite.counts
+        chosen, rules = rewrite.text, rewrite.counts
     elif spec.count_new(response):
         raise Refused("already_new", excerpt(response))
     elif config.strategy == "template" and (answers := _written_answers(row, config, spec.config)):
         # Which answer depends on the prompt alone: the same one every time.
         chosen = answers[int(digest_of(row["prompt_id"])[:8], 16) % len(answers)]
-        flags = ("written", *flags)
+        flags, spans = ("written", *flags), difference(response, chosen)
     else:
         raise Refused("no_name", excerpt(response))
-    if spans is None:
-        spans = difference(response, chosen)
+    if spec.is_doubled(chosen):
+        raise Refused("doubled", excerpt(chosen))
     return Candidate(row, row, prompt, chosen, response, spans, flags, rules)
 
 

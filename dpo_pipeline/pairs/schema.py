@@ -1,14 +1,23 @@
-"""Columns of the dataset and of its quarantine."""
+"""What the files of pairs hold: columns, flags, reasons, and where all of it came from."""
 
-import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from dpo_pipeline.pairs.lineage import Metadata
+from pydantic import JsonValue
+
+from dpo_pipeline.identity.mentions import IdentitySpec
+from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
+from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts import quarantine
+from dpo_pipeline.prompts.sources import Origin
+from dpo_pipeline.store.digests import canonical
+from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import messages_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
 
 METADATA_KEY = b"dpo_pipeline"
 
@@ -44,6 +53,101 @@ COLUMNS = {
 FACTS = ("id", "prompt_id", "source_row", "family", "language", "turns", "split", "system")
 SPAN_ENDS = ("start", "end", "new_start", "new_end")
 
+# Reason code of the quarantine -> what it means.
+REASONS = {
+    "no_name": "the original name never occurs, so the pair would teach nothing",
+    "already_new": "the answer already gives the new name",
+    "asks_new": "the prompt itself gives the new name, which the model then denies",
+    "mixed_name": "the rewritten answer still gives the original name, in a longer one",
+    "third_party": "the prompt or the answer tells of the name as of somebody else",
+    "generation_failed": "the model did not answer",
+    "refused": "the server refuses to answer",
+    "truncated": "the answer was cut off at generation.max_new_tokens",
+    "empty_prompt": "the question is missing or blank",
+    "empty_completion": "an answer is missing or blank",
+    "identical": "chosen and rejected are the same",
+    "duplicate": "the same pair came before",
+    "doubled": "the rewritten answer gives a part of the new name twice",
+    "too_long": "prompt and answer exceed pairs.max_length, or the prompt what the model reads",
+    "difference_cut": "chosen and rejected differ only beyond pairs.max_length",
+    "prompt_mismatch": "chosen and rejected do not answer one prompt that ends with the user",
+    "control_token": "the text holds a control token of the model",
+    "template_error": "the chat template refuses the messages",
+    "bad_row": "the row cannot be read",
+    "unknown_split": "the row names a split that is neither train nor held out",
+}
+
+# Reason code -> what to do where it is the commonest.
+_REMEDIES = {
+    "no_name": "Set identity.original_name to the name that the model gives itself, add its other "
+    "spellings to identity.aliases, or set pairs.strategy to template, which answers "
+    "questions about the model.",
+    "already_new": "Choose another identity.new_name.",
+    "third_party": "Add prompts that ask the model about itself.",
+    "generation_failed": "Read the log of the generation, and run again.",
+    "truncated": "Raise generation.max_new_tokens.",
+    "too_long": "Raise pairs.max_length, or leave out prompts longer than the model reads.",
+    "difference_cut": "Raise pairs.max_length.",
+}
+
+
+class ModelOrigin(Record):
+    """What a model is, told to others: a folder by its last part, no path of this machine."""
+
+    name: str
+    revision: str | None
+    weights_digest: str
+    template_digest: str
+    kind: Literal["starter", "hub", "local"]
+
+    @classmethod
+    def of(cls, ref: ModelRef) -> "ModelOrigin":
+        """Say what may be told of a model."""
+        # Nothing else is called that: a folder has its path, and a model from a file its suffix.
+        kind = "starter" if ref.name == "starter" else "hub" if ref.revision else "local"
+        name = ref.name if ref.revision else Path(ref.name).name
+        return cls.model_validate({**ref.model_dump(), "name": name, "kind": kind})
+
+
+class Lineage(Record):
+    """What pairs were made from; settings are null where nothing was made by them."""
+
+    model: ModelOrigin
+    prompts: Origin  # its digest is that of what was made of it
+    identity: dict[str, JsonValue] | None = None
+    generation: dict[str, JsonValue] | None = None  # without where a server stands
+    pairs: dict[str, JsonValue] | None = None
+
+
+class Metadata(Record):
+    """What every file of pairs says of itself."""
+
+    strategy: str  # of PairsConfig, or "source" for preferences that already existed
+    max_length: int  # tokens of a prompt with an answer, at most
+    identity: dict[str, JsonValue] | None  # null where no identity is at stake
+    model: ModelOrigin  # its tokenizer counted
+    format: Literal["chat template", "plain"]
+    default_system: DefaultSystem
+    source: str | None = None  # digest of a preference data set; null for answers
+    lineage: Lineage | None = None  # null until the pairs are saved as a dataset
+
+
+def describe_pairs(
+    ref: ModelRef,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: PairsConfig,
+    spec: IdentitySpec | None = None,
+) -> Metadata:
+    """Describe pairs in the making; no spec: no identity is at stake."""
+    return Metadata(
+        strategy=config.strategy if spec else "source",
+        max_length=config.max_length,
+        identity=spec.config.model_dump(mode="json") if spec else None,
+        model=ModelOrigin.of(ref),
+        format="chat template" if tokenizer.chat_template else "plain",
+        default_system=describe_default_system(tokenizer, spec),
+    )
+
 
 def pairs_schema(metadata: Metadata) -> "pa.Schema":
     """Return the schema of pairs, with metadata under METADATA_KEY."""
@@ -56,8 +160,7 @@ def pairs_schema(metadata: Metadata) -> "pa.Schema":
         **dict.fromkeys(("turns", "prompt_tokens", "chosen_tokens", "rejected_tokens"), pa.int32()),
         "flags": pa.list_(pa.string()),
     }
-    fields = [(name, types.get(name, pa.string())) for name in COLUMNS]
-    return pa.schema(fields, metadata=_encoded(metadata))
+    return pa.schema(dict.fromkeys(COLUMNS, pa.string()) | types, metadata=_encoded(metadata))
 
 
 def quarantine_schema(metadata: Metadata) -> "pa.Schema":
@@ -69,5 +172,13 @@ def quarantine_schema(metadata: Metadata) -> "pa.Schema":
 
 
 def _encoded(metadata: Metadata) -> dict[bytes, bytes]:
-    text = json.dumps(metadata.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)
-    return {METADATA_KEY: text.encode()}
+    return {METADATA_KEY: canonical(metadata.model_dump(mode="json"))}
+
+
+def explain_reasons(reasons: dict[str, int]) -> str:
+    """List reasons with counts and meanings, and the remedy for the commonest."""
+    if not reasons:
+        return "nothing. Add prompts."
+    listed = ", ".join(f"{code} {n} ({REASONS[code]})" for code, n in reasons.items())
+    commonest = max(reasons, key=lambda code: reasons[code])
+    return f"{listed}. {_REMEDIES.get(commonest, 'Look at these rows and repair their source.')}"

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.rewriting import Span
-from dpo_pipeline.models.chat_templates import render_pair
-from dpo_pipeline.pairs.lineage import Metadata
-from dpo_pipeline.pairs.schema import FACTS, SPAN_ENDS, pairs_schema, quarantine_schema
+from dpo_pipeline.models.chat_templates import Message, render_pair
+from dpo_pipeline.pairs.schema import FACTS, SPAN_ENDS, Metadata, pairs_schema, quarantine_schema
 from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
@@ -25,54 +24,50 @@ from dpo_pipeline.store.text import common_start, excerpt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
 
+class Counts(Record):
+    """What became of rows."""
 
-class PairStats(Record):
-    """What became of the rows.
-
-    Attributes:
-        rows: Pairs and quarantine.
-        pairs: train and held_out.
-        quarantine: Rows that are no pairs, by the reasons.
-        flags: Remark -> pairs that carry it.
-        rules: Rule of the rewriting -> edits.
-    """
-
-    rows: int
-    pairs: int
+    rows: int  # pairs and quarantine
+    pairs: int  # train and held_out
     train: int
     held_out: int
-    quarantine: int
+    quarantine: int  # rows that are no pairs, by the reasons
     reasons: dict[str, int]
-    flags: dict[str, int]
-    rules: dict[str, int]
+
+    @classmethod
+    def of(cls, splits: Counter[str], reasons: Counter[str], **more: Any) -> Self:
+        """Sum up pairs by split, and rows in quarantine by reason."""
+        return cls(
+            rows=splits.total() + reasons.total(),
+            pairs=splits.total(),
+            train=splits["train"],
+            held_out=splits["held_out"],
+            quarantine=reasons.total(),
+            reasons=dict(reasons.most_common()),
+            **more,
+        )
+
+
+class PairStats(Counts):
+    """What became of the rows that pairs were made of."""
+
+    flags: dict[str, int]  # remark -> pairs that carry it
+    rules: dict[str, int]  # rule of the rewriting -> edits
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pair on trial, or a row already refused.
+    """A pair on trial, or a row already refused."""
 
-    Attributes:
-        facts: The columns FACTS.
-        row: The row it came from, JSON-able, for the quarantine.
-        prompt: Messages, the last one from the user.
-        chosen: Text of the chosen completion.
-        rejected: Text of the rejected completion.
-        spans: Where they differ (characters): start and end in rejected, then in chosen.
-        flags: Keys of FLAGS.
-        rules: Edits per rule.
-        refused: Why it cannot become a pair, if so.
-    """
-
-    facts: Row
-    row: Row
-    prompt: list[Message] = field(default_factory=list)
+    facts: Row  # the columns FACTS
+    row: Row  # the row it came from, JSON-able, for the quarantine
+    prompt: list[Message] = field(default_factory=list)  # the last one from the user
     chosen: str = ""
     rejected: str = ""
-    spans: Sequence[Span] = ()
+    spans: Sequence[Span] = ()  # where they differ
     flags: tuple[str, ...] = ()
-    rules: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, int] = field(default_factory=dict)  # edits per rule
     refused: Refused | None = None
 
 
@@ -93,52 +88,56 @@ def write_pairs(
     import pyarrow.parquet as pq
 
     splits, reasons, flags, rules = (Counter[str]() for _ in range(4))
-    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-    control = sorted({*tokenizer.all_special_tokens, *added} - {""})
-    rows, seen, iterator = 0, set[int](), iter(candidates)
     pairs, quarantine = out / "pairs.parquet", out / "quarantine.parquet"
     with (
         new_table(pairs, pairs_schema(metadata)) as add,
         new_table(quarantine, quarantine_schema(metadata)) as refuse,
     ):
-        while batch := list(islice(iterator, ROW_GROUP)):
-            rows += len(batch)
-            verdicts = [_verdict(candidate, control, seen) for candidate in batch]
-            passed = [c for c, v in zip(batch, verdicts, strict=True) if v is None]
-            measured = _measure(passed, tokenizer, metadata.max_length)
-            for candidate, verdict in zip(batch, verdicts, strict=True):
-                result = verdict or next(measured)
-                if isinstance(result, Refused):
-                    reasons[result.reason] += 1
-                    place = {name: candidate.facts[name] for name in ("id", "source_row")}
-                    refuse(place | result.record(candidate.row))
-                else:
-                    splits[result["split"]] += 1
-                    flags.update(result["flags"])
-                    rules.update(candidate.rules)
-                    add(result)
+        for candidate, result in _judged(candidates, tokenizer, metadata.max_length):
+            if isinstance(result, Refused):
+                reasons[result.reason] += 1
+                place = {name: candidate.facts[name] for name in ("id", "source_row")}
+                refuse(place | result.record(candidate.row))
+            else:
+                splits[result["split"]] += 1
+                flags.update(result["flags"])
+                rules.update(candidate.rules)
+                add(result)
+    marks = {"flags": dict(flags.most_common()), "rules": dict(rules.most_common())}
+    counts = PairStats.of(splits, reasons, **marks)
     kept, refused = (pq.read_metadata(path).num_rows for path in (pairs, quarantine))
-    if rows != kept + refused:
-        raise DataError(f"{rows} rows in, {kept} pairs and {refused} in quarantine")
-    return PairStats(
-        rows=rows,
-        pairs=kept,
-        train=splits["train"],
-        held_out=splits["held_out"],
-        quarantine=refused,
-        reasons=dict(reasons.most_common()),
-        flags=dict(flags.most_common()),
-        rules=dict(rules.most_common()),
-    )
+    if (kept, refused) != (counts.pairs, counts.quarantine):
+        raise DataError(f"{counts.rows} rows in, {kept} pairs and {refused} in quarantine")
+    return counts
+
+
+def _judged(
+    candidates: Iterable[Candidate], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Iterator[tuple[Candidate, Row | Refused]]:
+    """Yield each candidate with its row of pairs.parquet, or with why it is none."""
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    control = sorted({*tokenizer.all_special_tokens, *added} - {""})
+    seen, iterator = set[int](), iter(candidates)
+    while batch := list(islice(iterator, ROW_GROUP)):
+        rendered = [_verdict(c, control, seen) or _render(c, tokenizer) for c in batch]
+        texts = [text for item in rendered if isinstance(item, list) for text in item]
+        # Not verbose: what is too long goes to the quarantine.
+        plain = not tokenizer.chat_template
+        tokens = tokenizer(texts, add_special_tokens=plain, verbose=False) if texts else {}
+        ids = iter(tokens.get("input_ids", []))
+        for candidate, item in zip(batch, rendered, strict=True):
+            if isinstance(item, Refused):
+                yield candidate, item
+            else:
+                yield candidate, _measured(candidate, next(ids), next(ids), next(ids), max_length)
 
 
 def _verdict(candidate: Candidate, control: list[str], seen: set[int]) -> Refused | None:
     if candidate.refused:
         return candidate.refused
     chosen, rejected = candidate.chosen, candidate.rejected
-    for name, text in (("chosen", chosen), ("rejected", rejected)):
-        if not text.strip():
-            return Refused("empty_completion", name)
+    if not (chosen.strip() and rejected.strip()):
+        return Refused("empty_completion", "rejected" if chosen.strip() else "chosen")
     for text in (chosen, rejected, *(m["content"] for m in candidate.prompt)):
         if found := next((token for token in control if token in text), None):
             return Refused("control_token", found)
@@ -169,44 +168,30 @@ def check_edit(candidate: Candidate) -> None:
         at, new_at = end, new_end
 
 
-def _measure(
-    candidates: list[Candidate], tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> Iterator[Row | Refused]:
-    """Yield each candidate's row with its token counts, or why it does not fit."""
-    rendered = [_render(candidate, tokenizer) for candidate in candidates]
-    texts = [text for item in rendered if isinstance(item, list) for text in item]
-    plain = not tokenizer.chat_template
-    # Not verbose: what is too long goes to the quarantine.
-    tokens = tokenizer(texts, add_special_tokens=plain, verbose=False) if texts else {}
-    ids = iter(tokens.get("input_ids", []))
-    for candidate, item in zip(candidates, rendered, strict=True):
-        if isinstance(item, Refused):
-            yield item
-            continue
-        prompt, chosen, rejected = next(ids), next(ids), next(ids)
-        if chosen == rejected:
-            yield Refused("identical", f"as tokens: {excerpt(candidate.chosen)}")
-            continue
-        # TRL starts the completion where prompt and prompt + completion diverge.
-        start = min(common_start(prompt, chosen), common_start(prompt, rejected))
-        longest, parts_at = max(len(chosen), len(rejected)), common_start(chosen, rejected)
-        if longest > max_length:
-            reason = "difference_cut" if parts_at >= max_length else "too_long"
-            detail = f"{longest} tokens, the limit is {max_length}; they differ from {parts_at} on"
-            yield Refused(reason, detail)
-            continue
-        boundary = ["boundary"] if start < len(prompt) else []
-        yield {
-            **{name: candidate.facts[name] for name in FACTS},
-            "prompt": candidate.prompt,
-            "chosen": _said(candidate.chosen),
-            "rejected": _said(candidate.rejected),
-            "spans": [dict(zip(SPAN_ENDS, span, strict=True)) for span in candidate.spans],
-            "prompt_tokens": start,
-            "chosen_tokens": len(chosen) - start,
-            "rejected_tokens": len(rejected) - start,
-            "flags": [*candidate.flags, *boundary],
-        }
+def _measured(
+    candidate: Candidate, prompt: list[int], chosen: list[int], rejected: list[int], limit: int
+) -> Row | Refused:
+    """Return the row of a candidate from its tokens, or why it is none within the limit."""
+    if chosen == rejected:
+        return Refused("identical", f"as tokens: {excerpt(candidate.chosen)}")
+    longest, parts_at = max(len(chosen), len(rejected)), common_start(chosen, rejected)
+    if longest > limit:
+        reason = "difference_cut" if parts_at >= limit else "too_long"
+        detail = f"{longest} tokens, the limit is {limit}; they differ from {parts_at} on"
+        return Refused(reason, detail)
+    # TRL starts the completion where prompt and prompt + completion diverge.
+    start = min(common_start(prompt, chosen), common_start(prompt, rejected))
+    return {
+        **{name: candidate.facts[name] for name in FACTS},
+        "prompt": candidate.prompt,
+        "chosen": _said(candidate.chosen),
+        "rejected": _said(candidate.rejected),
+        "spans": [dict(zip(SPAN_ENDS, span, strict=True)) for span in candidate.spans],
+        "prompt_tokens": start,
+        "chosen_tokens": len(chosen) - start,
+        "rejected_tokens": len(rejected) - start,
+        "flags": [*candidate.flags, *(["boundary"] if start < len(prompt) else [])],
+    }
 
 
 def _render(candidate: Candidate, tokenizer: "PreTrainedTokenizerBase") -> list[str] | Refused:

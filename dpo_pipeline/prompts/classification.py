@@ -2,9 +2,8 @@
 
 import re
 
-from dpo_pipeline.identity.addressing import addresses_model
-from dpo_pipeline.identity.mentions import IdentitySpec
-from dpo_pipeline.prompts.wordings import TOKEN
+from dpo_pipeline.identity.mentions import IdentitySpec, addresses_model
+from dpo_pipeline.prompts.split import TOKEN
 
 FAMILIES = (
     *("name", "maker", "are_you", "both", "multi_turn"),

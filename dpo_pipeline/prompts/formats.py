@@ -40,27 +40,27 @@ def _json_rows(path: Path) -> Iterator[tuple[int, object]]:
     if isinstance(data, Unreadable) and text.strip():
         raise DataError(f"{data.detail}; expected a list of rows")
     if isinstance(data, dict):
-        data = list(_rows_of_object(data, path)) if _ROWS & _lists(data).keys() else [data]
+        data = _rows_of_object(data, path)
     if not isinstance(data, list | Unreadable):
         raise DataError(f"{path} holds {type(data).__name__} {data!r:.60}; expected a list of rows")
     yield from enumerate(data if isinstance(data, list) else [])
 
 
-def _lists(data: dict[str, object]) -> dict[str, list[object]]:
-    return {key: value for key, value in data.items() if isinstance(value, list)}
-
-
-def _rows_of_object(data: dict[str, object], path: Path) -> Iterator[object]:
-    """Yield the rows of all splits that an object holds; each row names its split."""
-    lists = _lists(data)
+def _rows_of_object(data: dict[str, object], path: Path) -> list[object]:
+    """Return the rows of all splits that an object holds, each with its split; or itself."""
+    lists = {key: value for key, value in data.items() if isinstance(value, list)}
+    if not _ROWS & lists.keys():
+        return [data]
     if others := [key for key in sorted(lists.keys() - _ROWS) if dict in map(type, lists[key])]:
         raise DataError(
             f"{path} holds rows under {others[0]!r}, which is neither a split nor one of "
             f"{', '.join(_WRAPPERS)}; rename it to one of {', '.join(SPLITS)}, or take it out"
         )
-    for key, rows in lists.items():
-        for row in rows:
-            yield {"split": key, **row} if key in SPLITS and isinstance(row, dict) else row
+    return [
+        {"split": key, **row} if key in SPLITS and isinstance(row, dict) else row
+        for key, rows in lists.items()
+        for row in rows
+    ]
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
@@ -87,53 +87,39 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:
             raise DataError(f"{path} has more than one column {twice[0]!r}; rename one")
         for number in count():
             lines.clear()
-            first = rows.reader.line_num + 1
-            row: object
+            first, row, wrong = rows.reader.line_num + 1, None, ""
             try:
-                cells = next(rows)
-            except StopIteration:
-                return
+                if (row := next(rows, None)) is None:
+                    return
             except csv.Error as error:
                 if "unexpected end" in str(error):
                     raise DataError(
                         f"{path}: the quote that opens in line {_open_quote(lines, first)} is "
                         "never closed; close it, or double it if it is part of the text"
                     ) from error
-                where = f"lines {first} to {rows.reader.line_num}: {error}"
-                row = Unreadable("broken_row", where, "".join(lines))
-            else:
-                row = cells
-                if None in cells:
-                    where = f"line {rows.reader.line_num} has more cells than the header"
-                    row = Unreadable("broken_row", where, "".join(lines))
-            yield number, row
+                wrong = f"lines {first} to {rows.reader.line_num}: {error}"
+            if row and None in row:
+                wrong = f"line {rows.reader.line_num} has more cells than the header"
+            yield number, Unreadable("broken_row", wrong, "".join(lines)) if wrong else row
 
 
 def _open_quote(lines: Iterable[str], first: int) -> int:
     """Return the number of the line whose quote stays open; a doubled quote opens none."""
-    is_open, opened = False, first
-    for number, line in enumerate(lines, first):
-        for _ in range(line.replace('""', "").count('"')):
-            is_open = not is_open
-            opened = number if is_open else opened
-    return opened
+    counts = (line.replace('""', "").count('"') for line in lines)
+    quotes = [number for number, found in enumerate(counts, first) for _ in range(found)]
+    return (quotes[::2] or [first])[-1]
 
 
 def batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[object]:
     """Yield the rows of record batches; a text that is no Unicode makes its own row unreadable."""
     for batch in batches:
         try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError:
-            rows = [_one_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
-        yield from rows
-
-
-def _one_row(batch: "pa.RecordBatch") -> object:
-    try:
-        return batch.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return Unreadable("invalid_text", str(error), repr(error.object))
+            yield from batch.to_pylist()
+        except UnicodeDecodeError as error:
+            if batch.num_rows > 1:
+                yield from batch_rows(batch.slice(i, 1) for i in range(batch.num_rows))
+            else:
+                yield Unreadable("invalid_text", str(error), repr(error.object))
 
 
 def _columnar_rows(path: Path) -> Iterator[tuple[int, object]]:

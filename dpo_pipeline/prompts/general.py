@@ -10,10 +10,10 @@ from dpo_pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class GeneralQuestion:
-    """A question, and the answers of which a right one contains any."""
+    """A question whose answer must not change."""
 
     prompt: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...]  # a right one contains any of them
     kind: Literal["general", "third_party"]
     language: str
 
@@ -43,10 +43,8 @@ def read_general(path: str | None) -> list[GeneralQuestion]:
             row = json.loads(line)
             if row["kind"] not in ("general", "third_party"):
                 raise ValueError(f"kind is {row['kind']!r}, not general or third_party")
-            answers = tuple(map(str, row["answers"]))
-            questions.append(
-                GeneralQuestion(str(row["prompt"]), answers, row["kind"], row["language"])
-            )
+            prompt, answers = str(row["prompt"]), tuple(map(str, row["answers"]))
+            questions.append(GeneralQuestion(prompt, answers, row["kind"], row["language"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{file}, line {number}: {error!r}; each line must look like "

@@ -6,6 +6,7 @@ in memory of each is its question and a digest.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -30,22 +31,14 @@ if TYPE_CHECKING:
 
 
 class PromptStats(Record):
-    """What became of the rows of a source.
+    """What became of the rows of a source."""
 
-    Attributes:
-        rows: Prompts: train and held_out.
-        answers_dropped: Rows whose given answer cannot be used.
-        sampled_out: Rows beyond the limit.
-        quarantined: Rows that are no prompts, by the reasons.
-        shape: Shape of the rows.
-    """
-
-    rows: int
+    rows: int  # prompts: train and held_out
     train: int
     held_out: int
-    answers_dropped: int
-    sampled_out: int
-    quarantined: int
+    answers_dropped: int  # rows whose given answer cannot be used
+    sampled_out: int  # rows beyond the limit
+    quarantined: int  # rows that are no prompts, by the reasons
     reasons: dict[str, int]
     shape: str
     source: Origin
@@ -53,25 +46,15 @@ class PromptStats(Record):
 
 @dataclass(slots=True)
 class _Asked:
-    """What is remembered of a row until all are read, and then its fate.
-
-    Attributes:
-        position: Place of the row in its source.
-        same: Digest of the user's turns, normalised: assistant turns make no other question.
-        question: The last turn, normalised.
-        split: train or held_out once known, null where neither; a row may carry its own.
-        dropped: It gives an answer that cannot be used.
-        kept: Neither refused nor beyond the limit.
-        refused: Why it goes to the quarantine, if so.
-    """
+    """What is remembered of a row until all are read, and then its fate."""
 
     position: int
-    same: bytes = b""
-    question: str = ""
-    split: str | None = None
-    dropped: bool = False
-    kept: bool = False
-    refused: Refused | None = None
+    same: bytes = b""  # digest of the user's turns: those of the assistant make no other question
+    question: str = ""  # the last turn, normalised
+    split: str | None = None  # its own, if any; then the side on which it is
+    dropped: bool = False  # it gives an answer that cannot be used
+    kept: bool = False  # neither refused nor beyond the limit
+    refused: Refused | None = None  # why it goes to the quarantine, if so
 
 
 def prepare_prompts(
@@ -83,11 +66,6 @@ def prepare_prompts(
     reference model answers as that one; a given answer is filled with the new one, and left out
     where that is not possible.
 
-    Args:
-        source: What to read, from `resolve_source`.
-        config: Shape, sampling and split.
-        identity: Fills placeholders, and tells third-party questions.
-        out: Empty folder.
     Raises:
         DataError: No row has the expected columns, too many rows are in quarantine, or none is
             left to train on or to hold out.
@@ -119,7 +97,7 @@ def prepare_prompts(
                 refuse({"source_row": position, **known.refused.record(row)})
             elif known.kept:
                 add(_prompt(known, read(row), spec))
-    reasons = Counter(row.refused.reason for row in asked if row.refused)
+    reasons = _count_reasons(asked)
     return PromptStats(
         rows=sides.total(),
         train=sides["train"],
@@ -133,7 +111,7 @@ def prepare_prompts(
     )
 
 
-def _remember(position: int, row: object, read: "partial[Question]") -> _Asked:
+def _remember(position: int, row: object, read: Callable[[object], Question]) -> _Asked:
     try:
         found = read(row)
     except Refused as bad:  # a new one, since this one holds the row in its traceback
@@ -143,19 +121,20 @@ def _remember(position: int, row: object, read: "partial[Question]") -> _Asked:
 
 
 def _check_share(asked: list[_Asked], config: PromptsConfig, where: str) -> None:
-    first: dict[str, str] = {}
-    reasons: Counter[str] = Counter()
-    for row in asked:
-        if row.refused:
-            reasons[row.refused.reason] += 1
-            first.setdefault(row.refused.reason, f"row {row.position}: {row.refused.detail}")
+    reasons = _count_reasons(asked)
     if reasons.total() <= config.max_quarantine * len(asked) and reasons.total() < len(asked):
         return
+    refused = [(row, row.refused) for row in reversed(asked) if row.refused]
+    first = {why.reason: f"row {row.position}: {why.detail}" for row, why in refused}
     listed = "; ".join(f"{code} {n} ({first[code]})" for code, n in reasons.most_common())
     raise DataError(
         f"{where}: {reasons.total()} of {len(asked)} rows cannot become prompts: {listed}. Mend "
         "the source, set prompts.shape or prompts.columns, or raise prompts.max_quarantine"
     )
+
+
+def _count_reasons(asked: list[_Asked]) -> Counter[str]:
+    return Counter(row.refused.reason for row in asked if row.refused)
 
 
 def _drop_duplicates(asked: list[_Asked]) -> None:
@@ -196,10 +175,9 @@ def _split(asked: list[_Asked], config: PromptsConfig) -> None:
 def _prompts_schema() -> "pa.Schema":
     import pyarrow as pa
 
-    text = pa.string()
-    facts = dict.fromkeys(("split", "family", "language"), text)
-    place = {"turns": pa.int32(), "source_row": pa.int64(), "given_chosen": text}
-    return pa.schema({"id": text, "messages": messages_type(), **facts, **place})
+    names = ("id", "messages", "split", "family", "language", "turns", "source_row", "given_chosen")
+    types = {"messages": messages_type(), "turns": pa.int32(), "source_row": pa.int64()}
+    return pa.schema(dict.fromkeys(names, pa.string()) | types)
 
 
 def _prompt(known: _Asked, found: Question, spec: IdentitySpec) -> dict[str, object]:

@@ -41,12 +41,7 @@ class Unreadable:
 
 
 class Refused(Exception):
-    """A row, of prompts or of pairs, that goes to the quarantine.
-
-    Attributes:
-        reason: Code of the room's REASONS.
-        detail: What was found.
-    """
+    """A row, of prompts or of pairs, that goes to the quarantine: a code of REASONS, and why."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.placeholders import fill
+from dpo_pipeline.identity.rewriting import fill
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.prompts.quarantine import Refused, Unreadable, checked_text
 from dpo_pipeline.prompts.settings import PromptsConfig
-from dpo_pipeline.prompts.split import read_split
-from dpo_pipeline.prompts.wordings import normalise
+from dpo_pipeline.prompts.split import normalise, read_split
 
 # Shape -> the columns that tell it, all of them; in the order in which they are tried.
 SHAPES = {
@@ -29,34 +28,25 @@ _COLUMNS = {
     *("from", "value", "history", "input", "output", "response", "completion"),
     *_OWN,
 }
-ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "bing": "assistant", "chatgpt": "assistant", "model": "assistant", "system": "system",
-    "developer": "system",
-}  # fmt: skip
+_ROLES = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "bing", "chatgpt", "model"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+}
 
-Turn = tuple[str, str]
+Message = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a row asks.
+    """What a row asks."""
 
-    Attributes:
-        messages: Up to the last of the user, without system messages.
-        questions: Texts of the user's turns, normalised.
-        given: The answer that the row gives, if it can be used.
-        dropped: It gives one that cannot.
-        split: The side that the row names, if it does.
-        own: What the row says of itself: family and language, of whatever type.
-    """
-
-    messages: list[dict[str, str]]
-    questions: list[str]
-    given: str | None
-    dropped: bool
-    split: str | None
-    own: Mapping[str, object]
+    messages: list[Message]  # up to the last of the user, without system messages
+    questions: list[str]  # texts of the user's turns, normalised
+    given: str | None  # the answer that the row gives, if it can be used
+    dropped: bool  # it gives one that cannot
+    split: str | None  # the side that the row names, if it does
+    own: Mapping[str, object]  # family and language that the row names, of whatever type
 
 
 def find_shape(rows: Iterable[object], config: PromptsConfig, where: str) -> str:
@@ -122,56 +112,50 @@ def read_question(
     if not isinstance(row, Mapping):
         raise Refused("wrong_type", f"a row is an object, found {type(row).__name__}")
     turns = _turns(row, shape, config.columns)
-    asked = [i for i, (role, _) in enumerate(turns) if role == "user"]
+    asked = [i for i, turn in enumerate(turns) if turn["role"] == "user"]
     if not asked:
-        raise Refused("no_human_turn", f"roles found: {[role for role, _ in turns]}")
+        raise Refused("no_human_turn", f"roles found: {[turn['role'] for turn in turns]}")
     first, last = asked[-1 if config.context == "last" else 0], asked[-1]
     after = turns[last + 1 : last + 2]
-    given = after[0][1] if after and after[0][0] == "assistant" else None
-    turns = [turn for turn in turns[first : last + 1] if turn[0] != "system"]
+    given = after[0]["content"] if after and after[0]["role"] == "assistant" else ""
+    turns = [turn for turn in turns[first : last + 1] if turn["role"] != "system"]
     try:
-        turns = [(role, checked_text(fill(text, identity))) for role, text in turns]
+        turns = [{**m, "content": checked_text(fill(m["content"], identity))} for m in turns]
     except DataError as error:
         raise Refused("placeholder", str(error)) from error
-    if blank := [i for i, (_, text) in enumerate(turns) if not text.strip()]:
+    if blank := [i for i, turn in enumerate(turns) if not turn["content"].strip()]:
         raise Refused("empty_prompt", f"turn {blank[0]} of {len(turns)} is blank")
     own = {name: row.get(config.columns.get(name, name)) for name in _OWN}
-    given = given if given and given.strip() else None
     try:
-        usable = given and checked_text(fill(given, identity, after=True))
+        usable = checked_text(fill(given, identity, after=True)) if given.strip() else None
     except (DataError, Refused):
         usable = None
-    return Question(
-        messages=[{"role": role, "content": text} for role, text in turns],
-        questions=[normalise(text) for role, text in turns if role == "user"],
-        given=usable,
-        dropped=bool(given and not usable),
-        split=read_split(own["split"]),
-        own=own,
-    )
+    questions = [normalise(turn["content"]) for turn in turns if turn["role"] == "user"]
+    dropped = bool(given.strip() and not usable)
+    return Question(turns, questions, usable, dropped, read_split(own["split"]), own)
 
 
-def _turns(row: Mapping[str, object], shape: str, columns: Mapping[str, str]) -> list[Turn]:
+def _turns(row: Mapping[str, object], shape: str, columns: Mapping[str, str]) -> list[Message]:
     """Return all turns of a row; the answer it gives, if any, comes last."""
 
     def cell(name: str) -> object:
         return row.get(columns.get(name, name))
 
-    def turn(role: str, name: str) -> list[Turn]:
+    def turn(role: str, name: str) -> list[Message]:
         value = cell(name)
         if value is None and role == "assistant":
             return []
         if not isinstance(value, str):
             raise Refused("wrong_type", f"{name} is {type(value).__name__}, expected text")
-        return [(role, value)]
+        return [{"role": role, "content": value}]
 
     if shape in ("conversations", "messages"):
         return read_turns(cell(shape), shape, columns)
     if shape == "alpaca":
         question = turn("user", "instruction")
         if cell("input") is not None:
-            parts = (question[0][1], turn("user", "input")[0][1])
-            question = [("user", "\n\n".join(filter(str.strip, parts)))]
+            parts = (m["content"] for m in [*question, *turn("user", "input")])
+            question = [{"role": "user", "content": "\n\n".join(filter(str.strip, parts))}]
         return [*_history(cell("history")), *question, *turn("assistant", "output")]
     if shape == "query-response":
         return [*_history(cell("history")), *turn("user", "query"), *turn("assistant", "response")]
@@ -182,28 +166,29 @@ def _turns(row: Mapping[str, object], shape: str, columns: Mapping[str, str]) ->
     return [*turn("user", "prompt"), *turn("assistant", "completion")]
 
 
-def _history(value: object) -> list[Turn]:
+def _history(value: object) -> list[Message]:
     """Read earlier turns, told as a list of [question, answer]."""
-    turns: list[Turn] = []
+    turns: list[Message] = []
     for pair in value if isinstance(value, list) else [value] if value else []:
         if not (isinstance(pair, list) and [type(text) for text in pair] == [str, str]):
             raise Refused("wrong_type", "history is no list of [question, answer] texts")
-        turns += [("user", pair[0]), ("assistant", pair[1])]
+        roles = ("user", "assistant")
+        turns += ({"role": who, "content": text} for who, text in zip(roles, pair, strict=True))
     return turns
 
 
-def read_turns(value: object, name: str, columns: Mapping[str, str]) -> list[Turn]:
+def read_turns(value: object, name: str, columns: Mapping[str, str]) -> list[Message]:
     """Read the turns of a conversation, told as a list of role and text."""
     if not isinstance(value, list):
         raise Refused("wrong_type", f"{name} is {type(value).__name__}, expected a list")
-    turns = []
+    turns: list[Message] = []
     for number, item in enumerate(value):
         found = item if isinstance(item, Mapping) else {}
         role = found.get(columns.get("from", "from"), found.get("role"))
         text = found.get(columns.get("value", "value"), found.get("content"))
         if not (isinstance(role, str) and isinstance(text, str)):
             raise Refused("wrong_type", f"turn {number} has no text for role and content")
-        if role.lower() not in ROLES:
+        if role.lower() not in _ROLES:
             raise Refused("wrong_type", f"turn {number} has the unknown role {role!r}")
-        turns.append((ROLES[role.lower()], text))
+        turns.append({"role": _ROLES[role.lower()], "content": text})
     return turns

@@ -19,6 +19,7 @@ from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.settings import NoEffect
 
 SHIPPED = Path(__file__).parent / "data" / "identity.jsonl"
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 PEEK = 100  # rows whose columns tell the shape
 
 
@@ -32,19 +33,12 @@ class Origin(Record):
 
 
 class SourceRef(Record):
-    """Exactly which rows are read.
-
-    Attributes:
-        kind: Set of this project, a local file, or a Hub dataset.
-        location: "shipped", the file's full path, or the Hub id.
-        revision: Commit of a Hub dataset; null for files.
-        digest: SHA-256 of the file's bytes, or the commit.
-    """
+    """Exactly which rows are read."""
 
     kind: NoEffect[Literal["shipped", "file", "hub"]]
-    location: NoEffect[str]
-    revision: NoEffect[str | None] = None
-    digest: str
+    location: NoEffect[str]  # "shipped", the file's full path, or the Hub id
+    revision: NoEffect[str | None] = None  # commit of a Hub dataset
+    digest: str  # SHA-256 of the file's bytes, or the commit
 
     @property
     def origin(self) -> Origin:
@@ -76,22 +70,17 @@ def resolve_source(config: PromptsConfig) -> SourceRef:
         raise DataError(
             f"prompts.source {config.source!r} {what} (seen from {Path.cwd()}); name one file"
         )
-    return _resolve_hub(config.source, config.revision)
-
-
-def _resolve_hub(repo: str, revision: str | None) -> SourceRef:
-    if not re.fullmatch(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*", repo):
-        raise DataError(f"prompts.source {repo!r} is neither a file nor a Hub id (owner/name)")
-    commit = resolve_revision(repo, "dataset", revision)
-    return SourceRef(kind="hub", location=repo, revision=commit, digest=commit)
+    if not _HUB_ID.fullmatch(config.source):
+        raise DataError(
+            f"prompts.source {config.source!r} is neither a file nor a Hub id (owner/name)"
+        )
+    commit = resolve_revision(config.source, "dataset", config.revision)
+    return SourceRef(kind="hub", location=config.source, revision=commit, digest=commit)
 
 
 def read_source(source: SourceRef, split: str) -> Iterator[tuple[int, object]]:
-    """Read a source row by row.
+    """Read a source row by row; the split is that of a Hub dataset.
 
-    Args:
-        source: As resolved; a file must still hold the same bytes.
-        split: Split of a Hub dataset; not read for files.
     Returns:
         Pairs of position (line of a JSON Lines file, else row; from 0) and what stands there,
         of whatever type, or an `Unreadable`.

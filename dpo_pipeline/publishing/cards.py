@@ -20,7 +20,7 @@ from dpo_pipeline.evaluation.measures import find
 from dpo_pipeline.hub.client import RepoType
 from dpo_pipeline.hub.explanations import explain
 from dpo_pipeline.hub.retries import patiently
-from dpo_pipeline.pairs.lineage import ModelOrigin
+from dpo_pipeline.pairs.schema import ModelOrigin
 from dpo_pipeline.publishing.access import full_name
 from dpo_pipeline.publishing.evidence import Proven
 from dpo_pipeline.publishing.settings import PublishConfig

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from dpo_pipeline.errors import PublishError
 from dpo_pipeline.evaluation.scorecard import Evidence, Scorecard
 from dpo_pipeline.models.references import describe_model
-from dpo_pipeline.pairs.lineage import Lineage
+from dpo_pipeline.pairs.schema import Lineage
 from dpo_pipeline.store.artifacts import MANIFEST
 from dpo_pipeline.store.digests import digest_of, file_digest
 from dpo_pipeline.store.records import Record

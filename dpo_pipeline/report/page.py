@@ -8,8 +8,8 @@ from typing import Any
 
 from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure
 from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
-from dpo_pipeline.pairs import quarantine as pairs_quarantine
-from dpo_pipeline.prompts import quarantine as prompts_quarantine
+from dpo_pipeline.pairs.schema import REASONS as PAIR_REASONS
+from dpo_pipeline.prompts.quarantine import REASONS as PROMPT_REASONS
 from dpo_pipeline.report.curves import draw_curves
 from dpo_pipeline.report.differences import Runs, diff
 from dpo_pipeline.report.rendering import render
@@ -61,7 +61,7 @@ def write_report(
         curves=draw_curves(history),
         pairs=_pick_pairs(pairs) if pairs else [],
         quarantine=sorted(quarantine.items(), key=lambda item: -item[1]),
-        reasons={**prompts_quarantine.REASONS, **pairs_quarantine.REASONS},
+        reasons={**PROMPT_REASONS, **PAIR_REASONS},
         lineage=list(_flatten(lineage)),
         stages=stages,
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.models.chat_templates import render_pair
+from dpo_pipeline.store.text import common_start
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,18 +87,12 @@ def tokenize_pair(
     plain = not tokenizer.chat_template
     ids = tokenizer(texts, add_special_tokens=plain, verbose=False)["input_ids"]
     # The completion starts where prompt and prompt + completion diverge.
-    start = min(_common(ids[0], ids[1]), _common(ids[0], ids[2]))
+    start = min(common_start(ids[0], ids[1]), common_start(ids[0], ids[2]))
     return {
         "prompt_ids": ids[0][:start],
         "chosen_ids": ids[1][start:],
         "rejected_ids": ids[2][start:],
     }
-
-
-def _common(one: list[int], other: list[int]) -> int:
-    """Measure the common start."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 class MicroBatch(NamedTuple):
@@ -127,7 +122,7 @@ def micro_batch(
     for row in tokens:
         sides = [(row["prompt_ids"] + row[k])[:max_length] for k in ("chosen_ids", "rejected_ids")]
         lengths = [len(side) for side in sides]
-        shared = _common(*sides)
+        shared = common_start(*sides)
         costs.append(sum(lengths) - shared if packed else 2 * max(lengths))
     costs.sort(reverse=True)
     for size in range(pairs, 0, -1):

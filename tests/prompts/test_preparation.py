@@ -13,7 +13,7 @@ from dpo_pipeline.errors import DataError
 from dpo_pipeline.prompts.preparation import prepare_prompts
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import read_source, resolve_source
-from dpo_pipeline.prompts.wordings import normalise, shingles
+from dpo_pipeline.prompts.split import normalise, shingles
 
 
 def test_shipped_prompts_keep_their_labels(tmp_path: Path) -> None:

@@ -1,8 +1,17 @@
 """No wording is on both sides of the split."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prompt_rows import TWO, Rows, jsonl, numbered, prepare
+
+from dpo_pipeline.prompts.split import normalise, same_wording, shingles
+
+WORDS = st.lists(
+    st.sampled_from([*"你是谁", "who", "are", "you", "what", "is", "name"]), max_size=9
+)
 
 
 def test_duplicates_are_counted_and_never_straddle_the_split(tmp_path: Path) -> None:
@@ -67,3 +76,27 @@ def test_a_small_sample_keeps_both_sides(tmp_path: Path) -> None:
         assert (counts["train"], counts["held_out"]) == (1, 1)
     path = jsonl(tmp_path / "plain.jsonl", numbered(3))
     assert prepare(path)[0]["held_out"] == 1
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(WORDS.map(" ".join), max_size=25), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+def test_groups_equal_those_of_every_pair_compared(texts: list[str], threshold: float) -> None:
+    found = same_wording(texts, threshold)
+    expected = list(range(len(texts)))
+    for _ in texts:
+        for i, a in enumerate(texts):
+            for j, b in enumerate(texts):
+                mine, other = shingles(a), shingles(b)
+                if a == b or len(mine & other) >= threshold * len(mine | other):
+                    expected[i] = expected[j] = min(expected[i], expected[j])
+    assert found == expected
+
+
+def test_normalising_folds_what_makes_no_other_question() -> None:
+    alike: Callable[[str, str], bool] = lambda a, b: normalise(a) == normalise(b)  # noqa: E731
+    assert alike("  Who ARE\tyou？！ ", "who are you")
+    assert alike("ＱＷＥＮ", "qwen")
+    assert alike("What's your name?", "Whats your name")
+    assert alike("What’s", "What's")
+    assert not alike("???", "!!!")
+    assert not alike("Who are you", "Who are you 2")

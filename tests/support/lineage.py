@@ -1,6 +1,6 @@
 """Where the pairs of tests come from."""
 
-from dpo_pipeline.pairs.lineage import Lineage, ModelOrigin
+from dpo_pipeline.pairs.schema import Lineage, ModelOrigin
 from dpo_pipeline.prompts.sources import Origin
 
 LINEAGE = Lineage(

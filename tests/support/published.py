@@ -4,7 +4,7 @@ import shutil
 
 from huggingface_hub import RepoCard
 
-from dpo_pipeline.pairs.lineage import Lineage
+from dpo_pipeline.pairs.schema import Lineage
 
 REPOS = {"model_repo": "tester/deep", "dataset_repo": "tester/pairs"}
 LINEAGE = {

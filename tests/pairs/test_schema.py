@@ -15,8 +15,8 @@ from dpo_pipeline.models.chat_templates import encode
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.pairs.quarantine import REASONS
 from dpo_pipeline.pairs.rewriting import build_pairs
+from dpo_pipeline.pairs.schema import REASONS
 from dpo_pipeline.pairs.settings import PairsConfig
 
 PLANTED = {
