@@ -1,4 +1,4 @@
-"""The starter: its folder, tokenizer and chat template, and what it answers; and untrained models."""
+"""The starter: its folder, tokenizer and chat template, what it answers; and untrained models."""
 
 from pathlib import Path
 
