@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.blocks.system import Secret
@@ -14,13 +15,15 @@ from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.pairs.schema import Metadata
 from dpo_pipeline.publishing.evidence import Proven
-from dpo_pipeline.publishing.records import Published
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.stats import TrainStats
 from tasks.run import Run
 from tasks.stage import UNCACHED, model_of
+
+if TYPE_CHECKING:
+    from dpo_pipeline.publishing.publish import Published
 
 
 @task(name="publish", **UNCACHED)
@@ -32,7 +35,7 @@ def publish(
     dataset: Artifact[DatasetStats],
     score: Artifact[ScoreStats],
     out: Path,
-) -> Published:
+) -> "Published":
     """Publish to the Hub what the gate passed for."""
     from dpo_pipeline.publishing.publish import publish
 
@@ -84,6 +87,8 @@ def publish_if_proven(
     if not (score.stats.verdict.passed or wanted.force):
         run.say("publish   nothing: the gate failed; publish.force overrules it, with a reason")
         return
+    from dpo_pipeline.publishing.publish import Published
+
     out = run.folder / "publish"
     out.mkdir()
     try:
@@ -95,7 +100,7 @@ def publish_if_proven(
                 run.say(f"publish   {line}")
 
 
-def _describe(done: Published, out: Path) -> Iterator[str]:
+def _describe(done: "Published", out: Path) -> Iterator[str]:
     """Say of each repository what came or would come of it, and how to go on."""
     for kind, to in (("dataset", done.dataset), ("model", done.model)):
         if to is None:

@@ -30,17 +30,6 @@ def check_access(config: PublishConfig, token: str | None) -> str:
         return check_token(HfApi(token=token), config.repositories)
 
 
-def connect(config: PublishConfig, token: str | None) -> tuple[HfApi, str, str]:
-    """Return a client, its user, and what publishing would lack, which only stops a real one."""
-    api = HfApi(token=token or False)
-    try:
-        return api, check_access(config, token), ""
-    except PublishError as error:
-        if not config.dry_run:
-            raise
-        return api, "", str(error)
-
-
 def check_token(api: HfApi, repos: Mapping[str, str]) -> str:
     """Check that the token may write to these repositories (kind -> name); return its user."""
     who = patiently(api.whoami)

@@ -38,26 +38,16 @@ SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e
 
 
 class Facts(Proven):
-    """What both cards tell: of the run, and what is looked up for them.
+    """What both cards tell: of the run, and what is looked up for them."""
 
-    Attributes:
-        repos: Hub id of each kind that goes.
-        license: What the base model's card says of its license; empty if nothing.
-        languages: ISO 639-1 codes of the pairs, sorted.
-        forced: Why it is published although the gate failed; null if it passed.
-        dataset_commit: What the model's card names of the dataset, once it is known.
-    """
-
-    repos: dict[RepoType, str]
-    license: dict[str, Any]
-    languages: tuple[str, ...]
-    forced: str | None
-    dataset_commit: str | None = None
+    repos: dict[RepoType, str]  # Hub id of each kind that goes
+    license: dict[str, Any]  # what the base model's card says of it; empty if nothing
+    languages: tuple[str, ...]  # ISO 639-1 codes of the pairs, sorted
+    forced: str | None  # why it is published although the gate failed; null if it passed
+    dataset_commit: str | None = None  # named by the model's card, once it is known
 
 
-def gather_facts(
-    run: Proven, config: PublishConfig, api: hf.HfApi, user: str, forced: str | None
-) -> Facts:
+def gather_facts(run: Proven, config: PublishConfig, api: hf.HfApi, user: str) -> Facts:
     """Look up what the cards tell beside what the run knows; without paths of this machine."""
     spoken = {row["language"] for row in read_rows(run.dataset / "train.parquet", ["language"])}
     told = run.model_dump(mode="json", include={"lineage", "training"})
@@ -68,7 +58,7 @@ def gather_facts(
             "repos": {kind: full_name(repo, user) for kind, repo in config.repositories.items()},
             "license": _license(api, run.lineage.model, run.base, needed=not config.dry_run),
             "languages": sorted(code for code in spoken if re.fullmatch("[a-z]{2}", code)),
-            "forced": forced,
+            "forced": None if run.scorecard.verdict.passed else config.force,
         }
     )
 
@@ -100,12 +90,39 @@ def _license(api: hf.HfApi, base: ModelOrigin, folder: Path, *, needed: bool) ->
     return {name: card.get(name) for name in LICENSE if card.get(name)} if card else {}
 
 
-def model_card(facts: Facts, files: Mapping[str, Path]) -> str:
-    """Write the README.md of a model; its files tell a LoRA adapter and a chat template."""
+def write_card(kind: RepoType, facts: Facts, files: Mapping[str, Path]) -> str:
+    """Write the README.md of a repository with these files (path in it -> file here)."""
+    paths = {split: path for split in ("train", "test") if (path := DATA.format(split)) in files}
+    rows = {split: pq.read_metadata(files[path]).num_rows for split, path in paths.items()}
+    base = facts.lineage.model
+    named = "the starter model" if base.kind == "starter" else escape_markdown(base.name)
+    card = hf.RepoCard.from_template(
+        _model_data(facts, files) if kind == "model" else _dataset_data(facts, rows),
+        str(Path(__file__).parent / "templates" / f"{kind}_card.md.j2"),
+        facts=facts,
+        files=files,
+        rows=rows,
+        repo=facts.repos[kind],
+        base=_link(base.name, base.revision) if base.revision else named,
+        identity=facts.lineage.identity or {},
+        scorecard_rows=scorecard_rows,
+        measure=find,
+        link=_link,
+        text=escape_markdown,
+        json=partial(json.dumps, indent=1, sort_keys=True),
+    )
+    return str(card).rstrip() + "\n"
+
+
+def _link(repo: str, revision: str | None, kind: str = "") -> str:
+    return f"[{repo}]({hf.constants.ENDPOINT}/{kind}{repo}/tree/{revision or 'main'})"
+
+
+def _model_data(facts: Facts, files: Collection[str]) -> hf.ModelCardData:
     base, source, adapter = facts.lineage.model, facts.lineage.prompts, ADAPTER in files
     trained_on = [facts.repos.get("dataset"), source.name if source.kind == "hub" else None]
     relation = "adapter" if adapter else "finetune"
-    data = hf.ModelCardData(
+    return hf.ModelCardData(
         **facts.license,
         base_model=base.name if base.revision else None,
         base_model_relation=relation if base.revision else None,
@@ -117,7 +134,6 @@ def model_card(facts: Facts, files: Mapping[str, Path]) -> str:
         model_name=facts.repos["model"].split("/")[-1],
         eval_results=list(_eval_results(facts)),
     )
-    return _fill("model", data, facts, files, rows=scorecard_rows(facts.scorecard))
 
 
 def _eval_results(facts: Facts) -> Iterator[hf.EvalResult]:
@@ -139,13 +155,11 @@ def _eval_results(facts: Facts) -> Iterator[hf.EvalResult]:
             )
 
 
-def dataset_card(facts: Facts, files: Mapping[str, Path]) -> str:
-    """Write the README.md of a dataset, with the splits that `load_dataset` reads without code."""
+def _dataset_data(facts: Facts, rows: Mapping[str, int]) -> hf.DatasetCardData:
+    """Describe a dataset, with the splits that `load_dataset` reads without code."""
     source = facts.lineage.prompts
-    paths = {split: path for split in ("train", "test") if (path := DATA.format(split)) in files}
-    rows = {split: pq.read_metadata(files[path]).num_rows for split, path in paths.items()}
-    files_of_splits = [{"split": split, "path": path} for split, path in paths.items()]
-    data = hf.DatasetCardData(
+    splits = [{"split": split, "path": DATA.format(split)} for split in rows]
+    return hf.DatasetCardData(
         **(facts.license if source.kind == "shipped" else {}),
         language=list(facts.languages) or None,
         task_categories=["text-generation"],
@@ -153,37 +167,5 @@ def dataset_card(facts: Facts, files: Mapping[str, Path]) -> str:
         source_datasets=[f"extended|{source.name}" if source.kind == "hub" else "original"],
         tags=["dpo", "identity", "preference", "trl"],
         pretty_name=facts.repos["dataset"].split("/")[-1],
-        configs=[{"config_name": "default", "data_files": files_of_splits}],
+        configs=[{"config_name": "default", "data_files": splits}],
     )
-    return _fill("dataset", data, facts, files, rows=rows)
-
-
-CARDS = {"model": model_card, "dataset": dataset_card}
-
-
-def _fill(
-    kind: RepoType, data: hf.CardData, facts: Facts, files: Collection[str], rows: object
-) -> str:
-    """Fill the template of a card in; `rows` are those of its table."""
-    base = facts.lineage.model
-    named = "the starter model" if base.kind == "starter" else escape_markdown(base.name)
-    card = hf.RepoCard.from_template(
-        data,
-        str(Path(__file__).parent / "templates" / f"{kind}_card.md.j2"),
-        facts=facts,
-        files=files,
-        rows=rows,
-        repo=facts.repos[kind],
-        base=_link(base.name, base.revision) if base.revision else named,
-        identity=facts.lineage.identity or {},
-        link=_link,
-        text=escape_markdown,
-        json=partial(json.dumps, indent=1, sort_keys=True),
-        measure=find,
-    )
-    return str(card).rstrip() + "\n"
-
-
-def _link(repo: str, revision: str | None, kind: str = "") -> str:
-    """Link a repository at a revision."""
-    return f"[{repo}]({hf.constants.ENDPOINT}/{kind}{repo}/tree/{revision or 'main'})"

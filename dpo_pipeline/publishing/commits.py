@@ -8,8 +8,9 @@ import difflib
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -19,44 +20,57 @@ from dpo_pipeline.errors import PublishError
 from dpo_pipeline.hub.client import RepoType
 from dpo_pipeline.hub.explanations import explain
 from dpo_pipeline.hub.retries import patiently
-from dpo_pipeline.publishing.records import Uploaded
 from dpo_pipeline.publishing.uploads import ALLOWED
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.records import Record
 
 RUN_TAG = "run-"
 
 
-@dataclass(frozen=True)
-class State:
+class Uploaded(Record):
+    """What came of one repository, or in a dry run would come of it."""
+
+    added: list[str]
+    changed: list[str]
+    deleted: list[str]
+    repo: str
+    url: str  # its page at the tag of the run
+    tag: str
+    unchanged: int  # files that were there already
+    left_out: list[str]  # files of the folder that do not go
+    private: bool
+    commit: str | None  # holds the files; null where it is still to be made
+    committed: bool = False  # by this run
+    note: str = ""  # what a dry run could not see
+
+    @property
+    def paths(self) -> list[str]:
+        """All that differ."""
+        return [*self.added, *self.changed, *self.deleted]
+
+
+class State(NamedTuple):
     """A repository as it is: head, files (path -> hash as the Hub gives it), tags -> commit."""
 
     private: bool
     head: str | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository as it shall be.
-
-    Attributes:
-        tag: Names the run; marks the commit that holds the files.
-        private: Created so, and refused where it is public.
-        out: Folder of what does not go as it lies elsewhere; in a dry run, of all that would go.
-        files: Path in the repository -> file here.
-        left_out: Files of the folder that do not go.
-    """
+    """A repository as it shall be."""
 
     api: HfApi
-    tag: str
-    private: bool
+    tag: str  # names the run; marks the commit that holds the files
+    private: bool  # created so, and refused where it is public
     kind: RepoType
     repo: str
-    out: Path
-    files: dict[str, Path]
-    left_out: list[str]
+    out: Path  # folder of what is written for it; in a dry run, of all that would go
+    files: dict[str, Path]  # path in the repository -> file here
+    left_out: list[str]  # files of the folder that do not go
 
     def examine(self) -> Uploaded:
         """Check what would fail later, before anything is made or sent.
@@ -118,8 +132,19 @@ class Repository:
         def bring_up() -> str:
             # Each attempt compares anew: one before may have landed although its answer is lost.
             state = self._look()
-            found.append(self.check(state))
-            return self._commit(found[-1], state.head) if found[-1].paths else str(state.head)
+            told = self.check(state)
+            found.append(told)
+            if not told.paths:
+                return str(state.head)
+            adds = [CommitOperationAdd(p, str(self.files[p])) for p in told.added + told.changed]
+            made = self.api.create_commit(
+                self.repo,
+                [*adds, *(CommitOperationDelete(p) for p in told.deleted)],
+                commit_message=f"Publish {self.tag}",
+                repo_type=self.kind,
+                parent_commit=state.head,
+            )
+            return str(made.oid)
 
         commit = patiently(bring_up)
         there = patiently(lambda: self._look(commit))
@@ -190,17 +215,6 @@ class Repository:
             private=state.private,
             commit=state.head if here <= there and not changed and not deleted else None,
         )
-
-    def _commit(self, told: Uploaded, head: str | None) -> str:
-        adds = [CommitOperationAdd(p, str(self.files[p])) for p in told.added + told.changed]
-        made = self.api.create_commit(
-            self.repo,
-            [*adds, *map(CommitOperationDelete, told.deleted)],
-            commit_message=f"Publish {self.tag}",
-            repo_type=self.kind,
-            parent_commit=head,
-        )
-        return str(made.oid)
 
     def _tag(self, commit: str) -> None:
         self.api.create_tag(

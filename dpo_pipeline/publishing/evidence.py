@@ -14,26 +14,16 @@ from dpo_pipeline.store.records import Record
 
 
 class Proven(Record):
-    """What a run made, and what vouches for it.
+    """What a run made, and what vouches for it."""
 
-    Attributes:
-        run_id: Names the tag `run-<run_id>`.
-        model: Folder of the policy.
-        dataset: Folder of the save stage.
-        base: Folder of the reference; one that is not from the Hub may name a license here.
-        evidence: What the scorecard was measured on.
-        lineage: What the pairs were made from; shown in both cards.
-        training: How the policy was trained and judged: settings, shown in its card.
-    """
-
-    run_id: str
-    model: Path
-    dataset: Path
-    base: Path
-    evidence: Evidence
+    run_id: str  # names the tag
+    model: Path  # folder of the policy
+    dataset: Path  # folder of the save stage
+    base: Path  # folder of the reference; one that is not from the Hub may name a license here
+    evidence: Evidence  # what the scorecard was measured on
     scorecard: Scorecard
-    lineage: Lineage
-    training: dict[str, JsonValue]
+    lineage: Lineage  # shown in both cards
+    training: dict[str, JsonValue]  # settings of training and judging, shown in the model's card
 
 
 def dataset_digest(folder: Path) -> str:
@@ -48,8 +38,8 @@ def digest_evidence(model: Path, dataset: Path) -> Evidence:
     return Evidence.model_validate(policy | {"dataset_digest": dataset_digest(dataset)})
 
 
-def check_evidence(run: Proven, force: str | None) -> str | None:
-    """Refuse what was not measured, or failed the gate; return the reason where that is forced.
+def check_evidence(run: Proven, force: str | None) -> None:
+    """Refuse what was not measured, or failed the gate and is not forced.
 
     Raises:
         PublishError: A folder holds something else, or the gate failed and there is no reason.
@@ -68,4 +58,3 @@ def check_evidence(run: Proven, force: str | None) -> str | None:
             f"the gate failed ({failed}): train again, or give a reason in publish.force, which "
             "the cards will show"
         )
-    return None if verdict.passed else force

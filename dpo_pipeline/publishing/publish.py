@@ -5,16 +5,29 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from huggingface_hub import HfApi
+from pydantic import Field
+
 from dpo_pipeline.errors import PublishError
 from dpo_pipeline.hub.client import RepoType
-from dpo_pipeline.publishing.access import connect, telling
-from dpo_pipeline.publishing.cards import CARDS, Facts, gather_facts
-from dpo_pipeline.publishing.commits import RUN_TAG, Repository
+from dpo_pipeline.publishing.access import check_access, telling
+from dpo_pipeline.publishing.cards import Facts, gather_facts, write_card
+from dpo_pipeline.publishing.commits import RUN_TAG, Repository, Uploaded
 from dpo_pipeline.publishing.evidence import Proven, check_evidence
-from dpo_pipeline.publishing.records import Published, Uploaded
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.publishing.uploads import choose_files, refuse_secrets
 from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.records import Record
+
+
+class Published(Record):
+    """What came of publishing: publish.json; after a failure, what was done before."""
+
+    dry_run: bool
+    forced: str | None  # why it goes although the gate failed; null if it passed
+    note: str = ""  # why sending would fail now
+    dataset: Uploaded | None = Field(None, exclude_if=lambda value: value is None)
+    model: Uploaded | None = Field(None, exclude_if=lambda value: value is None)
 
 
 def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path) -> Published:
@@ -40,9 +53,15 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
             raise PublishError(
                 "nothing to publish: set publish.model_repo or publish.dataset_repo to a Hub id"
             )
-        forced = check_evidence(run, config.force)
-        api, user, note = connect(config, token)
-        facts = gather_facts(run, config, api, user, forced)
+        check_evidence(run, config.force)
+        api, user, note = HfApi(token=token or False), "", ""
+        try:
+            user = check_access(config, token)
+        except PublishError as error:
+            if not config.dry_run:
+                raise
+            note = str(error)
+        facts = gather_facts(run, config, api, user)
         refuse_secrets(facts.model_dump(), "what the cards tell", token)
         at_hub = partial(Repository, api, RUN_TAG + run.run_id, config.private)
         repositories = [
@@ -50,7 +69,7 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
             for kind, repo in facts.repos.items()
         ]
         each = partial(_each, repositories, facts)
-        told = Published(dry_run=config.dry_run, forced=forced, note=note)
+        told = Published(dry_run=config.dry_run, forced=facts.forced, note=note)
         record = out / "publish.json"
         if config.dry_run:
             told = told.model_copy(update=dict(each(Repository.rehearse)))
@@ -70,14 +89,12 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
 
 
 def _each(
-    repositories: Sequence[Repository],
-    facts: Facts,
-    step: Callable[[Repository], Uploaded],
+    repositories: Sequence[Repository], facts: Facts, step: Callable[[Repository], Uploaded]
 ) -> Iterator[tuple[RepoType, Uploaded]]:
     """Write each card and take the step; the model's card names the commit of its dataset."""
     for repository in repositories:
         files, kind = repository.files, repository.kind
-        card = CARDS[kind](facts, files)
+        card = write_card(kind, facts, files)
         files["README.md"] = repository.out / "README.md"
         write_whole(files["README.md"], card)
         with telling(repository.repo, kind):

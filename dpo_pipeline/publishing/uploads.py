@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,7 +25,7 @@ ALLOWED: Mapping[RepoType, re.Pattern[str]] = {
     "dataset": re.compile(r"data/(train|test)-\d{5}-of-\d{5}\.parquet|dataset\.json|README\.md"),
 }
 SECRET = re.compile(r"\.env.*|.*\.(pem|key|netrc)|id_(rsa|ed25519).*|token|credentials.*")
-SPLITS = {"train.parquet": "train", "held_out.parquet": "test"}
+PLACES = {"train.parquet": DATA.format("train"), "held_out.parquet": DATA.format("test")}
 
 
 def choose_files(
@@ -50,8 +50,10 @@ def choose_files(
         if SECRET.fullmatch(path.name.lower()):
             raise PublishError(f"{name} may hold a secret: take it out of {folder.name}/")
         if path.is_file():
-            place = _place(name, path) if kind == "dataset" else name
-            if ALLOWED[kind].fullmatch(place):
+            place = PLACES.get(name, name)
+            known = ALLOWED[kind].fullmatch(place)
+            # load_dataset cannot tell the columns of a split without rows.
+            if known and (path.suffix != ".parquet" or pq.read_metadata(path).num_rows):
                 files[place] = path
             else:
                 left_out.append(name)
@@ -61,14 +63,6 @@ def choose_files(
     for name, path in files.items():
         refuse_secrets_in_file(path, name, token)
     return files, left_out
-
-
-def _place(name: str, path: Path) -> str:
-    split = SPLITS.get(name)
-    # load_dataset cannot tell the columns of a split without rows.
-    if split and pq.read_metadata(path).num_rows:
-        return DATA.format(split)
-    return name
 
 
 def _on_the_hub(adapter: Path, facts: Facts) -> str:
@@ -95,18 +89,11 @@ def refuse_secrets_in_file(path: Path, name: str, token: str | None) -> None:
 
 
 def refuse_secrets(value: object, name: str, token: str | None) -> None:
-    """Refuse a value that holds what looks like a token, or this one, however deep."""
-    text = "\n".join(_texts(value))
-    if masked(text, token) != text:
+    """Refuse what looks like a token, or is this one, however deep: escaping would hide it."""
+    if isinstance(value, str) and masked(value, token) != value:
         raise PublishError(f"{name} holds what looks like a Hub token: take it out")
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Yield the texts in a value as they are: escaping would hide a token."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _texts([*value.keys(), *value.values()])
-    elif isinstance(value, list | tuple):
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            refuse_secrets(item, name, token)
