@@ -10,7 +10,8 @@ from typing import Any
 from prefect import task, unmapped
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.answers.records import AnswerCounts, AnswerStats, How
+from dpo_pipeline.answers.answering import How
+from dpo_pipeline.answers.collecting import AnswerStats
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
@@ -176,7 +177,7 @@ def generate_shard(
     prompts: Path,
     generation: GenerationConfig,
     run_on: ModelConfig,
-) -> AnswerCounts:
+) -> AnswerStats:
     """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
     from dpo_pipeline.answers.collecting import generate_shard as answer_shard
 

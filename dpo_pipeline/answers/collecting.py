@@ -7,27 +7,20 @@ holds is never made twice.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import nsmallest
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from dpo_pipeline.answers.answering import Progress, answer
-from dpo_pipeline.answers.records import (
-    AnswerCounts,
-    AnswerStats,
-    Census,
-    How,
-    Request,
-    Response,
-    with_system,
-)
+from dpo_pipeline.answers.answering import How, Progress, Request, Response, answer, with_system
+from dpo_pipeline.answers.census import Census
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import Row, messages_type, new_table
 
 if TYPE_CHECKING:
@@ -36,6 +29,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLLECTED = 8192  # answers in memory at once
+
+
+class AnswerStats(Record):
+    """How many answers ended how, and what the generate stage tells besides."""
+
+    rows: int = 0
+    stop: int = 0
+    length: int = 0
+    error: int = 0
+    unfinished: int = 0  # errors that may pass
+    tokens: int = 0
+    probe: Census | None = None
+    checked: int = 0  # answers decoded again one by one
+    mismatched: int = 0  # those among them that came out different
+
+
+def count_answers(responses: Sequence[Response]) -> Counter[str]:
+    """Count answers by how they ended, and their tokens."""
+    counts: Counter[str] = Counter(response.finish for response in responses)
+    counts["rows"] = len(responses)
+    counts["unfinished"] = sum(response.reason == "generation_failed" for response in responses)
+    counts["tokens"] = sum(response.tokens for response in responses)
+    return counts
 
 
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
@@ -53,10 +69,10 @@ def generate_shard(
     shard: tuple[int, int],
     on_progress: Progress | None = None,
     **how: Unpack[How],
-) -> AnswerCounts:
+) -> AnswerStats:
     """Answer the prompts of one shard (a range of `plan_shards`) into the ledger."""
     requests = [request for _, request in _expand(prompts, shard, how["config"])]
-    return AnswerCounts.of(answer(ref, requests, on_progress=on_progress, **how))
+    return AnswerStats(**count_answers(answer(ref, requests, on_progress, **how)))
 
 
 def collect_responses(
@@ -82,7 +98,7 @@ def collect_responses(
                 add(row | response.model_dump() | {"response": response.text})
                 if response.finish != "error":
                     sample.append((row["id"], request, response))
-            totals.update(AnswerCounts.of(responses).model_dump())
+            totals.update(count_answers(responses))
             if totals["error"] == totals["rows"]:
                 detail = responses[0].detail
                 raise GenerationError(f"none of {totals['rows']} prompts was answered: {detail}")

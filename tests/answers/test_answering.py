@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from asking import GREEDY, HERE, REQUESTS, SAMPLED, ask, made
 
-from dpo_pipeline.answers.answering import answer
-from dpo_pipeline.answers.records import Request
+from dpo_pipeline.answers.answering import Request, answer, with_system
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.ledger import Ledger
@@ -98,7 +97,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from dpo_pipeline.answers import answering
-from dpo_pipeline.answers.records import Request
+from dpo_pipeline.answers.answering import Request
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.models.references import resolve_model
 from dpo_pipeline.models.settings import ModelConfig
@@ -164,3 +163,9 @@ def test_a_failure_outside_lets_the_next_one_in(ref, tmp_path):
         answer(ref, REQUESTS, model=HERE, config=GREEDY, ledger=tmp_path, on_progress=fail)
     assert made(ref, REQUESTS, tmp_path) == 23  # the one that was reported is kept
     assert kept.value.args == ("outside",)
+
+
+def test_null_sends_no_system_message_and_an_empty_one_is_sent():
+    user = {"role": "user", "content": "Who are you?"}
+    assert with_system(None, [user]) == (user,)
+    assert with_system("", [user]) == ({"role": "system", "content": ""}, user)

@@ -10,7 +10,15 @@ import pytest
 from asking import GREEDY, HERE, SAMPLED, write_prompts
 
 from dpo_pipeline.answers import answering, collecting
-from dpo_pipeline.answers.collecting import collect_responses, generate_shard, plan_shards
+from dpo_pipeline.answers.answering import Response
+from dpo_pipeline.answers.census import Census, Said
+from dpo_pipeline.answers.collecting import (
+    AnswerStats,
+    collect_responses,
+    count_answers,
+    generate_shard,
+    plan_shards,
+)
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import resolve_model
 
@@ -102,3 +110,22 @@ def test_ids_do_not_depend_on_shards_or_other_prompts(ref, tmp_path):
         table = pq.read_table(out / "responses.parquet", columns=["id", "response"])
         found.append({(row["id"], row["response"]) for row in table.to_pylist()})
     assert found[0] < found[1]
+
+
+def test_answers_are_counted_by_how_they_ended():
+    responses = [
+        Response(text="I am", finish="stop", tokens=2),
+        Response(text="I am a", finish="length", tokens=3),
+        Response.failed("HTTP 503"),
+        Response.failed("HTTP 400", "refused"),
+    ]
+    counts = AnswerStats(**count_answers(responses))
+    assert (counts.rows, counts.stop, counts.length, counts.error) == (4, 1, 1, 2)
+    assert (counts.unfinished, counts.tokens) == (1, 5)  # a refusal does not pass by itself
+
+
+def test_the_stats_of_a_stage_come_back_from_their_file(tmp_path):
+    said = Said(system=None, prompt="你是谁？", response="我是Qwen。")
+    stats = AnswerStats(rows=1, stop=1, probe=Census(asked=1, named=1, answers=[said]))
+    stats.write(tmp_path / "stats.json")
+    assert AnswerStats.read(tmp_path / "stats.json") == stats
