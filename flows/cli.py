@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from dpo_pipeline.hub.explanations import masked
+from dpo_pipeline.hub.client import masked
 from tasks.runtime import prepare_environment
 
 Config = TypeVar("Config", bound=BaseModel)

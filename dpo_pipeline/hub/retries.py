@@ -6,12 +6,12 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
-from dpo_pipeline.hub.explanations import PASSING, chain, hub_cause
-
 T = TypeVar("T")
 
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds between two attempts, also where the server asks for more
+# 409 and 412: somebody else committed in between.
+PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 
 
 def may_pass(error: BaseException) -> bool:
@@ -44,3 +44,22 @@ def _pause(state: RetryCallState) -> float:
     asked = responses[0].headers.get("retry-after", "") if responses else ""
     seconds = float(asked) if asked.isdigit() else wait_exponential_jitter(1, LONGEST_WAIT)(state)
     return min(seconds, LONGEST_WAIT)
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """List an error and those under it, the outermost first."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def hub_cause(error: BaseException | None) -> BaseException | None:
+    """Find the Hub's own error under those that other libraries wrap around it."""
+    import httpx2
+    from huggingface_hub import errors
+
+    kinds: list[type[BaseException]] = [errors.HfHubHTTPError, errors.OfflineModeIsEnabled]
+    kinds += [httpx2.TransportError, errors.LocalEntryNotFoundError, ConnectionError]
+    return next((e for kind in kinds for e in chain(error) if isinstance(e, kind)), None)

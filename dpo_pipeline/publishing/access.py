@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from huggingface_hub import HfApi, constants
 
 from dpo_pipeline.errors import ModelError, PublishError
-from dpo_pipeline.hub.client import set_timeouts
-from dpo_pipeline.hub.explanations import explain, masked
+from dpo_pipeline.hub.client import explain, masked, set_timeouts
 from dpo_pipeline.hub.retries import may_pass, patiently
 from dpo_pipeline.publishing.settings import PublishConfig
 

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from dpo_pipeline.evaluation.measures import find
-from dpo_pipeline.hub.client import RepoType
-from dpo_pipeline.hub.explanations import explain
+from dpo_pipeline.hub.client import RepoType, explain
 from dpo_pipeline.hub.retries import patiently
 from dpo_pipeline.pairs.schema import ModelOrigin
 from dpo_pipeline.publishing.access import full_name

@@ -17,8 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.hub.client import RepoType
-from dpo_pipeline.hub.explanations import explain
+from dpo_pipeline.hub.client import RepoType, explain
 from dpo_pipeline.hub.retries import patiently
 from dpo_pipeline.publishing.uploads import ALLOWED
 from dpo_pipeline.store.digests import file_digest

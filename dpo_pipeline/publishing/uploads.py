@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.hub.client import RepoType
-from dpo_pipeline.hub.explanations import masked
+from dpo_pipeline.hub.client import RepoType, masked
 from dpo_pipeline.publishing.cards import ADAPTER, DATA, Facts
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.tables import read_rows
