@@ -10,8 +10,7 @@ from dpo_pipeline.answers.answering import Request, Response, answer, with_syste
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
-from dpo_pipeline.identity.claims import Marks, mark
-from dpo_pipeline.identity.mentions import IdentitySpec
+from dpo_pipeline.identity.mentions import IdentitySpec, Marks, mark
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.chat_templates import Message
 from dpo_pipeline.models.loading import load_model, load_tokenizer

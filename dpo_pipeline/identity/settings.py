@@ -1,5 +1,6 @@
 """Settings of the identity before and after."""
 
+import re
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, model_validator
@@ -87,11 +88,17 @@ class IdentityConfig(Section):
     @model_validator(mode="after")
     def _changes_something(self) -> "IdentityConfig":
         before = {name.casefold() for name in self.names}
+        in_a_row = re.compile(rf"(?:{'|'.join(map(re.escape, self.names))}){{2,}}", re.IGNORECASE)
         for after in self.names.values():
             if after.casefold() in before:
                 raise ValueError(
                     f"the new name {after!r} is also an original name (case aside): rewriting "
                     "would change nothing, and there would be nothing to learn"
+                )
+            if in_a_row.fullmatch(after):
+                raise ValueError(
+                    f"the new name {after!r} is only original names in a row: rewriting would "
+                    "never end; choose one that adds something of its own"
                 )
         for name in self.protected:
             if name.casefold() in before:

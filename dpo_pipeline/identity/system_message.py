@@ -51,34 +51,31 @@ def patch_template(folder: Path, identity: IdentityConfig) -> PatchedTemplate:
         ModelError: The template computes its default message, so it cannot be replaced in it.
     """
     spec = IdentitySpec(identity)
-    before = _default_system(folder, spec)
+
+    def inserted() -> DefaultSystem:
+        return describe_default_system(load_tokenizer(describe_model(folder, folder.name)), spec)
+
+    before = inserted()
     if before.text is None or not before.names_original:
         return PatchedTemplate(changed=False, before=before.text, after=before.text)
     new = spec.rewrite(before.text).text
     # Inside a string of the template a line break is written as an escape.
     old_line, new_line = before.text.strip(), new.strip()
     forms = {old_line: new_line, old_line.replace("\n", "\\n"): new_line.replace("\n", "\\n")}
-    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if file.is_file():
-        file.write_text(_replace(file.read_text("utf-8"), forms), encoding="utf-8")
-    else:
-        values = json.loads(settings.read_text("utf-8"))
-        values["chat_template"] = _replace(values["chat_template"], forms)
-        settings.write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")
-    after = _default_system(folder, spec)
-    if after.text != new:
+    file, values = folder / "chat_template.jinja", {}
+    if not file.is_file():
+        file = folder / "tokenizer_config.json"
+        values = json.loads(file.read_text("utf-8"))
+    template = values["chat_template"] if values else file.read_text("utf-8")
+    for old_form, new_form in forms.items():
+        template = template.replace(old_form, new_form)
+    if values:
+        values["chat_template"] = template
+        template = json.dumps(values, ensure_ascii=False, indent=2)
+    file.write_text(template, encoding="utf-8")
+    if inserted().text != new:
         raise ModelError(
             f"{folder}: the chat template inserts {before.text!r}, but does not hold it as it "
             "stands; edit chat_template.jinja by hand"
         )
     return PatchedTemplate(changed=True, before=before.text, after=new)
-
-
-def _default_system(folder: Path, spec: IdentitySpec) -> DefaultSystem:
-    return describe_default_system(load_tokenizer(describe_model(folder, folder.name)), spec)
-
-
-def _replace(template: str, forms: dict[str, str]) -> str:
-    for old, new in forms.items():
-        template = template.replace(old, new)
-    return template

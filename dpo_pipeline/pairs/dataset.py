@@ -50,9 +50,9 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
     metadata = metadata.model_copy(update={"lineage": lineage})
     splits, reasons = Counter[str](), Counter[str]()
     prompts: dict[str, set[str]] = {"train": set(), "held_out": set()}
-    columns = schema.pairs_schema(metadata)
+    columns, refused = schema.schemas(metadata)
     with (
-        new_table(out / "quarantine.parquet", schema.quarantine_schema(metadata)) as refuse,
+        new_table(out / "quarantine.parquet", refused) as refuse,
         new_table(out / "train.parquet", columns) as train,
         new_table(out / "held_out.parquet", columns) as hold_out,
     ):
@@ -70,7 +70,15 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
         )
     per_row = splits.total() / max(splits.total() + reasons.total(), 1)
     counts = DatasetStats.of(splits, reasons, per_row=round(per_row, 4))
-    _require_yield(counts, config)
+    if not counts.held_out:
+        logger.warning("no pair is held out: preferences cannot be measured on unseen prompts")
+    if counts.train < config.min_pairs or counts.per_row < config.min_yield:
+        raise DataError(
+            f"{counts.pairs} usable pairs of {counts.rows} answers, {counts.train} of them "
+            f"for training: a run needs {config.min_pairs} for training (pairs.min_pairs) and "
+            f"{config.min_yield:.0%} of the answers (pairs.min_yield). In quarantine: "
+            + schema.explain_reasons(counts.reasons)
+        )
     _Described(
         **dict(metadata),
         counts=counts,
@@ -78,16 +86,3 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
         columns={c.name: {"type": str(c.type), "meaning": schema.COLUMNS[c.name]} for c in columns},
     ).write(out / "dataset.json")
     return counts
-
-
-def _require_yield(counts: DatasetStats, config: PairsConfig) -> None:
-    if not counts.held_out:
-        logger.warning("no pair is held out: preferences cannot be measured on unseen prompts")
-    if counts.train >= config.min_pairs and counts.per_row >= config.min_yield:
-        return
-    raise DataError(
-        f"{counts.pairs} usable pairs of {counts.rows} answers, {counts.train} of them "
-        f"for training: a run needs {config.min_pairs} for training (pairs.min_pairs) and "
-        f"{config.min_yield:.0%} of the answers (pairs.min_yield). In quarantine: "
-        + schema.explain_reasons(counts.reasons)
-    )

@@ -77,7 +77,13 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     asked: dict[int, tuple[str, str, str | None]] = {}  # digest, wording, split of its own
     rows = read_source(source, config.split)
     head = list(islice(rows, PEEK))
-    _require_columns([row for _, row in head if isinstance(row, dict)], source, config)
+    named = [_named(row, config) for _, row in head if isinstance(row, dict)]
+    found = sorted({name for row in named for name in row})
+    if named and (missing := sorted({"chosen", "rejected"} - set(found))):
+        raise DataError(
+            f"{source.location} has no {' and no '.join(missing)}: found {found}, expected "
+            f'{_EXPECTED}. Name yours in prompts.columns, e.g. {{"chosen": "better"}}'
+        )
     for position, row in chain(head, rows):
         try:
             prompt, _, _ = parse_row(row, config)
@@ -99,16 +105,6 @@ def _plan(source: SourceRef, config: PromptsConfig) -> tuple[dict[int, str], dic
     splits |= {position: side for position, (_, side) in zip(read, sides, strict=True)}
     repeated = len(read) - len({prompt for prompt, _, _ in read.values()})
     return splits, {"repeated_prompts": repeated, "left_out": len(asked) - len(kept)}
-
-
-def _require_columns(rows: list[Row], source: SourceRef, config: PromptsConfig) -> None:
-    named = {name for row in rows for name in _named(row, config)}
-    missing = [name for name in ("chosen", "rejected") if name not in named]
-    if rows and missing:
-        raise DataError(
-            f"{source.location} has no {' and no '.join(missing)}: found {sorted(named)}, expected "
-            f'{_EXPECTED}. Name yours in prompts.columns, e.g. {{"chosen": "better"}}'
-        )
 
 
 def _named(row: Row, config: PromptsConfig) -> Row:
@@ -156,7 +152,7 @@ def parse_row(
     if not isinstance(row, dict):
         raise Refused("bad_row", f"expected columns, found {type(row).__name__}")
     row = _named(row, config)
-    read_split(row.get("split"))
+    read_split(row.get("split"))  # or refuse it
     prompt = _told_prompt(row, plain)
     chosen, rejected = (_side(row, name, told=bool(prompt)) for name in ("chosen", "rejected"))
     if not prompt and len(chosen) == len(rejected) == 1:

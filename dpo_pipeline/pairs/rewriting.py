@@ -44,7 +44,13 @@ def build_pairs(
     candidates = (_candidate(row, spec, config) for row in read_rows(responses, (*FACTS, *_ANSWER)))
     counts = write_pairs(candidates, tokenizer, metadata, out)
     if not counts.pairs:
-        raise DataError(_nothing_usable(counts, out / "quarantine.parquet", identity))
+        message = f"0 usable pairs of {counts.rows} answers"
+        if 2 * sum(counts.reasons.get(code, 0) for code in ("no_name", "identical")) > counts.rows:
+            message += f": the model never said {identity.original_name!r}"
+        refused = read_rows(out / "quarantine.parquet")
+        if said := next((row["detail"] for row in refused if row["reason"] == "no_name"), ""):
+            message += f"; it said, for example, {said!r}"
+        raise DataError(f"{message}. In quarantine: {explain_reasons(counts.reasons)}")
     return RewriteStats(**dict(counts), default_system=metadata.default_system)
 
 
@@ -121,14 +127,3 @@ def _written_answers(row: Row, config: PairsConfig, identity: IdentityConfig) ->
         for template in config.templates.get(row["language"], ())
         if (developer if "{developer}" in template else not asks_maker)
     ]
-
-
-def _nothing_usable(counts: PairStats, quarantine: Path, identity: IdentityConfig) -> str:
-    said = next((r["detail"] for r in read_rows(quarantine) if r["reason"] == "no_name"), "")
-    never = sum(counts.reasons.get(code, 0) for code in ("no_name", "identical"))
-    message = f"0 usable pairs of {counts.rows} answers"
-    if 2 * never > counts.rows:
-        message += f": the model never said {identity.original_name!r}"
-    if said:
-        message += f"; it said, for example, {said!r}"
-    return f"{message}. In quarantine: {explain_reasons(counts.reasons)}"

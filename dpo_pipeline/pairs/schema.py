@@ -9,7 +9,7 @@ from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.prompts import quarantine
+from dpo_pipeline.prompts.quarantine import quarantine_schema
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.digests import canonical
 from dpo_pipeline.store.records import Record
@@ -149,8 +149,8 @@ def describe_pairs(
     )
 
 
-def pairs_schema(metadata: Metadata) -> "pa.Schema":
-    """Return the schema of pairs, with metadata under METADATA_KEY."""
+def schemas(metadata: Metadata) -> tuple["pa.Schema", "pa.Schema"]:
+    """Return the schemas of pairs and of their quarantine, with metadata under METADATA_KEY."""
     import pyarrow as pa
 
     types = {
@@ -160,19 +160,10 @@ def pairs_schema(metadata: Metadata) -> "pa.Schema":
         **dict.fromkeys(("turns", "prompt_tokens", "chosen_tokens", "rejected_tokens"), pa.int32()),
         "flags": pa.list_(pa.string()),
     }
-    return pa.schema(dict.fromkeys(COLUMNS, pa.string()) | types, metadata=_encoded(metadata))
-
-
-def quarantine_schema(metadata: Metadata) -> "pa.Schema":
-    """Return the schema of rows that did not become pairs."""
-    import pyarrow as pa
-
-    schema = quarantine.quarantine_schema().insert(0, pa.field("id", pa.string()))
-    return schema.with_metadata(_encoded(metadata))
-
-
-def _encoded(metadata: Metadata) -> dict[bytes, bytes]:
-    return {METADATA_KEY: canonical(metadata.model_dump(mode="json"))}
+    pairs = pa.schema(dict.fromkeys(COLUMNS, pa.string()) | types)
+    refused = quarantine_schema().insert(0, pa.field("id", pa.string()))
+    encoded = {METADATA_KEY: canonical(metadata.model_dump(mode="json"))}
+    return pairs.with_metadata(encoded), refused.with_metadata(encoded)
 
 
 def explain_reasons(reasons: dict[str, int]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.rewriting import Span
 from dpo_pipeline.models.chat_templates import Message, render_pair
-from dpo_pipeline.pairs.schema import FACTS, SPAN_ENDS, Metadata, pairs_schema, quarantine_schema
+from dpo_pipeline.pairs.schema import FACTS, SPAN_ENDS, Metadata, schemas
 from dpo_pipeline.prompts.quarantine import Refused
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
@@ -89,10 +89,8 @@ def write_pairs(
 
     splits, reasons, flags, rules = (Counter[str]() for _ in range(4))
     pairs, quarantine = out / "pairs.parquet", out / "quarantine.parquet"
-    with (
-        new_table(pairs, pairs_schema(metadata)) as add,
-        new_table(quarantine, quarantine_schema(metadata)) as refuse,
-    ):
+    kept, refused = schemas(metadata)
+    with new_table(pairs, kept) as add, new_table(quarantine, refused) as refuse:
         for candidate, result in _judged(candidates, tokenizer, metadata.max_length):
             if isinstance(result, Refused):
                 reasons[result.reason] += 1
@@ -105,9 +103,9 @@ def write_pairs(
                 add(result)
     marks = {"flags": dict(flags.most_common()), "rules": dict(rules.most_common())}
     counts = PairStats.of(splits, reasons, **marks)
-    kept, refused = (pq.read_metadata(path).num_rows for path in (pairs, quarantine))
-    if (kept, refused) != (counts.pairs, counts.quarantine):
-        raise DataError(f"{counts.rows} rows in, {kept} pairs and {refused} in quarantine")
+    found, left = (pq.read_metadata(path).num_rows for path in (pairs, quarantine))
+    if (found, left) != (counts.pairs, counts.quarantine):
+        raise DataError(f"{counts.rows} rows in, {found} pairs and {left} in quarantine")
     return counts
 
 

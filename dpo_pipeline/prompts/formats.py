@@ -15,7 +15,6 @@ from dpo_pipeline.prompts.split import SPLITS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
 BATCH = 1024  # rows read at once
 _WRAPPERS = ("data", "rows", "examples")
 _ROWS = {*SPLITS, *_WRAPPERS}  # keys under which a JSON object holds rows

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.mentions import IdentitySpec
@@ -25,9 +24,6 @@ from dpo_pipeline.prompts.split import split_wordings
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import messages_type, new_table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class PromptStats(Record):
@@ -70,6 +66,8 @@ def prepare_prompts(
         DataError: No row has the expected columns, too many rows are in quarantine, or none is
             left to train on or to hold out.
     """
+    import pyarrow as pa
+
     spec = IdentitySpec(identity)
     rows = read_source(source, config.split)
     head = list(islice(rows, PEEK))
@@ -88,8 +86,12 @@ def prepare_prompts(
                 f"{source.location}: {sides.total()} prompts leave none for {split}; "
                 "add other wordings, or set prompts.held_out between 0 and 1"
             )
+    text = pa.string()
+    told = dict.fromkeys(("split", "family", "language"), text)
+    place = {"turns": pa.int32(), "source_row": pa.int64(), "given_chosen": text}
+    schema = pa.schema({"id": text, "messages": messages_type(), **told, **place})
     with (
-        new_table(out / "prompts.parquet", _prompts_schema()) as add,
+        new_table(out / "prompts.parquet", schema) as add,
         new_table(out / "quarantine.parquet", quarantine_schema()) as refuse,
     ):
         for (position, row), known in zip(read_source(source, config.split), asked, strict=True):
@@ -162,22 +164,12 @@ def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
 def _split(asked: list[_Asked], config: PromptsConfig) -> None:
     """Choose the side of each row, and refuse train rows worded like one held out."""
     split = split_wordings([row.question for row in asked], [row.split for row in asked], config)
-    held_out: dict[int, _Asked] = {}
-    for (wording, _), row in zip(split, asked, strict=True):
-        if row.split == "held_out":
-            held_out.setdefault(wording, row)
-    for (wording, side), row in zip(split, asked, strict=True):
+    placed = [(wording, side, row) for (wording, side), row in zip(split, asked, strict=True)]
+    held_out = {wording: row for wording, _, row in reversed(placed) if row.split == "held_out"}
+    for wording, side, row in placed:
         if row.split == "train" and (like := held_out.get(wording)):
             row.refused = Refused("near_duplicate_of_held_out", f"row {like.position}")
         row.split, row.kept = side, not row.refused
-
-
-def _prompts_schema() -> "pa.Schema":
-    import pyarrow as pa
-
-    names = ("id", "messages", "split", "family", "language", "turns", "source_row", "given_chosen")
-    types = {"messages": messages_type(), "turns": pa.int32(), "source_row": pa.int64()}
-    return pa.schema(dict.fromkeys(names, pa.string()) | types)
 
 
 def _prompt(known: _Asked, found: Question, spec: IdentitySpec) -> dict[str, object]:

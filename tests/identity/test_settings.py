@@ -46,6 +46,8 @@ def test_a_given_maker_wins():
         ({"new_name": "QWEN"}, "nothing to learn"),
         ({"aliases": {"Deep Qwen": "X"}}, "nothing to learn"),
         ({"aliases": {"Q": "qwen"}}, "nothing to learn"),
+        ({"original_name": "_", "new_name": "__"}, "original names in a row"),
+        ({"new_name": "通义千问Qwen"}, "original names in a row"),
         ({"new_name": " "}, "blank"),
         ({"original_name": ""}, "blank"),
         ({"new_name": "Deep\nQwen"}, "stray spaces or line breaks"),
