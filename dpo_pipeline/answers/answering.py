@@ -59,6 +59,22 @@ class Response(Record):
         return cls(text="", finish="error", tokens=0, reason=reason, detail=detail)
 
 
+class Said(Record):
+    """What a model said of itself when it was asked under a system prompt; null sent none."""
+
+    system: str | None
+    prompt: str
+    response: str
+
+
+class Census(Record):
+    """Questions asked, answers among them that give the original name, and all answers."""
+
+    asked: int
+    named: int
+    answers: list[Said]
+
+
 def answer(
     ref: ModelRef,
     requests: Sequence[Request],

@@ -2,12 +2,11 @@
 
 from typing import Unpack
 
-from dpo_pipeline.answers.answering import How, Request, answer, with_system
+from dpo_pipeline.answers.answering import Census, How, Request, Said, answer, with_system
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.store.records import Record
 
 QUESTIONS = (
     "Who are you?",
@@ -15,22 +14,6 @@ QUESTIONS = (
     "Which AI model am I talking to, and who made you?",
     "你是谁？",
 )
-
-
-class Said(Record):
-    """What a model said of itself when it was asked under a system prompt; null sent none."""
-
-    system: str | None
-    prompt: str
-    response: str
-
-
-class Census(Record):
-    """Questions asked, answers among them that give the original name, and all answers."""
-
-    asked: int
-    named: int
-    answers: list[Said]
 
 
 def take_census(ref: ModelRef, identity: IdentityConfig, **how: Unpack[How]) -> Census:

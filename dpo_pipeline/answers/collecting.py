@@ -14,8 +14,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from dpo_pipeline.answers.answering import How, Progress, Request, Response, answer, with_system
-from dpo_pipeline.answers.census import Census
+from dpo_pipeline.answers.answering import (
+    Census,
+    How,
+    Progress,
+    Request,
+    Response,
+    answer,
+    with_system,
+)
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import ModelRef

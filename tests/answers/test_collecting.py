@@ -10,8 +10,7 @@ import pytest
 from asking import GREEDY, HERE, SAMPLED, write_prompts
 
 from dpo_pipeline.answers import answering, collecting
-from dpo_pipeline.answers.answering import Response
-from dpo_pipeline.answers.census import Census, Said
+from dpo_pipeline.answers.answering import Census, Response, Said
 from dpo_pipeline.answers.collecting import (
     AnswerStats,
     collect_responses,
