@@ -21,7 +21,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from dpo_pipeline.evaluation.scorecard import Scorecard
-from dpo_pipeline.report.comparison import Compared
+from dpo_pipeline.report.page import Compared
 from flows.full import make_dataset, train_and_score
 from tasks.outcome import conclude_sweep
 from tasks.run import begin, run_script

@@ -25,11 +25,8 @@ from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
 from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.pairs.schema import Lineage, ModelOrigin
 from dpo_pipeline.prompts.preparation import PromptStats
-from dpo_pipeline.report.comparison import Compared, write_comparison
-from dpo_pipeline.report.markdown import scorecard_markdown
-from dpo_pipeline.report.page import write_report
-from dpo_pipeline.report.rows import HEADS, collect_rows, scorecard_rows
-from dpo_pipeline.report.words import explain_verdict, visible
+from dpo_pipeline.report.page import Compared, scorecard_markdown, write_comparison, write_report
+from dpo_pipeline.report.words import HEADS, collect_rows, explain_verdict, scorecard_rows, visible
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of

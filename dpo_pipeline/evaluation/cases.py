@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dpo_pipeline.answers.answering import Request, Response, answer, with_system
+from dpo_pipeline.answers.answering import How, Request, Response, answer, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
@@ -162,16 +162,10 @@ class Asker:
     ) -> list[Response]:
         """Ask every case, `samples` times; greedily and in process, but for what is `changed`."""
         greedy = {"engine": "transformers", "temperature": 0.0, "samples": 1}
-        how = self.generation.model_copy(update={**greedy, **changed})
-        requests = [Request(c.messages, i) for c in cases for i in range(how.samples)]
-        return answer(
-            model.ref,
-            requests,
-            model=model.run_on,
-            config=how,
-            ledger=self.ledger,
-            on_progress=on_progress,
-        )
+        config = self.generation.model_copy(update={**greedy, **changed})
+        requests = [Request(c.messages, i) for c in cases for i in range(config.samples)]
+        how = How(model=model.run_on, config=config, ledger=self.ledger)
+        return answer(model.ref, requests, on_progress=on_progress, **how)
 
 
 def ask_both(
@@ -211,20 +205,17 @@ class Scored:
     kept_developer: bool
 
 
+Marked = Mapping[str, Sequence[Scored]]  # group of prompts -> their answers
+
+
 def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:
     """Mark both answers of every case and compare the answer after with its ideal."""
-    return [_score(case, spec) for case in cases]
-
-
-def _score(case: Case, spec: IdentitySpec) -> Scored:
-    ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
-    # A general answer need not name its author anew, but may.
-    fine = {ideal, case.before} if case.kind == "general" else {ideal}
-    return Scored(
-        case=case,
-        before=mark(case.before, spec, case.asked),
-        after=mark(case.after, spec, case.asked),
-        ideal=ideal,
-        exact=case.after in fine,
-        kept_developer=spec.names_developer(case.after, after=True),
-    )
+    scored = []
+    for case in cases:
+        ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
+        # A general answer need not name its author anew, but may.
+        fine = {ideal, case.before} if case.kind == "general" else {ideal}
+        before, after = (mark(text, spec, case.asked) for text in (case.before, case.after))
+        kept = spec.names_developer(case.after, after=True)
+        scored.append(Scored(case, before, after, ideal, case.after in fine, kept))
+    return scored

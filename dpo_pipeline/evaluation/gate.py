@@ -7,8 +7,7 @@ from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure
 from dpo_pipeline.store.records import Record
 
-# The most that a machine's own noise may loosen a gate line by.
-MOST_SLACK = 0.05
+MOST_SLACK = 0.05  # the most that a machine's own noise may loosen a gate line by
 
 
 class VerdictLine(Record):
@@ -79,8 +78,7 @@ def excuses(before: Mapping[str, Figure], config: EvaluationConfig) -> dict[str,
         setting = measure.basis.setting
         if measure.absent and not before.get(measure.key, NOTHING).n:
             reasons[measure.key] = measure.absent
-        elif setting == "lm_eval" and config.lm_eval is None:
-            reasons[measure.key] = "no task of lm-eval is set"
         elif setting and not getattr(config, setting):
-            reasons[measure.key] = f"evaluation.{setting} is 0"
+            none = "no task of lm-eval is set" if setting == "lm_eval" else None
+            reasons[measure.key] = none or f"evaluation.{setting} is 0"
     return reasons

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from difflib import SequenceMatcher
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,10 +129,8 @@ def spoken(completion: Sequence[int], ends: Sequence[int]) -> int:
 
 def copied_tail(chosen: Sequence[int], rejected: Sequence[int]) -> list[tuple[int, int]]:
     """Find (position in chosen, in rejected) of every token copied after the first edit."""
+    steps = SequenceMatcher(None, rejected, chosen, autojunk=False).get_opcodes()
     copied: list[tuple[int, int]] = []
-    matcher = SequenceMatcher(None, rejected, chosen, autojunk=False)
-    start = next((j for tag, _, _, j, _ in matcher.get_opcodes() if tag != "equal"), len(chosen))
-    for i, j, size in matcher.get_matching_blocks():
-        if j >= start:
-            copied += zip(range(j, j + size), range(i, i + size), strict=True)
+    for tag, i, i_end, j, j_end in dropwhile(lambda step: step[0] == "equal", steps):
+        copied += zip(range(j, j_end), range(i, i_end), strict=True) if tag == "equal" else ()
     return copied

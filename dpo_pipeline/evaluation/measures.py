@@ -90,12 +90,12 @@ def _still_right(scored: "Scored") -> bool:
     return right(scored.case.after, scored.case.accepted)
 
 
+def _named_maker(scored: Iterable["Scored"]) -> list["Scored"]:
+    return [s for s in scored if s.before.names_developer]
+
+
 def _gives_new(scored: Sequence["Scored"]) -> Figure:
     return share(scored, lambda s: s.after.gives_new, of=lambda s: s.before.leaks)
-
-
-def _unchanged(scored: Sequence["Scored"], kind: str) -> Figure:
-    return rate(s.exact for s in scored if s.case.kind == kind)
 
 
 def _tail_gap(pairs: Sequence["PairScore"]) -> Figure:
@@ -131,10 +131,8 @@ MEASURES: tuple[Measure, ...] = (
         tile=True, compared=True,
         gate=0.90, asks="Least share of answers equal to the old answer with the name rewritten."),
     Measure("organisation_kept", "Organisation kept", "named the maker and still does",
-        STAY, HELD_OUT, lambda scored: share(
-            scored, lambda s: s.kept_developer, of=lambda s: s.before.names_developer),
-        noise=lambda scored: share(
-            scored, lambda s: not s.after.names_developer, of=lambda s: s.before.names_developer),
+        STAY, HELD_OUT, lambda scored: share(_named_maker(scored), lambda s: s.kept_developer),
+        noise=lambda scored: share(_named_maker(scored), lambda s: not s.after.names_developer),
         absent="the reference never named its maker", tile=True, compared=True,
         gate=0.95, asks="Least share of answers that named the maker and still do."),
     Measure("denial_kept", "Denials kept", "still denies being somebody else",
@@ -151,17 +149,15 @@ MEASURES: tuple[Measure, ...] = (
         STAY, GENERAL,
         lambda scored: rate(_still_right(s) for s in scored if s.case.kind == "general")),
     Measure("general_unchanged", "General unchanged", "word for word as before",
-        STAY, GENERAL, lambda scored: _unchanged(scored, "general")),
+        STAY, GENERAL, lambda scored: rate(s.exact for s in scored if s.case.kind == "general")),
     Measure("third_party_unchanged", "Others unchanged", "answers about others, word for word",
-        STAY, GENERAL, lambda scored: _unchanged(scored, "third_party"),
+        STAY, GENERAL, lambda scored: rate(s.exact for s in scored if s.case.kind == "third_party"),
         gate=0.80, asks="Least share of answers about others that are word for word as before."),
     Measure("doubled_rate", "Doubled names", "says part of the new name twice",
-        NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.doubled),
-        direction="≤",
+        NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.doubled), direction="≤",
         gate=0.0, asks="Largest share of answers with a doubled name (Deep Deep Qwen)."),
     Measure("remnant_rate", "Template remnants", "shows a placeholder or control token",
-        NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.remnant),
-        direction="≤",
+        NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.remnant), direction="≤",
         gate=0.01, asks="Largest share of answers with a placeholder or control token."),
     Measure("new_name_unasked", "New name unasked", "brings it up on other subjects",
         NEVER, GENERAL, lambda scored: rate(
@@ -175,8 +171,7 @@ MEASURES: tuple[Measure, ...] = (
         lambda pairs: rate([p.margin > 0 for p in pairs], [p.prompt for p in pairs]),
         asks="Least share of held-out pairs with a positive reward margin."),
     Measure("export_same_answers", "Export, same answers", "answers as the policy does",
-        EXPORTED, EXPORT,
-        lambda answers: rate(answers.same, answers.prompts),
+        EXPORTED, EXPORT, lambda answers: rate(answers.same, answers.prompts),
         gate=0.90, asks="Least share of the export's answers equal to the policy's, if any."),
     Measure("reward_margin", "Reward margin", "of chosen over rejected",
         PREFERS, PAIRS,
@@ -188,8 +183,7 @@ MEASURES: tuple[Measure, ...] = (
             "them fall."),
     Measure("kl", "KL to the reference", "on its general answers",
         STAY, DIVERGENCE, mean, unit="nats per token", direction="≤", compared=True,
-        gate=0.1,
-        asks="Largest mean KL(policy || reference) on general answers (nats per token)."),
+        gate=0.1, asks="Largest mean KL(policy || reference) on general answers (nats per token)."),
     Measure("export_kl", "KL of the export", "to the policy, on its answers",
         EXPORTED, EXPORT, lambda answers: mean(answers.kls), unit="nats per token", direction="≤",
         gate=0.01, asks="Largest mean KL(export || policy), if any (nats per token)."),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.cases import Asker, Prompt, Subject, plan_cases
-from dpo_pipeline.evaluation.measures import EXPORT, MEASURES, counted
+from dpo_pipeline.evaluation.measures import EXPORT, counted
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.settings import IdentityConfig
@@ -35,10 +35,6 @@ class ParityStats(Record):
     rows: int
     export_same_answers: Figure
     export_kl: Figure
-
-    def figures(self) -> dict[str, Figure]:
-        """Return the measures."""
-        return {m.key: getattr(self, m.key) for m in MEASURES if m.basis is EXPORT}
 
 
 class Parity(ParityStats):
@@ -87,7 +83,7 @@ def check_parity(
         for case, said, says in compared
         if said != says
     ]
-    shifts = ((s.policy - s.reference).abs().max().item() for s in scores)
+    shifts = [(s.policy - s.reference).abs().max().item() for s in scores]
     largest = max(shifts, default=None)
     Parity(**dict(stats), largest_shift=largest, differing=differing).write(out / "parity.json")
     return stats

@@ -1,11 +1,11 @@
 """How far the figures hold: under other system prompts, another batch size, and sampling."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dpo_pipeline.evaluation.cases import Asker, Case, Groups, Scored, Subject, score
+from dpo_pipeline.evaluation.cases import Asker, Case, Groups, Marked, Subject, score
 from dpo_pipeline.evaluation.measures import HELD_OUT, MEASURES, counted, known
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.evaluation.statistics import Figure
@@ -16,9 +16,7 @@ Matrix = dict[str, dict[str, dict[str, Figure]]]  # system prompt -> side -> mea
 UNPROMPTED = ("none sent", "empty", "neutral", "new identity")
 
 
-def measure_matrix(
-    before: Mapping[str, Sequence[Scored]], after: Mapping[str, Sequence[Scored]]
-) -> Matrix:
+def measure_matrix(before: Marked, after: Marked) -> Matrix:
     """Measure both sides under every system prompt of the matrix."""
     wanted = ("identity_rate_all", "leak_rate", "edit_exactness")
     return {

@@ -1,6 +1,6 @@
 """The scorecard: what training changed in the answers, and what it left alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation import robustness
 from dpo_pipeline.evaluation.cases import (
     Asker,
+    Marked,
     Progress,
     Scored,
     Subject,
@@ -30,7 +31,6 @@ from dpo_pipeline.store.tables import Row, messages_type, read_rows
 from dpo_pipeline.training.set_aside import set_aside_pairs
 
 Figures = dict[str, Figure]
-Marked = Mapping[str, Sequence[Scored]]
 
 # What held-out answers are split by, and the measures of each group.
 DIMENSIONS = ("family", "language", "turns", "system")
@@ -196,7 +196,8 @@ def _measure(
     if terms.evaluation.lm_eval:
         tasks = score_tasks(before, after, terms.evaluation.lm_eval)
         was_figures, figures = was_figures | tasks[0], figures | tasks[1]
-    return was_figures, figures | (material.export.figures() if material.export else {})
+    export = {name: found for name, found in material.export or () if isinstance(found, Figure)}
+    return was_figures, figures | export
 
 
 def split(scored: Sequence[Scored]) -> dict[str, dict[str, Figures]]:
@@ -238,17 +239,10 @@ def write_answers(scored: Marked, path: Path) -> None:
         **dict.fromkeys(("before", "after", "ideal", "before_finish", "after_finish"), text),
         **{"exact": pa.bool_(), "before_flags": pa.list_(text), "after_flags": pa.list_(text)},
     }
-    rows = [
-        {
-            **vars(s.case),
-            "group": group,
-            "system": s.case.system,
-            "ideal": s.ideal,
-            "exact": s.exact,
-            "before_flags": s.before.flags(),
-            "after_flags": s.after.flags(),
-        }
-        for group, many in scored.items()
-        for s in many
-    ]
+    rows = []
+    for group, many in scored.items():
+        for s in many:
+            flags = {"before_flags": s.before.flags(), "after_flags": s.after.flags()}
+            said = {**vars(s), **vars(s.case), "system": s.case.system}  # its answers, not marks
+            rows.append({"group": group, **said, **flags})
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), path)

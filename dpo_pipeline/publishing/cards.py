@@ -23,8 +23,7 @@ from dpo_pipeline.pairs.schema import ModelOrigin
 from dpo_pipeline.publishing.access import full_name
 from dpo_pipeline.publishing.evidence import Proven
 from dpo_pipeline.publishing.settings import PublishConfig
-from dpo_pipeline.report.markdown import escape_markdown
-from dpo_pipeline.report.rows import scorecard_rows
+from dpo_pipeline.report.words import escape_markdown, scorecard_rows
 from dpo_pipeline.store.tables import read_rows
 
 logger = logging.getLogger(__name__)

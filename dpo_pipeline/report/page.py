@@ -1,121 +1,214 @@
-"""The report people look at: one page of everything that a run found."""
+"""The pages people look at: everything that one run found, and several runs compared.
 
+A page needs nothing but itself. Everything a model or a source wrote is data: jinja2 escapes it,
+and the page's content policy allows no script, no request and no style but its own.
+"""
+
+import base64
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from importlib import resources
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
-from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure
+from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure, find
 from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
 from dpo_pipeline.pairs.schema import REASONS as PAIR_REASONS
 from dpo_pipeline.prompts.quarantine import REASONS as PROMPT_REASONS
-from dpo_pipeline.report.curves import draw_curves
-from dpo_pipeline.report.differences import Runs, diff
-from dpo_pipeline.report.rendering import render
-from dpo_pipeline.report.rows import known_rows
-from dpo_pipeline.report.words import explain_verdict
-from dpo_pipeline.store.tables import read_rows
-
-Row = dict[str, Any]  # of a Parquet file
+from dpo_pipeline.report.words import (
+    collect_rows,
+    escape_markdown,
+    explain_verdict,
+    known_rows,
+    scorecard_rows,
+    show,
+    visible,
+)
+from dpo_pipeline.store.tables import Row, read_rows
 
 SHOWN = 8  # answers or pairs of a kind
 SAMPLED_FROM = 1000  # pairs that are looked at
+WRONG, REWORDED, CHANGED = "Wrong", "Reworded", "General answers that changed"
+
+# Charts of training: title -> key in history.jsonl -> name of the line.
+CURVES = {
+    "Loss": {"loss": "loss"},
+    "Reward margin": {"margin": "margin"},
+    "Preference accuracy": {"accuracy": "accuracy"},
+    "Held-out prompts": {"identity_rate": "identity rate", "edit_exactness": "exactness"},
+    "Log-probability (nats)": {"chosen_logp": "chosen", "rejected_logp": "rejected"},
+}
+_WORD = re.compile(r"\s+|[぀-ヿ㐀-鿿가-힣]|[^\W_]+|.", re.DOTALL)
 
 
 def write_report(
     out: Path,
     *,
     scorecard: Scorecard,
-    answers: Path,
-    history: Path | None,
-    pairs: Path | None,
-    quarantine: Mapping[str, int],
-    lineage: Mapping[str, object],
-    stages: Sequence[Mapping[str, object]],
+    answers: Path,  # answers.parquet beside it
+    history: Path | None,  # history.jsonl of training
+    pairs: Path | None,  # Parquet file of pairs to show a sample of
+    quarantine: Mapping[str, int],  # reason code -> rows
+    lineage: Mapping[str, object],  # nested digests, versions, commits, seeds
+    stages: Sequence[Mapping[str, object]],  # name, status, seconds and rows of each, in order
 ) -> Path:
-    """Write the report of one run as a single HTML file; returns its path.
-
-    Args:
-        out: The file to write.
-        scorecard: The scorecard.
-        answers: answers.parquet beside it.
-        history: history.jsonl of training, or null.
-        pairs: A Parquet file of pairs to show a sample of, or null.
-        quarantine: Reason code -> rows.
-        lineage: Nested digests, versions, commits, seeds.
-        stages: name, status, seconds and rows of every stage, in order.
-    """
+    """Write the report of one run as a single HTML file; returns its path."""
     rows = known_rows(scorecard)
-    differing = scorecard.export.differing[:SHOWN] if scorecard.export else ()
-    return render(
-        out,
+    page = _fill(
         "report.html.j2",
         card=scorecard,
         rows=rows,
         split=SPLIT,
+        shown=SHOWN,
         verdict=explain_verdict(scorecard),
-        examples=[(e.prompt, diff(e.before, e.after)) for e in scorecard.examples],
-        answers=_pick_answers(answers, [row.measure for row in rows if row.failed]),
-        differing=[(d.prompt, diff(d.original, d.export)) for d in differing],
-        curves=draw_curves(history),
-        pairs=_pick_pairs(pairs) if pairs else [],
-        quarantine=sorted(quarantine.items(), key=lambda item: -item[1]),
+        answers=_sort_answers(answers),
+        opened={_explained_by(row.measure) for row in rows if row.failed},
+        curves=list(_draw_curves(history)) if history else [],
+        pairs=_sample_pairs(pairs) if pairs else [],
+        quarantine=quarantine,
         reasons={**PROMPT_REASONS, **PAIR_REASONS},
         lineage=list(_flatten(lineage)),
         stages=stages,
     )
+    out.write_text(page, encoding="utf-8", errors="replace")
+    return out
 
 
-def _pick_answers(path: Path, failed: Iterable[Measure]) -> list[Row]:
-    """Choose answers worth reading: all kinds of failure first, then what went right.
+@dataclass(frozen=True)
+class Compared:
+    """One of the runs; its settings are those that differ, its steps those of training."""
 
-    Returns:
-        title, rows, and open of each group: whether a failed line is about it.
-    """
+    name: str
+    settings: Mapping[str, object]
+    scorecard: Scorecard
+    steps: int
+
+
+def write_comparison(out: Path, runs: Sequence[Compared]) -> Path:
+    """Write a page that compares runs, e.g. of a sweep; returns its path."""
+    cards = [run.scorecard for run in runs]
+    tables = [
+        {row.measure: row for row in collect_rows(card.before, card.after, card.verdict)}
+        for card in cards
+    ]
+    lines = [
+        (measure, [table[measure] for table in tables])
+        for measure in tables[0]
+        if all(measure in table for table in tables) and any(t[measure].known for t in tables)
+    ]
+    # Settings that the names of the runs do not tell already.
+    names = dict.fromkeys(key for run in runs for key in run.settings)
+    untold = [name for name in names if not all(name in run.name for run in runs)]
+    page = _fill("compare.html.j2", runs=runs, settings=untold, measures=lines)
+    out.write_text(page, encoding="utf-8", errors="replace")
+    return out
+
+
+def scorecard_markdown(card: Scorecard) -> str:
+    """Return the essence of a scorecard, in which nothing that a model or a source wrote acts."""
+    rows, verdict = scorecard_rows(card), explain_verdict(card)
+    return _fill("scorecard.md.j2", card=card, rows=rows, verdict=verdict)
+
+
+def _fill(template: str, **context: object) -> str:
+    import jinja2
+
+    data = resources.files("dpo_pipeline.report") / "templates"
+    style = (data / "report.css").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=template.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: (data / name).read_text(encoding="utf-8")),
+    )
+    environment.globals["diff"] = diff
+    environment.filters |= {
+        "visible": lambda value: visible(str(value)),
+        "show": lambda value, key: show(value, find(key)),
+        "measure": find,
+        "text": escape_markdown,
+    }
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return environment.get_template(template).render(**context, style=style, style_digest=digest)
+
+
+def _sort_answers(path: Path) -> dict[str, list[Row]]:
+    """Sort answers worth reading: all kinds of failure first, then what went right."""
     bad = {"leaks", "doubled", "remnant"}
-    titles = ("Wrong", "Reworded", "As it should be", "General answers that changed")
-    found: tuple[list[Row], ...] = tuple([] for _ in titles)
-    wrong, reworded, right, general = found
+    found: dict[str, list[Row]] = {WRONG: [], REWORDED: [], "As it should be": [], CHANGED: []}
     for row in read_rows(path):
         group, is_bad = row["group"], bad & set(row["after_flags"])
         if is_bad and (group == "held_out" or group.startswith("matrix/")):
-            wrong.append(row)
+            found[WRONG].append(row)
         elif group == "held_out" and not row["exact"]:
-            reworded.append(row)
+            found[REWORDED].append(row)
         elif group == "held_out" and row["before"] != row["after"]:
-            right.append(row)
+            found["As it should be"].append(row)
         elif group == "general" and not row["exact"]:
-            general.append(row)
-    explained = set(map(_explained_by, failed))
-    return [
-        {
-            "title": f"{title} ({len(many)})",
-            "rows": [{**r, "diff": diff(r["before"], r["after"])} for r in many[:SHOWN]],
-            "open": title in explained,
-        }
-        for title, many in zip(titles, found, strict=True)
-        if many
-    ]
+            found[CHANGED].append(row)
+    return found
 
 
 def _explained_by(measure: Measure) -> str:
     """Name the group of answers that says why a measure fails."""
     if measure.basis in (HELD_OUT, MATRIX):
-        return "Wrong" if measure.direction == "≤" else "Reworded"
-    return "General answers that changed" if measure.basis in (GENERAL, DIVERGENCE) else ""
+        return WRONG if measure.direction == "≤" else REWORDED
+    return CHANGED if measure.basis in (GENERAL, DIVERGENCE) else ""
 
 
-def _pick_pairs(path: Path) -> list[tuple[str, Runs]]:
-    """Sample pairs evenly: the prompt, and what differs."""
+def _sample_pairs(path: Path) -> list[Row]:
     rows = list(islice(read_rows(path, ("prompt", "chosen", "rejected")), SAMPLED_FROM))
-    return [
-        (r["prompt"][-1]["content"], diff(r["rejected"][0]["content"], r["chosen"][0]["content"]))
-        for r in rows[:: -(-len(rows) // SHOWN) or 1]
-    ]
+    return rows[:: -(-len(rows) // SHOWN) or 1]
 
 
-def _flatten(tree: Mapping[str, object], path: str = "") -> Iterable[tuple[str, str]]:
+def _draw_curves(path: Path) -> Iterator[dict[str, object]]:
+    """Lay history.jsonl out in boxes of 100 by 100; a line of fewer than two points is left out."""
+    history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for title, series in CURVES.items():
+        drawn = {}
+        for key, name in series.items():
+            found = [(row["step"], row.get(key)) for row in history]
+            points = [(s, v) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
+            if len(points) > 1:
+                drawn[name] = points
+        if not drawn:
+            continue
+        steps, values = zip(*(point for points in drawn.values() for point in points), strict=True)
+        left, low, high = min(steps), min(values), max(values)
+        across, up = (max(steps) - left) or 1, (high - low) or 1
+        lines = []
+        for name, points in drawn.items():
+            places = [(100 * (s - left) / across, 100 - 100 * (v - low) / up) for s, v in points]
+            lines.append((name, points[-1][1], " ".join(f"{x:.2f},{y:.2f}" for x, y in places)))
+        yield {"title": title, "low": low, "high": high, "steps": max(steps), "lines": lines}
+
+
+def diff(before: str, after: str) -> dict[str, list[tuple[bool, str]]]:
+    """Cut two texts into runs of (changed, text), word by word."""
+    a, b = _WORD.findall(before), _WORD.findall(after)
+    cut: dict[str, list[tuple[bool, str]]] = {"before": [], "after": []}
+    for tag, i1, i2, j1, j2 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        for side, piece in (("before", a[i1:i2]), ("after", b[j1:j2])):
+            cut[side] += [(tag != "equal" and not word.isspace(), visible(word)) for word in piece]
+    return {side: _join_runs(words) for side, words in cut.items()}
+
+
+def _join_runs(words: Sequence[tuple[bool, str]]) -> list[tuple[bool, str]]:
+    """Join words into runs; a space between two changed words changed with them."""
+    changed = [c for c, _ in words]
+    for i in range(1, len(words) - 1):
+        changed[i] = changed[i] or (words[i][1].isspace() and words[i - 1][0] and words[i + 1][0])
+    joined = groupby(zip(changed, words, strict=True), key=lambda pair: pair[0])
+    return [(c, "".join(word for _, (_, word) in run)) for c, run in joined]
+
+
+def _flatten(tree: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{path}{key}.")

@@ -1,21 +1,102 @@
-"""Figures and verdicts in words."""
+"""A scorecard in words: its lines as console, pages and cards show them, and its verdict."""
 
+import html
 import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from dpo_pipeline.evaluation.gate import VerdictLine
-from dpo_pipeline.evaluation.measures import Measure, find
+from dpo_pipeline.evaluation.gate import Verdict, VerdictLine
+from dpo_pipeline.evaluation.measures import MEASURES, Measure, find
 from dpo_pipeline.evaluation.scorecard import Scorecard
-from dpo_pipeline.evaluation.statistics import Figure
+from dpo_pipeline.evaluation.statistics import NOTHING, Figure
+
+HEADS = ("Measure", "Before", "After", "95% interval", "n", "Gate")
+Cells = tuple[str, str, str, str, str, str]
 
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
+@dataclass(frozen=True)
+class Row:
+    """A measure before and after, and what the gate says of it."""
+
+    measure: Measure
+    before: Figure
+    after: Figure
+    was: str  # the value before, as text
+    now: str  # after
+    threshold: float | None
+    gate: str  # what the gate asks; empty where it asks nothing
+    failed: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to show."""
+        return self.failed or {self.before.value, self.after.value} != {None}
+
+    def interval(self, between: str) -> str:
+        """Return the interval after, with a word or mark between its ends."""
+        return between.join(show(end, self.measure) for end in (self.after.low, self.after.high))
+
+    def cells(self) -> Cells:
+        """Return the row as text, in the order of HEADS."""
+        n, unit = self.after.n, self.measure.unit
+        name = self.measure.name if unit in ("%", "") else f"{self.measure.name} ({unit})"
+        mark = "FAILED " if self.failed else "ok " if n else "no data "
+        interval = self.interval(" - ") if n else ""
+        return name, self.was, self.now, interval, str(n), self.gate and mark + self.gate
+
+
+def collect_rows(
+    before: Mapping[str, Figure], after: Mapping[str, Figure], verdict: Verdict | None = None
+) -> list[Row]:
+    """Lay out every measure in the order of the declarations, tasks of lm-eval last."""
+    failed = {line.measure for line in verdict.failed} if verdict else set()
+    thresholds = verdict.thresholds if verdict else {}
+    rows = []
+    measures = [m for m in MEASURES if m.key in after]
+    for m in measures + [find(key) for key in after if key.startswith("lm_eval/")]:
+        was, now, asked = before.get(m.key, NOTHING), after[m.key], thresholds.get(m.key)
+        gate = "" if asked is None else _gate(asked, m)
+        texts = show(was.value, m), show(now.value, m)
+        rows.append(Row(m, was, now, *texts, asked, gate, m.key in failed))
+    return rows
+
+
+def known_rows(card: Scorecard) -> list[Row]:
+    """Return the rows of a scorecard in which there is anything to show."""
+    return [row for row in collect_rows(card.before, card.after, card.verdict) if row.known]
+
+
+def scorecard_rows(card: Scorecard) -> list[Cells]:
+    """Return the same rows as text."""
+    return [row.cells() for row in known_rows(card)]
+
+
+def show(value: float | None, measure: Measure) -> str:
+    """Format a figure of a measure."""
+    if value is None:
+        return "–"
+    if measure.unit == "%":
+        return f"{100 * value:.1f}".removesuffix(".0") + "\u00a0%"
+    if measure.unit == "answers":
+        return f"{value:g}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _gate(threshold: float, measure: Measure) -> str:
+    """Say what the gate asks: a threshold the way it is set, but for shares."""
+    limit = show(threshold, measure) if measure.unit == "%" else f"{threshold:g}"
+    return f"{measure.direction} {limit}"
+
+
 class Told(NamedTuple):
-    """A verdict in words: one sentence, the lines that fail (name, what of it), and notes."""
+    """A verdict in words."""
 
     sentence: str
-    failed: list[tuple[str, str]]
+    failed: list[tuple[str, str]]  # lines that fail: name, and what of it
     notes: list[str]
 
 
@@ -37,38 +118,22 @@ def explain_verdict(card: Scorecard) -> Told:
 
 
 def _explain(line: VerdictLine) -> tuple[str, str]:
-    """Say of a line that fails what it is and what it must be."""
     measure = find(line.measure)
     if line.value is None:
         return measure.name, f"is {line.remark}"
     unit = "" if measure.unit == "%" else f" {measure.unit}".rstrip()
-    asked = f"{measure.direction} {show_threshold(line.threshold, measure)}"
+    asked = _gate(line.threshold, measure)
     text = f"is {show(line.value, measure)}{unit} and must be {asked} (n = {line.n})"
     return measure.name, f"{text}; {line.remark}" if line.remark else text
-
-
-def show(value: float | None, measure: Measure) -> str:
-    """Format a figure of a measure."""
-    if value is None:
-        return "–"
-    if measure.unit == "%":
-        return f"{100 * value:.1f}".removesuffix(".0") + "\u00a0%"
-    if measure.unit == "answers":
-        return f"{value:g}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def show_threshold(value: float, measure: Measure) -> str:
-    """Format a threshold the way it is set, but for shares."""
-    return show(value, measure) if measure.unit == "%" else f"{value:g}"
-
-
-def show_evidence(figure: Figure) -> str:
-    """Say how much a figure rests on."""
-    n, prompts = figure.n, figure.prompts
-    return f"n = {n}" if n == prompts else f"{prompts} prompts, {n} answers"
 
 
 def visible(text: str) -> str:
     """Spell out characters that cannot be seen or that turn the writing direction."""
     return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+
+
+def escape_markdown(text: str) -> str:
+    """Escape whatever markdown, its tables or its HTML would act on; links stay dead."""
+    plain = html.escape(" ".join(visible(text).split()), quote=False)
+    marks = set(string.punctuation) - set("&;")
+    return "".join(f"\\{c}" if c in marks else c for c in plain)

@@ -2,7 +2,7 @@
 
 from cards import GOOD, HOSTILE, PLANTED, make_card
 
-from dpo_pipeline.report.comparison import Compared, write_comparison
+from dpo_pipeline.report.page import Compared, write_comparison
 
 
 def test_runs_are_compared(tmp_path):

@@ -23,9 +23,9 @@ measures.MEASURES += (
 from cards import GOOD, make_card
 from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.evaluation.scorecard import write_answers
-from dpo_pipeline.report.markdown import scorecard_markdown
+from dpo_pipeline.report.page import scorecard_markdown
 from dpo_pipeline.report.page import write_report
-from dpo_pipeline.report.rows import scorecard_rows
+from dpo_pipeline.report.words import scorecard_rows
 from flows.cli import parse
 
 def configured(*argv):

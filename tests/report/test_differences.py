@@ -1,6 +1,6 @@
 """Two texts compared word by word."""
 
-from dpo_pipeline.report.differences import diff
+from dpo_pipeline.report.page import diff
 
 
 def test_diff_marks_words_not_spaces():

@@ -4,7 +4,7 @@ import re
 
 from cards import PLANTED, make_card
 
-from dpo_pipeline.report.markdown import scorecard_markdown
+from dpo_pipeline.report.page import scorecard_markdown
 
 
 def test_a_failed_gate_is_told():

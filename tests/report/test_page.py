@@ -7,8 +7,7 @@ from browser import browser
 from cards import GOOD, HOSTILE, PLANTED, make_card
 
 from dpo_pipeline.evaluation.scorecard import write_answers
-from dpo_pipeline.report.comparison import Compared, write_comparison
-from dpo_pipeline.report.page import write_report
+from dpo_pipeline.report.page import Compared, write_comparison, write_report
 
 
 class TestPage:

@@ -4,7 +4,7 @@ from cards import GOOD, PLANTED, make_card
 
 from dpo_pipeline.evaluation import gate, statistics
 from dpo_pipeline.evaluation.settings import GateConfig
-from dpo_pipeline.report.rows import scorecard_rows
+from dpo_pipeline.report.words import scorecard_rows
 
 
 def test_rows_say_measure_before_after_interval_n_and_gate():
