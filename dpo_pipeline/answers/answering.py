@@ -1,4 +1,8 @@
-"""Requests answered: from the ledger where it has them, else by the model."""
+"""Requests answered: from the ledger where it has them, else by the model.
+
+An answer depends on its request, the weights, the template, the decoding and the precision,
+and on nothing else. So what the ledger holds is never made twice.
+"""
 
 import logging
 import time

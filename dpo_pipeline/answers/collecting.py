@@ -1,9 +1,4 @@
-"""Answers of a model to many requests: batched, kept in a ledger, the same in any order.
-
-An answer depends on its request, the weights, the template, the decoding and the precision,
-and on nothing else: not on the batch, the shard or the run that made it. So what the ledger
-holds is never made twice.
-"""
+"""Answers to all prompts, in shards: the same whatever shard, batch or run made them."""
 
 import logging
 from collections import Counter
@@ -141,9 +136,8 @@ def _read_range(path: Path, start: int, stop: int) -> list[Row]:
         groups = range(file.num_row_groups)
         first = list(accumulate((file.metadata.row_group(g).num_rows for g in groups), initial=0))
         read = [g for g in groups if first[g] < stop and first[g + 1] > start]
-        rows: list[Row] = (
-            file.read_row_groups(read).slice(start - first[read[0]], stop - start).to_pylist()
-        )
+        table = file.read_row_groups(read).slice(start - first[read[0]], stop - start)
+        rows: list[Row] = table.to_pylist()
     return rows
 
 

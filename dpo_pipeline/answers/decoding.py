@@ -148,8 +148,7 @@ def decode(
                 size //= 2
                 logger.warning("out of memory: going on with %d rows at once", size)
             del batch
-            if model.device.type == "cuda":
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
 
 
 @torch.inference_mode()

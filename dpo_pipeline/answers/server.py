@@ -65,7 +65,13 @@ def _complete(client: httpx.Client, base_url: str, body: dict[str, object]) -> R
         return client.post(url, json=body).raise_for_status()
 
     try:
-        return _read(patiently(post, _may_pass, ATTEMPTS))
+        answered = patiently(post, _may_pass, ATTEMPTS).json()
+        choice = answered["choices"][0]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+        if finish not in ("stop", "length") or not isinstance(text, str):
+            return Response.failed(f"the answer ended with finish_reason {finish!r}", "refused")
+        tokens = int((answered.get("usage") or {}).get("completion_tokens") or 0)
+        return Response(text=text, finish=finish, tokens=tokens)
     except httpx.ConnectError as error:
         raise GenerationError(
             f"no server at {url}: {error}; start one, or set generation.base_url"
@@ -86,13 +92,3 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in PASSING
     return isinstance(error, httpx.TransportError)
-
-
-def _read(response: httpx.Response) -> Response:
-    body = response.json()
-    choice = body["choices"][0]
-    text, finish = choice["message"]["content"], choice["finish_reason"]
-    if finish not in ("stop", "length") or not isinstance(text, str):
-        return Response.failed(f"the answer ended with finish_reason {finish!r}", "refused")
-    tokens = int((body.get("usage") or {}).get("completion_tokens") or 0)
-    return Response(text=text, finish=finish, tokens=tokens)

@@ -10,7 +10,6 @@ from dpo_pipeline.errors import DataError, ModelError
 from dpo_pipeline.hub.retries import PASSING, hub_cause, patiently
 
 if TYPE_CHECKING:
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
 RepoType = Literal["model", "dataset"]
@@ -23,14 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_revision(repo_id: str, repo_type: RepoType, revision: str | None = None) -> str:
-    """Resolve a branch or tag to the commit that every later read uses.
+    """Resolve a branch or tag, None being the default branch, to a commit for every later read.
 
     Offline, it is the commit that the local cache holds for that branch or tag.
 
-    Args:
-        repo_id: Repository, "owner/name".
-        repo_type: What it holds.
-        revision: Branch, tag or commit; None for the default branch.
     Raises:
         DataError: A dataset cannot be read; the message says what to do.
         ModelError: The same for a model.
@@ -92,12 +87,10 @@ def explain(
     if cause is None:
         return None
     if isinstance(cause, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        says = (
-            "is not whole in the local cache, and offline mode is on: unset HF_HUB_OFFLINE and "
-            "download it once, or name a local folder or file"
-            if reading
-            else "was not asked, as HF_HUB_OFFLINE is set"
-        )
+        says = "was not asked, as HF_HUB_OFFLINE is set"
+        if reading:
+            says = "is not whole in the local cache, and offline mode is on: unset HF_HUB_OFFLINE "
+            says += "and download it once, or name a local folder or file"
     elif isinstance(cause, errors.HfHubHTTPError):
         says = _explain_answer(cause, repo_id, repo_type)
     else:
@@ -137,22 +130,19 @@ def _explain_answer(cause: "HfHubHTTPError", repo_id: str, repo_type: str) -> st
 @cache
 def set_timeouts() -> None:
     """Give the Hub's client a time-out, once a process: by default it waits for ever."""
-    from huggingface_hub import set_client_factory
-
-    set_client_factory(_client)
-
-
-def _client() -> "httpx2.Client":
     import httpx2
+    from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
-
-    limits = httpx2.Timeout(TIMEOUT, connect=min(10.0, TIMEOUT)).as_dict()
 
     def limit(request: httpx2.Request) -> None:
         # Most calls ask for no time-out in so many words, so the client's own would not count.
+        limits = httpx2.Timeout(TIMEOUT, connect=min(10.0, TIMEOUT)).as_dict()
         asked = request.extensions.get("timeout", {})
         request.extensions["timeout"] = limits | {k: v for k, v in asked.items() if v is not None}
 
-    client = default_client_factory()
-    client.event_hooks = {"request": [*client.event_hooks["request"], limit], "response": []}
-    return client
+    def make_client() -> httpx2.Client:
+        client = default_client_factory()
+        client.event_hooks = {"request": [*client.event_hooks["request"], limit], "response": []}
+        return client
+
+    set_client_factory(make_client)

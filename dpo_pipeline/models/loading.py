@@ -1,7 +1,4 @@
-"""Tokenizers and models from what a reference names: on which device, in which precision.
-
-Nothing that they bring along is run.
-"""
+"""Tokenizers and models loaded, on some device, in some precision; none runs code of its own."""
 
 import json
 from typing import TYPE_CHECKING, Any, Literal
