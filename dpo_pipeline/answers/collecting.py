@@ -137,8 +137,7 @@ def _read_range(path: Path, start: int, stop: int) -> list[Row]:
         first = list(accumulate((file.metadata.row_group(g).num_rows for g in groups), initial=0))
         read = [g for g in groups if first[g] < stop and first[g + 1] > start]
         table = file.read_row_groups(read).slice(start - first[read[0]], stop - start)
-        rows: list[Row] = table.to_pylist()
-    return rows
+        return list(table.to_pylist())
 
 
 def responses_schema() -> "pa.Schema":

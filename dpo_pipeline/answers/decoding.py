@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 # Prompts enter when a part in so many of the places is free: prefill is faster for several.
 REFILL = 8
-
 # Threads of a task runner take turns at the one model that a process holds.
 _turn = threading.Lock()
 
@@ -111,14 +110,10 @@ def decode(
 ) -> Iterator[Row]:
     """Decode rows, those of similar length in one batch; yield each when it ends.
 
-    When memory runs out, the rows in flight start again, half as many at once; the answers
-    are the same.
+    The model is in eval mode, with a neutral generation config; alone, each row goes through
+    its own `generate()`. When memory runs out, the rows in flight start again, half as many at
+    once; the answers are the same.
 
-    Args:
-        model: In eval mode, with a neutral generation config.
-        rows: Prompts.
-        config: Budget of a batch, temperature and nucleus.
-        alone: Decode one by one with the model's own `generate()`.
     Raises:
         GenerationError: Memory does not hold even one row.
     """
@@ -294,14 +289,10 @@ def _padded(rows: Sequence[Row]) -> list[list[int]]:
 def choose(logits: torch.Tensor, rows: Sequence[Row], config: GenerationConfig) -> list[int]:
     """Choose the next token of each row: the likeliest, or one drawn by the row's own chance.
 
-    Args:
-        logits: Shape (rows, vocabulary).
-        rows: Their rows; a draw takes one number from each row's generator.
-        config: Temperature and nucleus.
+    Logits are of shape (rows, vocabulary); a draw takes one number from each row's generator.
     """
     if config.temperature == 0:
-        chosen: list[int] = logits.max(dim=-1).indices.tolist()  # argmax is slow in bfloat16
-        return chosen
+        return list(logits.max(dim=-1).indices.tolist())  # argmax is slow in bfloat16
     mass = (logits.double() / config.temperature).softmax(-1)
     if config.top_p < 1:
         ordered = mass.sort(dim=-1, descending=True).values
@@ -312,5 +303,4 @@ def choose(logits: torch.Tensor, rows: Sequence[Row], config: GenerationConfig) 
     mass = mass.cumsum(-1)
     drawn = torch.tensor([[row.chance.random()] for row in rows], dtype=mass.dtype)
     at = torch.searchsorted(mass, drawn.to(mass.device) * mass[:, -1:], right=True)
-    chosen = at[:, 0].clamp(max=mass.shape[-1] - 1).tolist()
-    return chosen
+    return list(at[:, 0].clamp(max=mass.shape[-1] - 1).tolist())

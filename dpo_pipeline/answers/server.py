@@ -38,9 +38,8 @@ def ask_server(
     """
     secret, config = os.environ.get("OPENAI_API_KEY"), how["config"]
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    body: dict[str, object] = {"model": config.served(how["model"].name)}
+    body: dict[str, object] = {"model": config.served(how["model"].name), "frequency_penalty": 0.0}
     body |= {"max_tokens": config.max_new_tokens, "temperature": config.temperature}
-    body |= {"frequency_penalty": 0.0}
     if config.temperature:
         body["top_p"] = config.top_p
     with (

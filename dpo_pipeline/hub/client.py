@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_revision(repo_id: str, repo_type: RepoType, revision: str | None = None) -> str:
-    """Resolve a branch or tag, None being the default branch, to a commit for every later read.
+    """Resolve a branch or tag (None: the default branch) to the commit that later reads use.
 
     Offline, it is the commit that the local cache holds for that branch or tag.
 
@@ -75,11 +75,7 @@ def explain(
 ) -> str | None:
     """Say what went wrong at the Hub and what to do about it; None if it was not the Hub.
 
-    Args:
-        error: What came out of a client.
-        repo_id: The repository asked for, if it was one.
-        repo_type: "model" or "dataset".
-        reading: Whether the local cache could have answered.
+    Reading, the local cache could have answered.
     """
     from huggingface_hub import constants, errors
 

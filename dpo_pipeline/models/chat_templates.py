@@ -51,8 +51,7 @@ def encode(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     plain = not tokenizer.chat_template
     # Not verbose: callers hold lengths against the model's, and say what comes of it.
     found = tokenizer(render(tokenizer, messages), add_special_tokens=plain, verbose=False)
-    ids: list[int] = found["input_ids"]
-    return ids
+    return list(found["input_ids"])
 
 
 def _written(

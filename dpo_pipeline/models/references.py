@@ -39,9 +39,6 @@ class ModelStats(Record):
 def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     """Find a local folder, or a Hub model at one commit; cheap errors before anything loads.
 
-    Args:
-        name: A folder that exists, or a Hub id ("owner/name").
-        revision: Hub branch, tag or commit; None for the default branch.
     Raises:
         ModelError: It is neither, or the Hub does not give it; the message says what to do.
     """

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    Batch = tuple[torch.Tensor, torch.Tensor]
+
 Progress = Callable[[int, int], None] | None  # takes steps done and to be done
+Encoded = tuple[list[int], list[int]]  # token ids, and labels
 logger = logging.getLogger(__name__)
 
 CONVERSATIONS = 20_000
@@ -69,13 +72,9 @@ class StarterStats(ModelStats):
 def build_starter(
     out: Path, seed: int = 0, on_progress: Progress = None, *, conversations: int = CONVERSATIONS
 ) -> StarterStats:
-    """Train the starter and save it as a model folder.
+    """Train the starter on a corpus of so many conversations; save it in an empty folder.
 
-    Args:
-        out: Empty folder; gets config, weights (safetensors), tokenizer and chat template.
-        seed: Of the corpus and the weights; one seed and machine give the same model.
-        on_progress: Called after every step.
-        conversations: Size of the corpus.
+    The seed is that of corpus and weights: one seed and machine give the same model.
     """
     from transformers import GenerationConfig
 
@@ -99,14 +98,11 @@ def build_starter(
 
 
 def init_model(config: Path, out: Path, seed: int = 0) -> ModelStats:
-    """Initialise a model from a config and save it as a model folder.
+    """Initialise a model from a config.json of transformers; save it in an empty folder.
 
     The tokenizer is a small byte-level one; its size and its tokens replace those of the config.
+    The seed is that of the weights and of what the tokenizer is trained on.
 
-    Args:
-        config: A config.json of transformers: model_type and sizes.
-        out: As for the starter.
-        seed: Of the weights and of what the tokenizer is trained on.
     Raises:
         ModelError: The file is no config of a causal language model.
     """
@@ -184,9 +180,7 @@ def make_model(
     return model
 
 
-def encode(
-    tokenizer: "PreTrainedTokenizerFast", conversation: list[Message]
-) -> tuple[list[int], list[int]]:
+def encode(tokenizer: "PreTrainedTokenizerFast", conversation: list[Message]) -> Encoded:
     """Encode a conversation as token ids, and labels: -100 where the model does not speak."""
     ids, labels = list[int](), list[int]()
     for message in conversation:
@@ -198,9 +192,7 @@ def encode(
     return ids, labels
 
 
-def make_batches(
-    rows: list[tuple[list[int], list[int]]], rng: random.Random
-) -> list[tuple["torch.Tensor", "torch.Tensor"]]:
+def make_batches(rows: list[Encoded], rng: random.Random) -> "list[Batch]":
     """Group rows of like length into batches of about `BATCH_TOKENS`, in random order.
 
     Token ids and labels are of shape (batch, seq), padded on the right, where causal attention
@@ -221,9 +213,7 @@ def make_batches(
 
 
 def fit(
-    model: "PreTrainedModel",
-    batches: list[tuple["torch.Tensor", "torch.Tensor"]],
-    on_progress: Progress,
+    model: "PreTrainedModel", batches: "list[Batch]", on_progress: Progress
 ) -> tuple[int, float]:
     """Train in one pass, Muon on the matrices and AdamW on the rest, both on a cosine."""
     import torch

@@ -49,9 +49,8 @@ def expand(pattern: str) -> list[str]:
 def questions(about: Literal["identity", "general"], language: str) -> list[Question]:
     """Read what is asked about the model itself, or about all else; words.txt says how it reads.
 
-    Returns:
-        A question for each pattern and pair of its table. Answers about the model itself hold
-        ``{name}`` and ``{maker}``.
+    There is a question for each pattern and pair of its table. Answers about the model itself
+    hold ``{name}`` and ``{maker}``.
     """
     words = dict(line[1:].split(" = ", 1) for line in _read("words").splitlines())
     found = []
