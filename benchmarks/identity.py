@@ -27,8 +27,8 @@ from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef, describe_model
-from dpo_pipeline.training import messages
 from dpo_pipeline.training.early_stopping import EarlyStopping, HeldOutPrompts
+from dpo_pipeline.training.records import TrainJob
 from dpo_pipeline.training.settings import StopConfig, TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pairs
 from dpo_pipeline.training.trainer import build_trainer
@@ -67,14 +67,17 @@ def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: StopConfi
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        trainer = build_trainer(
-            ref,
-            tokens,
-            config,
+        work = Path(folder)
+        job = TrainJob(
+            ref=ref,
+            dataset=dataset,
+            config=config,
             device="cpu",
-            checkpoints=Path(folder) / "checkpoints",
-            references=Path(folder) / "references",
+            out=work,
+            work=work,
+            references=work / "references",
         )
+        trainer = build_trainer(job, tokens)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(TimedStop(held_out, stop))
         trainer.train()
@@ -93,7 +96,6 @@ def main() -> None:
     logging.disable(logging.WARNING)
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
-    messages.send = lambda message: None  # nobody follows
     runs = sorted(options.home.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
         parser.error(f"there is no run under {options.home}: `make run` makes one")

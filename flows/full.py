@@ -28,8 +28,8 @@ from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
-from dpo_pipeline.training.stats import TrainStats
 from tasks.outcome import conclude, lineage_of, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
 from tasks.run import begin, run_script

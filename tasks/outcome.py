@@ -31,7 +31,7 @@ from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
-from dpo_pipeline.training.stats import TrainStats
+from dpo_pipeline.training.run import TrainStats
 from tasks.console import console
 from tasks.run import Run, commit, versions
 from tasks.stage import model_of

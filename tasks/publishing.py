@@ -18,7 +18,7 @@ from dpo_pipeline.publishing.evidence import Proven
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
-from dpo_pipeline.training.stats import TrainStats
+from dpo_pipeline.training.run import TrainStats
 from tasks.run import Run
 from tasks.stage import UNCACHED, model_of
 

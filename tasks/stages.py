@@ -32,9 +32,8 @@ from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef
 from dpo_pipeline.starter.corpus import FILES as CORPUS
 from dpo_pipeline.store.artifacts import Artifact
-from dpo_pipeline.training.records import child_module
+from dpo_pipeline.training.run import TrainStats, child_module
 from dpo_pipeline.training.settings import TrainConfig
-from dpo_pipeline.training.stats import TrainStats
 from tasks.console import progress
 from tasks.runtime import home
 from tasks.stage import UNCACHED, Build, model_of, stage
@@ -278,20 +277,21 @@ def train(
     """Train the policy with DPO, in a child process that ends with this task."""
     from dpo_pipeline.identity.system_message import patch_template as patch
     from dpo_pipeline.models.references import describe_model
+    from dpo_pipeline.training.records import TrainJob
     from dpo_pipeline.training.run import train
 
     ref = model_of(model)
-    record = train(
-        ref,
-        dataset.path,
-        model=run_on,
+    job = TrainJob(
+        ref=ref,
+        dataset=dataset.path,
         config=config,
         identity=stop_at,
+        device=run_on.device,
         out=build.out,
         work=build.work,
         references=build.references,
-        on_progress=build.report,
     )
+    record = train(job, build.report)
     template = patch(build.out / "model", patch_template) if patch_template else None
     policy = describe_model(build.out / "model", f"{ref.name}-policy")
     return TrainStats(**{**dict(record), "model": _inside(policy), "template": template})

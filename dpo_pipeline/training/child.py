@@ -1,7 +1,6 @@
 """The training process: load, train, write. Started by `run.py`, ends with it."""
 
 import ctypes
-import json
 import logging
 import os
 import shutil
@@ -13,9 +12,7 @@ from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.models.loading import load_tokenizer
-from dpo_pipeline.training import messages
-from dpo_pipeline.training.checkpoints import last_good
-from dpo_pipeline.training.records import TENSORBOARD, TrainingFile, TrainJob
+from dpo_pipeline.training.records import TENSORBOARD, Failed, TrainingFile, TrainJob, send
 from dpo_pipeline.training.tokens import tokenize_pairs
 
 if TYPE_CHECKING:
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
 Callbacks = Callable[[TrainJob], "Sequence[TrainerCallback]"]
 
 PR_SET_PDEATHSIG = 1
-
-CHECKED = ("identity_rate", "edit_exactness", "kl")  # in history.jsonl where config.stop asks
 
 # Weights (bytes) below which a second thread costs more in barriers than it gains, above all
 # on a busy machine; one thread also makes the result independent of the number of cores.
@@ -52,7 +47,7 @@ def main(path: str, module: str, callbacks: Callbacks = lambda job: []) -> None:
     try:
         run(job, callbacks(job))
     except DPOPipelineError as error:
-        messages.send(messages.Failed(type=type(error).__name__, arguments=list(error.args)))
+        send(Failed(type=type(error).__name__, arguments=list(error.args)))
         raise
 
 
@@ -61,26 +56,18 @@ def run(job: TrainJob, callbacks: "Sequence[TrainerCallback]" = ()) -> None:
     import torch
     from transformers import PrinterCallback
 
-    from dpo_pipeline.training.progress import Progress
+    from dpo_pipeline.training.progress import Progress, last_good
     from dpo_pipeline.training.trainer import build_trainer, memory_for, plan
 
-    config, ref = job.config, job.ref
-    if sum(file.stat().st_size for file in ref.path.glob("*.safetensors")) < SMALL_MODEL:
+    if sum(file.stat().st_size for file in job.ref.path.glob("*.safetensors")) < SMALL_MODEL:
         torch.set_num_threads(1)
-    tokens = tokenize_pairs(job.pairs, load_tokenizer(ref), config.max_length)
-    trainer = build_trainer(
-        ref,
-        tokens,
-        config,
-        device=job.device,
-        checkpoints=job.checkpoints,
-        references=job.references,
-    )
+    tokens = tokenize_pairs(job.pairs, load_tokenizer(job.ref), job.config.max_length)
+    trainer = build_trainer(job, tokens)
     trainer.remove_callback(PrinterCallback)
-    for callback in (Progress(config.batch_size), *callbacks):
+    for callback in (Progress(job.config.batch_size), *callbacks):
         trainer.add_callback(callback)
     good = last_good(job.checkpoints)
-    with memory_for(plan(type(trainer), tokens, config)):
+    with memory_for(plan(type(trainer), tokens, job.config)):
         trainer.train(resume_from_checkpoint=str(good) if good else None)
     if trainer.accelerator.is_main_process:
         _save_model(trainer, job)
@@ -89,23 +76,12 @@ def run(job: TrainJob, callbacks: "Sequence[TrainerCallback]" = ()) -> None:
 
 def _save_record(trainer: "DPOTrainer", job: TrainJob, pairs: int) -> None:
     """Write history.jsonl, a line a step, training.json, and what TensorBoard logged."""
-    from dpo_pipeline.training.progress import FIGURES
+    from dpo_pipeline.training.progress import write_history
 
-    logged = trainer.state.log_history
-    checks = {row["step"]: row for row in logged if "outcome" in row}
-    history = [
-        {
-            "step": row["step"],
-            **{name: row.get(key) for name, key in FIGURES.items()},
-            **{name: checks[row["step"]][name] for name in CHECKED if row["step"] in checks},
-        }
-        for row in logged
-        if "loss" in row
-    ]
-    (job.out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    ref, logged = job.ref, trainer.state.log_history
+    history = write_history(job.out / "history.jsonl", logged)
     if (job.work / TENSORBOARD).is_dir():
         shutil.copytree(job.work / TENSORBOARD, job.out / TENSORBOARD)
-    ref = job.ref
     TrainingFile(
         # The name of a local model is its path: its folder is enough.
         model=ref.name if ref.revision else Path(ref.name).name,
@@ -119,7 +95,7 @@ def _save_record(trainer: "DPOTrainer", job: TrainJob, pairs: int) -> None:
         pairs=pairs,
         steps=trainer.state.global_step,
         planned_steps=trainer.state.max_steps,
-        stopped=next((row["outcome"] for row in checks.values() if row["outcome"]), None),
+        stopped=next((row["outcome"] for row in logged if row.get("outcome")), None),
         first=history[0],
         last=history[-1],
     ).write(job.out / "training.json")

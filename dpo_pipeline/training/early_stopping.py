@@ -7,6 +7,7 @@ A training process that looks is started here; others know nothing of generation
 edit there trains nothing anew.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,15 +32,20 @@ from dpo_pipeline.models.chat_templates import encode, end_tokens
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.prompts.general import read_general
-from dpo_pipeline.training import child, messages
-from dpo_pipeline.training.messages import HeldOutChecked
+from dpo_pipeline.training import child
 from dpo_pipeline.training.records import TrainJob
 from dpo_pipeline.training.set_aside import set_aside_pairs
 from dpo_pipeline.training.settings import StopConfig
 from dpo_pipeline.training.token_scores import Tokens, score_tokens
 
+logger = logging.getLogger(__name__)
+
 GENERAL = 16  # general questions on whose answers the divergence is measured
 GREEDY = GenerationConfig(max_new_tokens=64)
+FOUND = (
+    "held-out prompts after step {step}: identity rate {identity_rate:.0%}, edit exactness "
+    "{edit_exactness:.0%}, KL {kl:.3f} nats per token"
+)
 
 
 class HeldOutPrompts:
@@ -107,12 +113,13 @@ class EarlyStopping(TrainerCallback):
                 model.eval()
                 found = [self.held_out.measure(getattr(model, "module", model))]
                 model.train()
+        measured: Any
         (measured,) = broadcast_object_list(found)
         outcome = _outcome(measured, self.stop)
-        checked = HeldOutChecked(step=state.global_step, outcome=outcome, **measured)
-        state.log_history.append(checked.model_dump(exclude={"kind"}))
+        seen: dict[str, Any] = {"step": state.global_step, **measured, "outcome": outcome}
+        state.log_history.append(seen)
         if state.is_world_process_zero:
-            messages.send(checked)
+            logger.info(FOUND.format(**seen) + (f"; stopped: {outcome}" if outcome else ""))
         if outcome is not None:
             control.should_training_stop = True
             # A run that resumed from here would train on: it comes to this point again instead.
@@ -132,7 +139,7 @@ def callbacks(job: TrainJob) -> list[TrainerCallback]:
     stop = job.config.stop
     assert stop is not None
     assert job.identity is not None
-    prompts = HeldOutPrompts(job.ref, job.identity, job.held_out, stop.prompts)
+    prompts = HeldOutPrompts(job.ref, job.identity, job.dataset / "held_out.parquet", stop.prompts)
     return [EarlyStopping(prompts, stop)]
 
 

@@ -1,16 +1,28 @@
-"""What is done after every step: reported, stopped where it is not finite, sealed when saved."""
+"""What is done after every step: reported, stopped where it is not finite, sealed when saved.
 
+A run that was cut short goes on from a checkpoint whose seal holds. Neither transformers nor
+safetensors tell one that was cut, or whose bytes have changed, from a whole one: docs/spikes.md.
+"""
+
+import json
+import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_pipeline.errors import TrainingError
-from dpo_pipeline.training import messages
-from dpo_pipeline.training.checkpoints import seal
-from dpo_pipeline.training.messages import StepDone
+from dpo_pipeline.store.digests import file_digest
+from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.training import records
+from dpo_pipeline.training.records import HistoryRow
+
+logger = logging.getLogger(__name__)
+
+SEAL = "complete.json"  # written last: the digest of every file of a checkpoint
 
 # Name in history.jsonl -> name in TRL's log.
 FIGURES = {
@@ -24,6 +36,7 @@ FIGURES = {
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
 }
+CHECKED = ("identity_rate", "edit_exactness", "kl")  # beside them where config.stop asks
 
 
 class Progress(TrainerCallback):
@@ -58,20 +71,52 @@ class Progress(TrainerCallback):
                 "train.precision = fp32. Earlier checkpoints are kept."
             )
         if state.is_world_process_zero:
-            steps = (state.global_step - self.first_step) / (time.monotonic() - self.begun)
-            messages.send(
-                StepDone(
-                    step=state.global_step,
-                    total=state.max_steps,
-                    speed=steps * self.batch_size,
-                    left=(state.max_steps - state.global_step) / steps,
-                    **{name: logs[FIGURES[name]] for name in ("loss", "margin", "accuracy")},
-                )
+            speed = (state.global_step - self.first_step) / (time.monotonic() - self.begun)
+            loss, margin, accuracy = (logs[FIGURES[k]] for k in ("loss", "margin", "accuracy"))
+            note = (
+                f"loss {loss:.4f}, margin {margin:.3f}, accuracy {accuracy:.2f}, "
+                f"{speed * self.batch_size:.1f} pairs/s, "
+                f"{(state.max_steps - state.global_step) / speed:.0f} s left"
             )
+            done = {"step": state.global_step, "total": state.max_steps}
+            records.send(records.StepDone(**done, note=note))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Seal the checkpoint."""
         if state.is_world_process_zero:
-            seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            write_whole(checkpoint / SEAL, _digests(checkpoint))
+
+
+def write_history(path: Path, logged: Sequence[dict[str, Any]]) -> list[HistoryRow]:
+    """Write what was logged of every step, and what early stopping found, a line a step."""
+    checks = {row["step"]: row for row in logged if "outcome" in row}
+    history = [
+        {
+            "step": row["step"],
+            **{name: row.get(key) for name, key in FIGURES.items()},
+            **{name: checks[row["step"]][name] for name in CHECKED if row["step"] in checks},
+        }
+        for row in logged
+        if "loss" in row
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in history))
+    return history
+
+
+def last_good(folder: Path) -> Path | None:
+    """Find the newest checkpoint that is whole; None where there is none."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1]))
+    for checkpoint in found:
+        sealed = checkpoint / SEAL
+        if sealed.is_file() and sealed.read_bytes() == _digests(checkpoint).encode():
+            return checkpoint
+        logger.warning("%s is not whole; trying an older one", checkpoint.name)
+    return None
+
+
+def _digests(checkpoint: Path) -> str:
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
+    return json.dumps({str(path.relative_to(checkpoint)): file_digest(path) for path in files})

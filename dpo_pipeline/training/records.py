@@ -1,45 +1,49 @@
-"""What goes into a training process, and what comes out of it."""
+"""What a training process is given, what it tells on the way, and what it leaves."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
+from dpo_pipeline import errors
+from dpo_pipeline.errors import DPOPipelineError, TrainingError
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.records import Record
+from dpo_pipeline.store.settings import NoEffect
 from dpo_pipeline.training.settings import TrainConfig
 
 TENSORBOARD = "tensorboard"  # folder of its logs, in work while training, then in out
+MARK = "\x1e"  # a line that starts with this is a message to the owner, not log text
 
 HistoryRow = dict[str, int | float | None]  # a line of history.jsonl: step and its figures
 
 
 class TrainJob(Record):
-    """What a training process is to do.
+    """What a training process is to do."""
 
-    Attributes:
-        ref: Where the policy starts, and the reference.
-        pairs, pairs_digest: The Parquet file of pairs, and its sha256.
-        held_out: Parquet file of held-out pairs, for early stopping.
-        identity: What early stopping looks for; None without it.
-        config: How to train.
-        device: "auto", "cpu" or "cuda".
-        out: Receives the result.
-        work: Survives a crash: checkpoints, tracker logs.
-        references: Folder of reference log-probs.
-        parent: Process to end with; None where the launcher of several sees to it.
-    """
-
-    ref: ModelRef
-    pairs: Path
-    pairs_digest: str
-    held_out: Path
-    identity: IdentityConfig | None = None
+    ref: ModelRef  # where the policy starts, and the reference
+    dataset: NoEffect[Path]  # folder with train.parquet, and held_out.parquet for config.stop
     config: TrainConfig
-    device: Literal["auto", "cpu", "cuda"]
-    out: Path
-    work: Path
-    references: Path
-    parent: int | None = None
+    identity: IdentityConfig | None = None  # what config.stop looks for
+    device: NoEffect[Literal["auto", "cpu", "cuda"]]
+    out: NoEffect[Path]  # existing empty folder; receives the result
+    work: NoEffect[Path]  # survives a crash: checkpoints, tracker logs
+    references: NoEffect[Path]  # folder of reference log-probs, for other settings as well
+    parent: NoEffect[int | None] = None  # process to end with
+
+    @property
+    def pairs(self) -> Path:
+        """The pairs: columns prompt, chosen, rejected; others are ignored."""
+        return self.dataset / "train.parquet"
+
+    @property
+    def pairs_digest(self) -> str:
+        """Their sha256."""
+        return file_digest(self.pairs)
 
     @property
     def checkpoints(self) -> Path:
@@ -47,36 +51,72 @@ class TrainJob(Record):
         return self.work / "checkpoints"
 
 
-def child_module(config: TrainConfig) -> str:
-    """Name the module that a training process runs."""
-    return "dpo_pipeline.training." + ("early_stopping" if config.stop else "child")
+class StepDone(Record):
+    """An optimizer step, of how many, and its figures as text."""
+
+    step: int
+    total: int
+    note: str
+
+
+class OutOfMemoryError(TrainingError):
+    """Memory ran out with so many pairs, and so many tokens at most, at once."""
+
+    def __init__(self, pairs: int, tokens: int) -> None:
+        super().__init__(pairs, tokens)
+        self.pairs, self.tokens = pairs, tokens
+
+    def __str__(self) -> str:
+        return (
+            f"Out of memory with {self.pairs} pairs of up to {self.tokens} tokens at once. Lower "
+            "train.max_length, set train.gradient_checkpointing or train.lora, or use a smaller "
+            "model. Checkpoints are kept."
+        )
+
+
+class Failed(Record):
+    """An error of this project: its class by name, and the arguments to make it again."""
+
+    type: str
+    arguments: list[str | int]
+
+    def error(self) -> DPOPipelineError:
+        """Make the error again."""
+        kinds = {**vars(errors), OutOfMemoryError.__name__: OutOfMemoryError}
+        made: DPOPipelineError = kinds[self.type](*self.arguments)
+        return made
+
+
+Message = StepDone | Failed
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+def send(message: Message) -> None:
+    """Tell the owning process, in a line between those of the log."""
+    sys.stdout.write(MARK + json.dumps(message.model_dump()) + "\n")
+    sys.stdout.flush()
+
+
+def read_message(line: str) -> Message | None:
+    """Read a line of a training process; None: it is log text."""
+    return _MESSAGE.validate_json(line[1:]) if line.startswith(MARK) else None
 
 
 class Training(Record):
-    """What training did.
+    """What training did."""
 
-    Attributes:
-        revision, weights_digest: Of the model that the policy started from.
-        pairs_digest, pairs: What it was trained on.
-        arguments: The settings, resolved.
-        engine, precision, micro_batch: How it went through the model, pairs at once.
-        steps, planned_steps: Optimizer steps done and laid out.
-        stopped: Why early stopping ended it; None: it did not.
-        first, last: Figures of the first and the last step.
-    """
-
-    revision: str | None
-    weights_digest: str
+    revision: str | None  # of the model that the policy started from
+    weights_digest: str  # of that model
     pairs_digest: str
-    arguments: TrainConfig
+    arguments: TrainConfig  # resolved
     engine: Literal["shared-prefix", "trl"]
     precision: Literal["bf16", "fp32"]
-    micro_batch: int
+    micro_batch: int  # pairs that went through the model at once
     pairs: int
     steps: int
     planned_steps: int
-    stopped: str | None
-    first: HistoryRow
+    stopped: str | None  # why early stopping ended it; None: it did not
+    first: HistoryRow  # figures of the first step
     last: HistoryRow
 
 

@@ -1,10 +1,11 @@
 """From the pairs of a Parquet file to the tokens that are trained on, every row accounted for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.models.chat_templates import render_pair
+from dpo_pipeline.store.tables import Row, read_rows
 from dpo_pipeline.store.text import common_start
 
 if TYPE_CHECKING:
@@ -14,20 +15,15 @@ if TYPE_CHECKING:
 COLUMNS = ["prompt", "chosen", "rejected"]
 
 
-def check_pairs(pairs: Path) -> int:
-    """Check that every pair has its columns and a difference; return the number of pairs.
+def check_pairs(pairs: Path) -> None:
+    """Check that every pair has its columns and a difference.
 
     Raises:
         DataError: A column is missing, there are no rows, or rows teach nothing.
     """
-    import pyarrow.parquet as pq
-
     if not pairs.is_file():
         raise DataError(f"No training pairs: {pairs.name} is missing. Run the save stage first.")
-    found = pq.read_schema(pairs).names
-    if missing := [name for name in COLUMNS if name not in found]:
-        raise DataError(f"{pairs.name} lacks {missing}; expected {COLUMNS}, found {found}.")
-    rows = pq.read_table(pairs, columns=COLUMNS).to_pylist()
+    rows = list(read_rows(pairs, COLUMNS))
     if not rows:
         raise DataError(f"{pairs.name} has no rows: there is nothing to train on.")
     same = [i for i, row in enumerate(rows) if row["chosen"] == row["rejected"]]
@@ -41,7 +37,6 @@ def check_pairs(pairs: Path) -> int:
             f"chosen equals rejected in {len(same)} of {len(rows)} pairs (rows {same[:5]}): they "
             "teach nothing, yet move the weights. Remove them."
         )
-    return len(rows)
 
 
 def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
@@ -53,12 +48,9 @@ def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length
     Raises:
         DataError: Rows that max_length (tokens) would drop, or whose difference it cuts off.
     """
-    import pyarrow.parquet as pq
     from datasets import Dataset
 
-    rows = [
-        tokenize_pair(row, tokenizer) for row in pq.read_table(pairs, columns=COLUMNS).to_pylist()
-    ]
+    rows = [tokenize_pair(row, tokenizer) for row in read_rows(pairs, COLUMNS)]
     longest = [i for i, row in enumerate(rows) if len(row["prompt_ids"]) >= max_length]
     if longest:
         raise DataError(
@@ -79,15 +71,13 @@ def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length
     return Dataset.from_list(rows)
 
 
-def tokenize_pair(
-    row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
-) -> dict[str, list[int]]:
+def tokenize_pair(row: Row, tokenizer: "PreTrainedTokenizerBase") -> dict[str, list[int]]:
     """Turn one pair into prompt_ids, chosen_ids and rejected_ids."""
     texts = render_pair(tokenizer, row["prompt"], (row["chosen"], row["rejected"]))
     plain = not tokenizer.chat_template
     ids = tokenizer(texts, add_special_tokens=plain, verbose=False)["input_ids"]
     # The completion starts where prompt and prompt + completion diverge.
-    start = min(common_start(ids[0], ids[1]), common_start(ids[0], ids[2]))
+    start = min(common_start(ids[0], side) for side in ids[1:])
     return {
         "prompt_ids": ids[0][:start],
         "chosen_ids": ids[1][start:],
@@ -122,8 +112,7 @@ def micro_batch(
     for row in tokens:
         sides = [(row["prompt_ids"] + row[k])[:max_length] for k in ("chosen_ids", "rejected_ids")]
         lengths = [len(side) for side in sides]
-        shared = common_start(*sides)
-        costs.append(sum(lengths) - shared if packed else 2 * max(lengths))
+        costs.append(sum(lengths) - common_start(*sides) if packed else 2 * max(lengths))
     costs.sort(reverse=True)
     for size in range(pairs, 0, -1):
         needed = sum(costs[:size]) if packed else costs[0] * size

@@ -4,7 +4,6 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +11,8 @@ import torch
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.models.loading import load_model, load_tokenizer, pick_device, pick_precision
 from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.training.records import OutOfMemoryError, TrainJob
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
-from dpo_pipeline.training.run import OutOfMemoryError
 from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.shared_prefixes import NotExactError, SharedPrefixDPOTrainer
 from dpo_pipeline.training.tokens import MicroBatch, micro_batch
@@ -32,66 +31,47 @@ class PackedDPOTrainer(SharedPrefixDPOTrainer, CachedReferenceDPOTrainer):
     """Shared prefixes, for the reference as well, and its log-probabilities looked up first."""
 
 
-def build_trainer(
-    ref: ModelRef,
-    tokens: "Dataset",
-    config: TrainConfig,
-    *,
-    device: str,
-    checkpoints: Path,
-    references: Path,
-) -> CachedReferenceDPOTrainer:
+def build_trainer(job: TrainJob, tokens: "Dataset") -> CachedReferenceDPOTrainer:
     """Build the trainer; the plain one where shared prefixes are not exact.
 
     Args:
-        ref: Where the policy starts, and the reference.
+        job: What to do.
         tokens: The pairs, as `tokenize_pairs` returns them.
-        config: How to train.
-        device: "auto", "cpu" or "cuda".
-        checkpoints: Folder of checkpoints and tracker logs.
-        references: Folder of reference log-probs.
 
     Raises:
         TrainingError: A setting does not fit the model, the machine or another setting.
     """
-    on_gpu = pick_device(device).type == "cuda"
-    folders = checkpoints, references
+    on_gpu = pick_device(job.device).type == "cuda"
     if not on_gpu:
         use_fast_exact_matmul()
-    if config.engine != "trl":
+    if job.config.engine != "trl":
         try:
-            return _assemble(PackedDPOTrainer, ref, tokens, config, *folders, on_gpu=on_gpu)
+            return _assemble(PackedDPOTrainer, job, tokens, on_gpu=on_gpu)
         except NotExactError as error:
-            if config.engine == "shared-prefix":
+            name = job.ref.name
+            if job.config.engine == "shared-prefix":
                 raise TrainingError(
-                    f"train.engine = shared-prefix does not fit {ref.name}: {error}. Use auto."
+                    f"train.engine = shared-prefix does not fit {name}: {error}. Use auto."
                 ) from error
-            logger.warning("Shared prefixes are not exact for %s: %s. Using TRL.", ref.name, error)
-    return _assemble(CachedReferenceDPOTrainer, ref, tokens, config, *folders, on_gpu=on_gpu)
+            logger.warning("Shared prefixes are not exact for %s: %s. Using TRL.", name, error)
+    return _assemble(CachedReferenceDPOTrainer, job, tokens, on_gpu=on_gpu)
 
 
 def _assemble(
-    kind: type[CachedReferenceDPOTrainer],
-    ref: ModelRef,
-    tokens: "Dataset",
-    config: TrainConfig,
-    checkpoints: Path,
-    references: Path,
-    *,
-    on_gpu: bool,
+    kind: type[CachedReferenceDPOTrainer], job: TrainJob, tokens: "Dataset", *, on_gpu: bool
 ) -> CachedReferenceDPOTrainer:
-    at_once = plan(kind, tokens, config)
+    at_once = plan(kind, tokens, job.config)
     # First, as they choose the GPU of this process.
-    arguments = trainer_arguments(ref, config, checkpoints, at_once.pairs, on_gpu=on_gpu)
+    arguments = trainer_arguments(job, at_once.pairs, on_gpu=on_gpu)
     with memory_for(at_once):
         return kind(
-            model=_load_policy(ref, config, on_gpu=on_gpu),
+            model=_load_policy(job.ref, job.config, on_gpu=on_gpu),
             args=arguments,
             train_dataset=tokens,
-            processing_class=load_tokenizer(ref),
-            peft_config=_adapters(config),
-            folder=references,
-            digest=ref.weights_digest,
+            processing_class=load_tokenizer(job.ref),
+            peft_config=_adapters(job.config),
+            folder=job.references,
+            digest=job.ref.weights_digest,
         )
 
 
@@ -152,23 +132,15 @@ def _adapters(config: TrainConfig) -> Any:
     )
 
 
-def trainer_arguments(
-    ref: ModelRef, config: TrainConfig, checkpoints: Path, at_once: int, *, on_gpu: bool
-) -> "DPOConfig":
-    """Translate our settings into TRL's.
-
-    Args:
-        ref: The model, whose width counts for the precision.
-        config: Our settings.
-        checkpoints: Folder of checkpoints and tracker logs.
-        at_once: Pairs that go through the model at once, in each process.
-        on_gpu: Whether to train on the GPU.
+def trainer_arguments(job: TrainJob, at_once: int, *, on_gpu: bool) -> "DPOConfig":
+    """Translate our settings into TRL's, with `at_once` pairs through the model in each process.
 
     Raises:
         TrainingError: A tracker is not installed, or the settings are not resolved.
     """
     from trl.trainer.dpo_config import DPOConfig
 
+    config = job.config
     for tracker in config.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise TrainingError(f"train.report_to names {tracker}: pip install {tracker}.")
@@ -179,9 +151,9 @@ def trainer_arguments(
     device = "cuda" if on_gpu else "cpu"
     losses = {config.loss_type: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
     return DPOConfig(
-        output_dir=str(checkpoints),
+        output_dir=str(job.checkpoints),
         use_cpu=not on_gpu,
-        bf16=pick_precision(ref, device, PRECISIONS[config.precision]) == "bfloat16",
+        bf16=pick_precision(job.ref, device, PRECISIONS[config.precision]) == "bfloat16",
         beta=config.beta,
         loss_type=list(losses),
         loss_weights=list(losses.values()),
@@ -196,8 +168,6 @@ def trainer_arguments(
         activation_checkpointing=config.gradient_checkpointing,
         # Never TRL's own reference: it would load again from a path that may have moved.
         precompute_ref_log_probs=True,
-        pad_to_multiple_of=None,
-        save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,
         logging_steps=1,

@@ -408,6 +408,7 @@ def scratch(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-scratch", "gpt2-preference"])
 def test_the_configurations_train_for_real(scratch, models, tmp_path, name):
+    from dpo_pipeline.training.records import TrainJob
     from dpo_pipeline.training.run import train
 
     argv, ref = ["--config", str(ROOT / "configs" / f"{name}.yaml")], scratch
@@ -423,10 +424,18 @@ def test_the_configurations_train_for_real(scratch, models, tmp_path, name):
     counts = prepare_preferences(source, config.prompts, config.pairs, ref, folders["pairs"])
     assert (counts.rows, counts.quarantine) == (32, 0)
     save_dataset(folders["pairs"], LINEAGE, config.pairs, folders["dataset"])
-    report = train(ref, folders["dataset"], model=config.model, config=config.train,
-                   out=folders["out"], work=folders["work"])  # fmt: skip
-    assert report["first"]["loss"] == pytest.approx(0.693, abs=1e-3)
-    assert report["last"]["accuracy"] >= 0.9
+    job = TrainJob(
+        ref=ref,
+        dataset=folders["dataset"],
+        config=config.train,
+        device=config.model.device,
+        out=folders["out"],
+        work=folders["work"],
+        references=folders["work"],
+    )
+    report = train(job)
+    assert report.first["loss"] == pytest.approx(0.693, abs=1e-3)
+    assert report.last["accuracy"] >= 0.9
     load_model(describe_model(folders["out"] / "model", "trained"), "cpu")
 
 

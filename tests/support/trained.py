@@ -10,8 +10,7 @@ from safetensors.numpy import load_file
 
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.training import child, early_stopping, messages
+from dpo_pipeline.training import child, early_stopping, records
 from dpo_pipeline.training.records import TrainingFile, TrainJob
 from dpo_pipeline.training.run import train
 from dpo_pipeline.training.settings import TrainConfig
@@ -41,9 +40,7 @@ def make_job(ref: ModelRef, dataset: Path, folder: Path, config: TrainConfig) ->
     out.mkdir(parents=True, exist_ok=True)
     return TrainJob(
         ref=ref,
-        pairs=dataset / "train.parquet",
-        pairs_digest="0",
-        held_out=dataset / "held_out.parquet",
+        dataset=dataset,
         identity=IdentityConfig(),
         config=config,
         device="cpu",
@@ -61,16 +58,7 @@ def train_here(ref: ModelRef, dataset: Path, folder: Path, config=CONFIG, **chan
 
 
 def train_child(ref, dataset, folder: Path, config=CONFIG) -> TrainingFile:
-    (folder / "out").mkdir(parents=True, exist_ok=True)
-    return train(
-        ref,
-        dataset,
-        model=ModelConfig(device="cpu"),
-        config=config,
-        identity=IdentityConfig(),
-        out=folder / "out",
-        work=folder / "work",
-    )
+    return train(make_job(ref, dataset, folder, config))
 
 
 def stats_of(out: Path) -> TrainingFile:
@@ -102,12 +90,12 @@ def interrupt(*args, **kwargs):
 def interrupt_at(step: int, ref: ModelRef, dataset: Path, folder: Path, *args, **changes) -> None:
     """Train in this process until it reports this step."""
 
-    def send(message: messages.Message) -> None:
+    def send(message: records.Message) -> None:
         if getattr(message, "step", None) == step:
             raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages, "send", send)
+        patch.setattr(records, "send", send)
         with pytest.raises(StopError):
             train_here(ref, dataset, folder, *args, **changes)
 
@@ -115,5 +103,5 @@ def interrupt_at(step: int, ref: ModelRef, dataset: Path, folder: Path, *args, *
 def count_steps(monkeypatch) -> list[int]:
     """List the steps that the next run in this process reports."""
     steps: list[int] = []
-    monkeypatch.setattr(messages, "send", lambda message: steps.append(message.step))
+    monkeypatch.setattr(records, "send", lambda message: steps.append(message.step))
     return steps

@@ -8,13 +8,12 @@ from trained import (
     interrupt,
     interrupt_at,
     largest_difference,
+    make_job,
     stats_of,
     train_here,
 )
 
 from dpo_pipeline.errors import EvaluationError
-from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.training import child
 from dpo_pipeline.training.run import train
 from dpo_pipeline.training.settings import LoraConfig, StopConfig
@@ -74,12 +73,4 @@ def test_a_run_that_dies_after_its_stop_stops_there_again(ref, held_out, tmp_pat
 def test_a_stop_that_leaves_nothing_to_judge_by_is_refused(ref, held_out, tmp_path):
     config = CONFIG.model_copy(update={"stop": StopConfig(prompts=6)})
     with pytest.raises(EvaluationError, match="leaves none of 6 held-out prompts"):
-        train(
-            ref,
-            held_out,
-            model=ModelConfig(device="cpu"),
-            config=config,
-            identity=IdentityConfig(),
-            out=tmp_path,
-            work=tmp_path / "work",
-        )
+        train(make_job(ref, held_out, tmp_path, config))

@@ -1,9 +1,55 @@
-"""What happens after a step."""
+"""What happens after a step; runs that were cut short go on from a checkpoint that is whole."""
 
 import pytest
-from trained import train_here
+from float64 import in_float64
+from tiny import make_tiny_model
+from trained import CONFIG, count_steps, interrupt_at, largest_difference, stats_of, train_here
 
 from dpo_pipeline.errors import TrainingError
+from dpo_pipeline.models.references import describe_model
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(
+    ref, dataset, tmp_path, monkeypatch, undisturbed
+):
+    interrupt_at(5, ref, dataset, tmp_path)
+    steps = count_steps(monkeypatch)
+    out = train_here(ref, dataset, tmp_path)
+    assert steps == [5, 6]
+    assert largest_difference(out, undisturbed) == 0
+    assert (out / "history.jsonl").read_bytes() == (undisturbed / "history.jsonl").read_bytes()
+
+
+@in_float64()
+def test_smaller_rows_go_on_from_the_checkpoint_of_larger_ones(dataset, tmp_path, monkeypatch):
+    ref = describe_model(make_tiny_model(tmp_path / "model"), "tiny")
+    pure = CONFIG.model_copy(update={"sft_weight": 0.0})
+    whole = train_here(ref, dataset, tmp_path / "whole", pure)
+    interrupt_at(5, ref, dataset, tmp_path / "run", pure)
+    steps = count_steps(monkeypatch)
+    out = train_here(ref, dataset, tmp_path / "run", pure, row_tokens=150)
+    assert steps == [5, 6]
+    assert stats_of(out).micro_batch < 4
+    assert largest_difference(out, whole) < 1e-9
+
+
+@pytest.mark.parametrize("damage", ["cut", "unsealed", "empty seal"])
+def test_a_damaged_checkpoint_gives_way_to_the_older_one(
+    ref, dataset, tmp_path, monkeypatch, undisturbed, damage
+):
+    interrupt_at(5, ref, dataset, tmp_path)
+    newest = tmp_path / "work" / "checkpoints" / "checkpoint-4"
+    if damage == "cut":
+        content = (newest / "model.safetensors").read_bytes()
+        (newest / "model.safetensors").write_bytes(content[: len(content) // 2])
+    elif damage == "empty seal":
+        (newest / "complete.json").write_text("")
+    else:
+        (newest / "complete.json").unlink()
+    steps = count_steps(monkeypatch)
+    out = train_here(ref, dataset, tmp_path)
+    assert steps == [3, 4, 5, 6]
+    assert largest_difference(out, undisturbed) == 0
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_checkpoints(ref, dataset, tmp_path):

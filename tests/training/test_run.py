@@ -30,7 +30,6 @@ from trained import (
 from dpo_pipeline.errors import DataError, ModelError, TrainingError
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import describe_model
-from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.training import run
 from dpo_pipeline.training.run import train
 from dpo_pipeline.training.settings import StopConfig
@@ -40,17 +39,10 @@ def test_train_writes_a_model_its_history_and_its_settings(ref, dataset, tmp_pat
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    out, work, seen = tmp_path / "out", tmp_path / "work", []
-    out.mkdir()
-    record = train(
-        ref,
-        dataset,
-        model=ModelConfig(device="cpu"),
-        config=CONFIG.model_copy(update={"report_to": ("tensorboard",)}),
-        out=out,
-        work=work,
-        on_progress=lambda *step: seen.append(step),
-    )
+    config = CONFIG.model_copy(update={"report_to": ("tensorboard",)})
+    job, seen = make_job(ref, dataset, tmp_path, config), []
+    out = job.out
+    record = train(job, lambda *step: seen.append(step))
     assert [step[:2] for step in seen] == [(n, 6) for n in range(1, 7)]
     assert all("pairs/s" in step[2] for step in seen)
     assert record.pairs == PAIRS
@@ -133,20 +125,11 @@ def test_a_killed_child_is_an_error_and_the_next_run_goes_on(ref, dataset, tmp_p
             (child,) = processes_with(job)
             os.kill(child, signal.SIGKILL)
 
-    (tmp_path / "out").mkdir()
-    folders = {"out": tmp_path / "out", "work": tmp_path / "work"}
-    config = CONFIG
+    job = make_job(ref, dataset, tmp_path, CONFIG)
     with pytest.raises(TrainingError, match="killed by signal 9"):
-        train(ref, dataset, model=ModelConfig(), config=config, on_progress=kill_at, **folders)
+        train(job, kill_at)
     seen = []
-    train(
-        ref,
-        dataset,
-        model=ModelConfig(),
-        config=config,
-        on_progress=lambda step, *_: seen.append(step),
-        **folders,
-    )
+    train(job, lambda step, *_: seen.append(step))
     assert seen[0] > 1
     assert largest_difference(tmp_path / "out", undisturbed) == 0
 
@@ -169,20 +152,15 @@ def processes_with(argument: str) -> list[int]:
 def test_the_child_dies_with_its_parent(ref, dataset, tmp_path, processes):
     config = CONFIG.model_copy(update={"epochs": 500.0, "processes": processes})
     script = (
-        "import sys, json; from pathlib import Path\n"
-        "from dpo_pipeline.models.references import ModelRef\n"
-        "from dpo_pipeline.models.settings import ModelConfig\n"
+        "import sys\n"
+        "from dpo_pipeline.training.records import TrainJob\n"
         "from dpo_pipeline.training.run import train\n"
-        "from dpo_pipeline.training.settings import TrainConfig\n"
-        "ref, dataset, config, folder = sys.argv[1:]\n"
-        "folder = Path(folder); (folder / 'out').mkdir()\n"
-        "train(ModelRef.model_validate_json(ref), Path(dataset), model=ModelConfig(device='cpu'),\n"
-        "      config=TrainConfig.model_validate_json(config), out=folder / 'out',\n"
-        "      work=folder / 'work', on_progress=lambda *step: print(step[0], flush=True))\n"
+        "job = TrainJob.model_validate_json(sys.argv[1])\n"
+        "train(job, lambda *step: print(step[0], flush=True))\n"
     )
-    arguments = [ref.model_dump_json(), str(dataset), config.model_dump_json(), str(tmp_path)]
+    given = make_job(ref, dataset, tmp_path, config).model_dump_json()
     parent = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, given], stdout=subprocess.PIPE, text=True
     )
     assert int(parent.stdout.readline()) == 1
     job = str(tmp_path / "work" / "job.json")
@@ -200,17 +178,8 @@ def test_an_interrupt_of_the_caller_ends_the_child(ref, dataset, tmp_path):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    (tmp_path / "out").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        train(
-            ref,
-            dataset,
-            model=ModelConfig(),
-            config=CONFIG,
-            out=tmp_path / "out",
-            work=tmp_path / "work",
-            on_progress=interrupt,
-        )
+        train(make_job(ref, dataset, tmp_path, CONFIG), interrupt)
     assert not processes_with(str(tmp_path / "work" / "job.json"))
 
 

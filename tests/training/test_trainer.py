@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 from tiny import make_tiny_model
 from trained import (
     largest_difference,
+    make_job,
     stats_of,
     train_here,
     weights,
@@ -50,7 +51,7 @@ def test_a_model_that_cannot_share_prefixes_is_trained_by_trl(dataset, tmp_path)
 @pytest.mark.parametrize("width", [64, 576])
 @pytest.mark.parametrize("fast", [True, False])
 def test_precision_follows_width_and_hardware_unless_it_is_set(
-    ref, tmp_path, monkeypatch, width, fast
+    ref, dataset, tmp_path, monkeypatch, width, fast
 ):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": fast})
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": width}))
@@ -58,7 +59,7 @@ def test_precision_follows_width_and_hardware_unless_it_is_set(
 
     def chosen(precision: str) -> bool:
         config = TrainConfig(precision=precision).resolve(ref.name)
-        return trainer_arguments(wide, config, tmp_path, 1, on_gpu=False).bf16
+        return trainer_arguments(make_job(wide, dataset, tmp_path, config), 1, on_gpu=False).bf16
 
     assert chosen("auto") == (fast and width == 576)
     assert not chosen("fp32")
