@@ -24,24 +24,15 @@ class Block(NamedTuple):
 class Tree:
     """The token tree of several sequences, in depth-first order.
 
-    Attributes:
-        tokens: Token ids. Shape (nodes,).
-        positions: Depth of every token: its position in its own sequences. Shape (nodes,).
-        stop: End of every token's subtree: i descends from j, or is j, where
-            j <= i < stop[j]. Shape (nodes,).
-        source: For every scored token the token whose hidden state predicts it, as an index
-            into the row. Shape (scored,).
-        target: Id of every scored token. Shape (scored,).
-        grid: For every position of the padded batch the index of its score, or `scored`
-            where nothing is scored. Shape (sequences, seq - 1).
+    A token i descends from j, or is j, where j <= i < stop[j].
     """
 
-    tokens: Tensor
-    positions: Tensor
-    stop: Tensor
-    source: Tensor
-    target: Tensor
-    grid: Tensor
+    tokens: Tensor  # (nodes,), ids
+    positions: Tensor  # (nodes,), depth of every token: its position in its own sequences
+    stop: Tensor  # (nodes,), end of every token's subtree
+    source: Tensor  # (scored,), index into the row of the token whose hidden state predicts it
+    target: Tensor  # (scored,), id of every scored token
+    grid: Tensor  # (sequences, seq - 1), index of each position's score; `scored`: it has none
 
     @cached_property
     def flex_mask(self) -> BlockMask:

@@ -82,9 +82,8 @@ class Failed(Record):
 
     def error(self) -> DPOPipelineError:
         """Make the error again."""
-        kinds = {**vars(errors), OutOfMemoryError.__name__: OutOfMemoryError}
-        made: DPOPipelineError = kinds[self.type](*self.arguments)
-        return made
+        kind: type[DPOPipelineError] = getattr(errors, self.type, OutOfMemoryError)
+        return kind(*self.arguments)
 
 
 Message = StepDone | Failed

@@ -32,11 +32,8 @@ class ReferenceLogps(Record):
     @classmethod
     def of(cls, chosen: list[float], rejected: list[float]) -> "ReferenceLogps":
         """Put a digest beside them."""
-        return cls(
-            digest=digest_of({"chosen": chosen, "rejected": rejected}),
-            chosen=chosen,
-            rejected=rejected,
-        )
+        figures = {"chosen": chosen, "rejected": rejected}
+        return cls(digest=digest_of(figures), **figures)
 
     @classmethod
     def find(cls, path: Path, pairs: int) -> "ReferenceLogps | None":
@@ -50,18 +47,11 @@ class ReferenceLogps(Record):
 
 
 class CachedReferenceDPOTrainer(DPOTrainer):
-    """DPOTrainer that takes tokens, and looks reference log-probabilities up before computing.
-
-    Attributes:
-        reference_folder: Where the files are kept.
-        reference_digest: Digest of the reference weights.
-    """
-
-    reference_folder: Path
-    reference_digest: str
+    """DPOTrainer that takes tokens, and looks reference log-probabilities up before computing."""
 
     def __init__(self, *args: Any, folder: Path, digest: str, **kwargs: Any) -> None:
-        self.reference_folder, self.reference_digest = folder, digest
+        self.reference_folder = folder  # where the files are kept
+        self.reference_digest = digest  # of the reference weights
         super().__init__(*args, **kwargs)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
@@ -98,12 +88,11 @@ class CachedReferenceDPOTrainer(DPOTrainer):
     def _key(self, dataset: Dataset) -> str:
         columns = ("prompt_ids", "chosen_ids", "rejected_ids")
         settings: Any = self.args
-        return digest_of(
-            {
-                "weights": self.reference_digest,
-                "tokens": [digest_of(list(dataset[column])) for column in columns],
-                "max_length": settings.max_length,
-                "bf16": settings.bf16,
-                "quantized": getattr(self.model, "is_quantized", False),
-            }
-        )
+        parts = {
+            "weights": self.reference_digest,
+            "tokens": [digest_of(list(dataset[column])) for column in columns],
+            "max_length": settings.max_length,
+            "bf16": settings.bf16,
+            "quantized": getattr(self.model, "is_quantized", False),
+        }
+        return digest_of(parts)

@@ -10,7 +10,6 @@ import torch
 
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.models.loading import load_model, load_tokenizer, pick_device, pick_precision
-from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.training.records import OutOfMemoryError, TrainJob
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.settings import TrainConfig
@@ -32,21 +31,16 @@ class PackedDPOTrainer(SharedPrefixDPOTrainer, CachedReferenceDPOTrainer):
 
 
 def build_trainer(job: TrainJob, tokens: "Dataset") -> CachedReferenceDPOTrainer:
-    """Build the trainer; the plain one where shared prefixes are not exact.
-
-    Args:
-        job: What to do.
-        tokens: The pairs, as `tokenize_pairs` returns them.
+    """Build the trainer of tokenized pairs; the plain one where shared prefixes are not exact.
 
     Raises:
         TrainingError: A setting does not fit the model, the machine or another setting.
     """
-    on_gpu = pick_device(job.device).type == "cuda"
-    if not on_gpu:
+    if pick_device(job.device).type == "cpu":
         use_fast_exact_matmul()
     if job.config.engine != "trl":
         try:
-            return _assemble(PackedDPOTrainer, job, tokens, on_gpu=on_gpu)
+            return _assemble(PackedDPOTrainer, job, tokens)
         except NotExactError as error:
             name = job.ref.name
             if job.config.engine == "shared-prefix":
@@ -54,19 +48,17 @@ def build_trainer(job: TrainJob, tokens: "Dataset") -> CachedReferenceDPOTrainer
                     f"train.engine = shared-prefix does not fit {name}: {error}. Use auto."
                 ) from error
             logger.warning("Shared prefixes are not exact for %s: %s. Using TRL.", name, error)
-    return _assemble(CachedReferenceDPOTrainer, job, tokens, on_gpu=on_gpu)
+    return _assemble(CachedReferenceDPOTrainer, job, tokens)
 
 
 def _assemble(
-    kind: type[CachedReferenceDPOTrainer], job: TrainJob, tokens: "Dataset", *, on_gpu: bool
+    kind: type[CachedReferenceDPOTrainer], job: TrainJob, tokens: "Dataset"
 ) -> CachedReferenceDPOTrainer:
     at_once = plan(kind, tokens, job.config)
-    # First, as they choose the GPU of this process.
-    arguments = trainer_arguments(job, at_once.pairs, on_gpu=on_gpu)
     with memory_for(at_once):
         return kind(
-            model=_load_policy(job.ref, job.config, on_gpu=on_gpu),
-            args=arguments,
+            args=trainer_arguments(job, at_once.pairs),  # first: they choose this process's GPU
+            model=_load_policy(job),
             train_dataset=tokens,
             processing_class=load_tokenizer(job.ref),
             peft_config=_adapters(job.config),
@@ -84,11 +76,7 @@ def plan(kind: type, tokens: "Dataset", config: TrainConfig) -> MicroBatch:
 
 @contextmanager
 def memory_for(at_once: MicroBatch) -> Iterator[None]:
-    """Turn running out of memory into an error that knows how to go on.
-
-    Raises:
-        OutOfMemoryError: Memory ran out.
-    """
+    """Turn running out of memory into an OutOfMemoryError, which knows how to go on."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -98,14 +86,15 @@ def memory_for(at_once: MicroBatch) -> Iterator[None]:
         raise OutOfMemoryError(at_once.pairs, at_once.tokens) from error
 
 
-def _load_policy(ref: ModelRef, config: TrainConfig, *, on_gpu: bool) -> "PreTrainedModel":
-    if config.lora is None or not config.lora.quantize:
+def _load_policy(job: TrainJob) -> "PreTrainedModel":
+    if job.config.lora is None or not job.config.lora.quantize:
         # Master weights stay float32: a bfloat16 weight swallows most of a 5e-5 step.
-        model = load_model(ref, "cuda" if on_gpu else "cpu", "float32")
+        model = load_model(job.ref, job.device, "float32")
         model.config.use_cache = False
         return model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    on_gpu = pick_device(job.device).type == "cuda"
     if not on_gpu or importlib.util.find_spec("bitsandbytes") is None:
         raise TrainingError(
             "train.lora.quantize needs a CUDA GPU and bitsandbytes (pip install bitsandbytes)."
@@ -115,24 +104,20 @@ def _load_policy(ref: ModelRef, config: TrainConfig, *, on_gpu: bool) -> "PreTra
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
     return AutoModelForCausalLM.from_pretrained(
-        ref.path, quantization_config=quantization, use_safetensors=True, local_files_only=True
+        job.ref.path, quantization_config=quantization, use_safetensors=True, local_files_only=True
     )
 
 
 def _adapters(config: TrainConfig) -> Any:
-    if config.lora is None:
-        return None
     from peft import LoraConfig
 
-    return LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+    lora = config.lora
+    return lora and LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
 
 
-def trainer_arguments(job: TrainJob, at_once: int, *, on_gpu: bool) -> "DPOConfig":
+def trainer_arguments(job: TrainJob, at_once: int) -> "DPOConfig":
     """Translate our settings into TRL's, with `at_once` pairs through the model in each process.
 
     Raises:
@@ -140,19 +125,16 @@ def trainer_arguments(job: TrainJob, at_once: int, *, on_gpu: bool) -> "DPOConfi
     """
     from trl.trainer.dpo_config import DPOConfig
 
-    config = job.config
+    config, device = job.config, pick_device(job.device).type
     for tracker in config.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise TrainingError(f"train.report_to names {tracker}: pip install {tracker}.")
     if config.learning_rate is None:
-        raise TrainingError(
-            "train.learning_rate is left to the model: use resolve() of TrainConfig"
-        )
-    device = "cuda" if on_gpu else "cpu"
+        raise TrainingError("train.learning_rate is left to the model: use TrainConfig.resolve()")
     losses = {config.loss_type: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
     return DPOConfig(
         output_dir=str(job.checkpoints),
-        use_cpu=not on_gpu,
+        use_cpu=device == "cpu",
         bf16=pick_precision(job.ref, device, PRECISIONS[config.precision]) == "bfloat16",
         beta=config.beta,
         loss_type=list(losses),
@@ -163,7 +145,6 @@ def trainer_arguments(job: TrainJob, at_once: int, *, on_gpu: bool) -> "DPOConfi
         num_train_epochs=config.epochs,
         max_length=config.max_length,
         per_device_train_batch_size=at_once,
-        per_device_eval_batch_size=at_once,
         gradient_accumulation_steps=config.batch_size // config.processes // at_once,
         activation_checkpointing=config.gradient_checkpointing,
         # Never TRL's own reference: it would load again from a path that may have moved.
@@ -174,7 +155,6 @@ def trainer_arguments(job: TrainJob, at_once: int, *, on_gpu: bool) -> "DPOConfi
         logging_nan_inf_filter=False,
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
-        dataloader_pin_memory=on_gpu,
         ddp_find_unused_parameters=False,
         seed=config.seed,
     )

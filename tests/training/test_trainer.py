@@ -59,7 +59,7 @@ def test_precision_follows_width_and_hardware_unless_it_is_set(
 
     def chosen(precision: str) -> bool:
         config = TrainConfig(precision=precision).resolve(ref.name)
-        return trainer_arguments(make_job(wide, dataset, tmp_path, config), 1, on_gpu=False).bf16
+        return trainer_arguments(make_job(wide, dataset, tmp_path, config), 1).bf16
 
     assert chosen("auto") == (fast and width == 576)
     assert not chosen("fp32")
