@@ -32,7 +32,8 @@ from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef
 from dpo_pipeline.starter.corpus import FILES as CORPUS
 from dpo_pipeline.store.artifacts import Artifact
-from dpo_pipeline.training.run import TrainStats, child_module
+from dpo_pipeline.training.records import TrainJob, child_module
+from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
 from tasks.console import progress
 from tasks.runtime import home
@@ -277,7 +278,6 @@ def train(
     """Train the policy with DPO, in a child process that ends with this task."""
     from dpo_pipeline.identity.system_message import patch_template as patch
     from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.training.records import TrainJob
     from dpo_pipeline.training.run import train
 
     ref = model_of(model)

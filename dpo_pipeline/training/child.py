@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.models.loading import load_tokenizer
-from dpo_pipeline.training.records import TENSORBOARD, Failed, TrainingFile, TrainJob, send
+from dpo_pipeline.training.records import Failed, TrainingFile, TrainJob, child_module, send
 from dpo_pipeline.training.tokens import tokenize_pairs
 
 if TYPE_CHECKING:
@@ -28,13 +28,10 @@ PR_SET_PDEATHSIG = 1
 SMALL_MODEL = 1 << 24
 
 
-def main(path: str, module: str, callbacks: Callbacks = lambda job: []) -> None:
+def main(path: str, callbacks: Callbacks = lambda job: []) -> None:
     """Run the job in the JSON file `path`, alone or as one of several processes.
 
-    Args:
-        path: The job.
-        module: The module that was started, for the other processes to start as well.
-        callbacks: Makes what looks on while training, of the job.
+    What looks on while training is made by `callbacks`, of the job.
     """
     job = TrainJob.read(Path(path))
     launched = "LOCAL_RANK" in os.environ  # by torch, as one of several
@@ -43,7 +40,7 @@ def main(path: str, module: str, callbacks: Callbacks = lambda job: []) -> None:
     if job.config.processes > 1 and not launched:
         several = ["--standalone", f"--nproc-per-node={job.config.processes}"]
         launcher = ["-m", "torch.distributed.run", *several]
-        os.execv(sys.executable, [sys.executable, *launcher, "-m", module, path])
+        os.execv(sys.executable, [sys.executable, *launcher, "-m", child_module(job.config), path])
     try:
         run(job, callbacks(job))
     except DPOPipelineError as error:
@@ -80,8 +77,8 @@ def _save_record(trainer: "DPOTrainer", job: TrainJob, pairs: int) -> None:
 
     ref, logged = job.ref, trainer.state.log_history
     history = write_history(job.out / "history.jsonl", logged)
-    if (job.work / TENSORBOARD).is_dir():
-        shutil.copytree(job.work / TENSORBOARD, job.out / TENSORBOARD)
+    if job.tensorboard.is_dir():
+        shutil.copytree(job.tensorboard, job.out / job.tensorboard.name)
     TrainingFile(
         # The name of a local model is its path: its folder is enough.
         model=ref.name if ref.revision else Path(ref.name).name,
@@ -135,4 +132,4 @@ def _die_with_parent(parent: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "dpo_pipeline.training.child")
+    main(sys.argv[1])

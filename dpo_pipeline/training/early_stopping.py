@@ -144,4 +144,4 @@ def callbacks(job: TrainJob) -> list[TrainerCallback]:
 
 
 if __name__ == "__main__":
-    child.main(sys.argv[1], "dpo_pipeline.training.early_stopping", callbacks)
+    child.main(sys.argv[1], callbacks)

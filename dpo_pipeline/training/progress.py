@@ -56,11 +56,7 @@ class Progress(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Report a step.
-
-        Raises:
-            TrainingError: Its loss or gradient is not finite.
-        """
+        """Report a step; raise a TrainingError where its loss or gradient is not finite."""
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return
@@ -78,8 +74,8 @@ class Progress(TrainerCallback):
                 f"{speed * self.batch_size:.1f} pairs/s, "
                 f"{(state.max_steps - state.global_step) / speed:.0f} s left"
             )
-            done = {"step": state.global_step, "total": state.max_steps}
-            records.send(records.StepDone(**done, note=note))
+            step = records.StepDone(step=state.global_step, total=state.max_steps, note=note)
+            records.send(step)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -16,7 +16,6 @@ from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.settings import NoEffect
 from dpo_pipeline.training.settings import TrainConfig
 
-TENSORBOARD = "tensorboard"  # folder of its logs, in work while training, then in out
 MARK = "\x1e"  # a line that starts with this is a message to the owner, not log text
 
 HistoryRow = dict[str, int | float | None]  # a line of history.jsonl: step and its figures
@@ -49,6 +48,16 @@ class TrainJob(Record):
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.work / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's logs while training; then it lies in `out`."""
+        return self.work / "tensorboard"
+
+
+def child_module(config: TrainConfig) -> str:
+    """Name the module that a training process runs."""
+    return "dpo_pipeline.training." + ("early_stopping" if config.stop else "child")
 
 
 class StepDone(Record):

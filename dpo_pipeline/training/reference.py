@@ -56,10 +56,8 @@ class CachedReferenceDPOTrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         """Leave pairs that are tokens already as they are."""
-        if "prompt_ids" in dataset.column_names:
-            return dataset
-        prepared: Dataset = super()._prepare_dataset(dataset, *args)
-        return prepared
+        known = "prompt_ids" in dataset.column_names
+        return dataset if known else super()._prepare_dataset(dataset, *args)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         path = self.reference_folder / f"{self._key(dataset)}.json"

@@ -21,15 +21,14 @@ from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.records import (
-    TENSORBOARD,
     Failed,
     OutOfMemoryError,
     Training,
     TrainingFile,
     TrainJob,
+    child_module,
     read_message,
 )
-from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import check_pairs
 
 logger = logging.getLogger(__name__)
@@ -45,11 +44,6 @@ class TrainStats(Training):
 
     model: ModelRef
     template: PatchedTemplate | None = None
-
-
-def child_module(config: TrainConfig) -> str:
-    """Name the module that a training process runs."""
-    return "dpo_pipeline.training." + ("early_stopping" if config.stop else "child")
 
 
 def train(job: TrainJob, on_progress: Progress | None = None) -> TrainingFile:
@@ -104,10 +98,9 @@ def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
         [sys.executable, "-m", child_module(job.config), str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         encoding="utf-8",
         errors="replace",
-        env=_environment(job.work),
+        env=_environment(job.tensorboard),
         start_new_session=True,
     ) as child:
         try:
@@ -131,11 +124,11 @@ def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
         raise failed.error() if failed else _death(code, tail)
 
 
-def _environment(work: Path) -> dict[str, str]:
+def _environment(tensorboard: Path) -> dict[str, str]:
     package = str(Path(__file__).parents[2])
     return {
         "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{k}={v}" for k, v in MALLOC.items()),
-        "TENSORBOARD_LOGGING_DIR": str(work / TENSORBOARD),
+        "TENSORBOARD_LOGGING_DIR": str(tensorboard),
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",

@@ -86,10 +86,7 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def _fold(query: Tensor, block: Block, key_heads: int) -> Tensor:
-    """Take a block's queries, the heads that share a key head below each other.
-
-    Shape (key_heads, heads / key_heads * queries, dim).
-    """
+    """Take a block's queries, the heads of a key head below each other: (key_heads, rows, dim)."""
     return query[:, block.start : block.stop].reshape(key_heads, -1, query.shape[-1])
 
 
@@ -113,10 +110,9 @@ def _attend(
     Source: Dong et al. 2024, arXiv:2412.05496 (FlexAttention).
     """
     if tree is None:
-        plain: tuple[Tensor, None] = sdpa_attention_forward(
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
-        return plain
     window = kwargs.get("sliding_window")
     if window is not None and window <= int(tree.positions.max()):
         raise NotExactError(f"its sliding window of {window} tokens is shorter than a pair")
@@ -217,12 +213,12 @@ def share_prefix(model: Any) -> None:
     model.set_attn_implementation(ATTENTION)
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if fused_lm_head:
-            if kwargs.get("input_ids") is None:
-                raise NotExactError("it reads embeddings that are no tokens")
-            batch = (kwargs[name] for name in ("input_ids", "attention_mask", "labels"))
-            return _packed_forward(self, *batch)
-        return plain(*args, **kwargs)
+        if not fused_lm_head:
+            return plain(*args, **kwargs)
+        if kwargs.get("input_ids") is None:
+            raise NotExactError("it reads embeddings that are no tokens")
+        batch = (kwargs[name] for name in ("input_ids", "attention_mask", "labels"))
+        return _packed_forward(self, *batch)
 
     model.forward = types.MethodType(forward, model)
 
@@ -305,8 +301,7 @@ class SharedPrefixDPOTrainer(DPOTrainer):
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         picked = list(dict.fromkeys([longest, 0, len(lengths) - 1]))
         batch = self.data_collator([rows[i] for i in picked[:size]])
-        prepared: dict[str, Tensor] = self._prepare_inputs(batch)
-        return prepared
+        return self._prepare_inputs(batch)
 
     def _logps(
         self, batch: dict[str, Tensor], *, exact: bool = False, training: bool = False
