@@ -113,7 +113,6 @@ class EarlyStopping(TrainerCallback):
                 model.eval()
                 found = [self.held_out.measure(getattr(model, "module", model))]
                 model.train()
-        measured: Any
         (measured,) = broadcast_object_list(found)
         outcome = _outcome(measured, self.stop)
         seen: dict[str, Any] = {"step": state.global_step, **measured, "outcome": outcome}

@@ -127,8 +127,7 @@ def _attend(
         attend: Any = _BlockAttention.apply
         out: Tensor = attend(query[0], key[0], value[0], tree, scaling)[None]
         return out.transpose(1, 2).contiguous(), None
-    flex: Any = flex_attention_forward
-    return flex(module, query, key, value, tree.flex_mask, scaling)[0], None
+    return flex_attention_forward(module, query, key, value, tree.flex_mask, scaling)[0], None
 
 
 AttentionInterface.register(ATTENTION, _attend)

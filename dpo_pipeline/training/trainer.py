@@ -99,8 +99,7 @@ def _load_policy(job: TrainJob) -> "PreTrainedModel":
         raise TrainingError(
             "train.lora.quantize needs a CUDA GPU and bitsandbytes (pip install bitsandbytes)."
         )
-    quantize: Any = BitsAndBytesConfig
-    quantization = quantize(
+    quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
     return AutoModelForCausalLM.from_pretrained(
