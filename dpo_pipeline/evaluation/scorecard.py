@@ -5,17 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation import robustness
-from dpo_pipeline.evaluation.cases import (
-    Asker,
-    Marked,
-    Progress,
-    Scored,
-    Subject,
-    ask_both,
-    plan_cases,
-    score,
-)
+from dpo_pipeline.evaluation import cases, robustness
+from dpo_pipeline.evaluation.cases import Marked, Progress, Scored, Subject, score
 from dpo_pipeline.evaluation.gate import Verdict, excuses, judge
 from dpo_pipeline.evaluation.likelihood import measure_likelihoods
 from dpo_pipeline.evaluation.lm_eval_tasks import score_tasks
@@ -136,20 +127,20 @@ def evaluate(
         EvaluationError: When no held-out prompt is left to judge by.
         DataError: When the file of general questions cannot be read.
     """
-    spec, asker = IdentitySpec(terms.identity), Asker(terms.generation, ledger)
+    spec, asker = IdentitySpec(terms.identity), cases.Asker(terms.generation, ledger)
     config = terms.evaluation
     if material.dataset is None:  # nobody knows what training saw
         config = config.model_copy(update={"trained_prompts": 0})
-    plan = plan_cases(
+    plan = cases.plan_cases(
         material.prompts, terms.identity, terms.generation.system_prompts, config, material.seen()
     )
-    cases = ask_both(plan, before, after, asker, on_progress)
-    now = {group: score(many, spec) for group, many in cases.items()}
-    was = {g: score([replace(c, after=c.before) for c in cases[g]], spec) for g in cases}
+    answered = cases.ask_both(plan, before, after, asker, on_progress)
+    now = {group: score(many, spec) for group, many in answered.items()}
+    was = {g: score([replace(c, after=c.before) for c in answered[g]], spec) for g in answered}
     matrix = robustness.measure_matrix(was, now)
     was_figures, figures = _measure(before, after, material, terms, was, now)
     figures |= counted(MATRIX, robustness.unprompted_leaks(matrix))
-    noise = robustness.machine_noise(before, cases, spec, asker, config.noise_prompts, out)
+    noise = robustness.machine_noise(before, answered, spec, asker, config.noise_prompts, out)
     inserted = [describe_default_system(model.tokenizer(), spec) for model in (before, after)]
     card = Scorecard(
         verdict=judge(figures, terms.gate, noise, excuses(was_figures, config)),
@@ -159,14 +150,12 @@ def evaluate(
         matrix=matrix,
         leaks=robustness.explain_leaks(matrix, inserted[1].names_original),
         template=dict(zip(("before", "after"), inserted, strict=True)),
-        sampled=robustness.sampled_measures(after, cases["held_out"], spec, asker, config),
+        sampled=robustness.sampled_measures(after, answered["held_out"], spec, asker, config),
         noise=noise,
         export=material.export,
-        examples=[
-            Example(prompt=c.asked, before=c.before, after=c.after) for c in cases["display"]
-        ],
+        examples=[{"prompt": c.asked, **vars(c)} for c in answered["display"]],
         identity=terms.identity.model_dump(include={"original_name", "new_name"}),
-        counts={group: len(many) for group, many in cases.items()},
+        counts={group: len(many) for group, many in answered.items()},
     )
     card.write(out / "scorecard.json")
     write_answers(now, out / "answers.parquet")

@@ -20,15 +20,8 @@ from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATR
 from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
 from dpo_pipeline.pairs.schema import REASONS as PAIR_REASONS
 from dpo_pipeline.prompts.quarantine import REASONS as PROMPT_REASONS
-from dpo_pipeline.report.words import (
-    collect_rows,
-    escape_markdown,
-    explain_verdict,
-    known_rows,
-    scorecard_rows,
-    show,
-    visible,
-)
+from dpo_pipeline.report import words
+from dpo_pipeline.report.words import explain_verdict, visible
 from dpo_pipeline.store.tables import Row, read_rows
 
 SHOWN = 8  # answers or pairs of a kind
@@ -58,7 +51,7 @@ def write_report(
     stages: Sequence[Mapping[str, object]],  # name, status, seconds and rows of each, in order
 ) -> Path:
     """Write the report of one run as a single HTML file; returns its path."""
-    rows = known_rows(scorecard)
+    rows = words.known_rows(scorecard)
     page = _fill(
         "report.html.j2",
         card=scorecard,
@@ -72,7 +65,7 @@ def write_report(
         pairs=_sample_pairs(pairs) if pairs else [],
         quarantine=quarantine,
         reasons={**PROMPT_REASONS, **PAIR_REASONS},
-        lineage=list(_flatten(lineage)),
+        lineage=lineage,
         stages=stages,
     )
     out.write_text(page, encoding="utf-8", errors="replace")
@@ -93,7 +86,7 @@ def write_comparison(out: Path, runs: Sequence[Compared]) -> Path:
     """Write a page that compares runs, e.g. of a sweep; returns its path."""
     cards = [run.scorecard for run in runs]
     tables = [
-        {row.measure: row for row in collect_rows(card.before, card.after, card.verdict)}
+        {row.measure: row for row in words.collect_rows(card.before, card.after, card.verdict)}
         for card in cards
     ]
     lines = [
@@ -111,7 +104,7 @@ def write_comparison(out: Path, runs: Sequence[Compared]) -> Path:
 
 def scorecard_markdown(card: Scorecard) -> str:
     """Return the essence of a scorecard, in which nothing that a model or a source wrote acts."""
-    rows, verdict = scorecard_rows(card), explain_verdict(card)
+    rows, verdict = words.scorecard_rows(card), explain_verdict(card)
     return _fill("scorecard.md.j2", card=card, rows=rows, verdict=verdict)
 
 
@@ -130,9 +123,10 @@ def _fill(template: str, **context: object) -> str:
     environment.globals["diff"] = diff
     environment.filters |= {
         "visible": lambda value: visible(str(value)),
-        "show": lambda value, key: show(value, find(key)),
+        "show": lambda value, key: words.show(value, find(key)),
         "measure": find,
-        "text": escape_markdown,
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+        "text": words.escape_markdown,
     }
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return environment.get_template(template).render(**context, style=style, style_digest=digest)
@@ -206,12 +200,3 @@ def _join_runs(words: Sequence[tuple[bool, str]]) -> list[tuple[bool, str]]:
         changed[i] = changed[i] or (words[i][1].isspace() and words[i - 1][0] and words[i + 1][0])
     joined = groupby(zip(changed, words, strict=True), key=lambda pair: pair[0])
     return [(c, "".join(word for _, (_, word) in run)) for c, run in joined]
-
-
-def _flatten(tree: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{path}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{path}{key}", text
