@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 Kind = Literal["identity", "trained", "general", "third_party"]
 Prompt = tuple[str, ...]  # what is asked, in whatever turns
 Progress = Callable[[int, int], None] | None
+Groups = Mapping[str, Sequence["Case"]]
+Marked = Mapping[str, Sequence["Scored"]]
 
 DISPLAY_QUESTIONS = (
     "What is your name?",
@@ -65,9 +67,6 @@ class Case:
     def asked(self) -> str:
         """The last question."""
         return self.messages[-1]["content"]
-
-
-Groups = Mapping[str, Sequence[Case]]
 
 
 def plan_cases(
@@ -203,9 +202,6 @@ class Scored:
     ideal: str
     exact: bool
     kept_developer: bool
-
-
-Marked = Mapping[str, Sequence[Scored]]  # group of prompts -> their answers
 
 
 def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:

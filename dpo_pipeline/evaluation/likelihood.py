@@ -100,8 +100,7 @@ def score_pairs(
 ) -> list[PairScore]:
     """Turn the scores of (chosen, rejected, chosen, rejected, ...) into those of pairs.
 
-    Rewards are scaled by `beta`. What comes after one of `ends` is no part of an answer. Without
-    prompts, every pair is of another.
+    What follows one of `ends` is no part of an answer; without prompts, each pair has its own.
     """
     import torch
 

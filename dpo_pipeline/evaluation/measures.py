@@ -33,10 +33,8 @@ class Basis:
 HELD_OUT = Basis()  # marked answers, and so are the next two
 TRAINED = Basis("trained", "identity prompts of the training set")
 GENERAL = Basis("general", "general questions")
-# KL(policy || reference) of each general answer of the reference, mean over its tokens.
-DIVERGENCE = Basis("general", "general questions")
-# Leak rates under the system prompts that claim no other identity than the new one.
-MATRIX = Basis(setting="matrix_prompts")
+DIVERGENCE = Basis("general", "general questions")  # KL of each, mean over its tokens
+MATRIX = Basis(setting="matrix_prompts")  # leak rates where no other identity is claimed
 PAIRS = Basis("pairs", "held-out pairs", "max_pairs")
 EXPORT = Basis()
 TASKS = Basis("lm-eval", "tasks of lm-eval", "lm_eval")  # their drops

@@ -12,7 +12,7 @@ from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.mentions import IdentitySpec
 
 Matrix = dict[str, dict[str, dict[str, Figure]]]  # system prompt -> side -> measure
-# System prompts of it that claim no identity but the new one.
+# System prompts that claim no identity but the new one.
 UNPROMPTED = ("none sent", "empty", "neutral", "new identity")
 
 

@@ -79,14 +79,12 @@ class ScoreStats(Record):
 
 @dataclass(frozen=True)
 class Material:
-    """What a policy is scored on.
-
-    Without a dataset, pairs are made of the reference's own held-out answers, and no prompt is
-    taken for trained on.
-    """
+    """What a policy is scored on."""
 
     prompts: Path  # prompts.parquet of the download stage
-    dataset: Path | None = None  # folder with held_out.parquet of the save stage
+    # Folder with held_out.parquet of the save stage. Without, pairs are made of the reference's
+    # own held-out answers, and no prompt is taken for trained on.
+    dataset: Path | None = None
     export: Parity | None = None  # what was found of an export of the policy
     set_aside: int = 0  # held-out prompts that training stopped by
 
@@ -117,11 +115,9 @@ def evaluate(
     *,
     ledger: Path,
     out: Path,
-    on_progress: Progress = None,
+    on_progress: Progress = None,  # called with answers done and to be done
 ) -> ScoreStats:
     """Score a policy against its reference; write scorecard.json and answers.parquet to `out`.
-
-    Progress is told as answers done and to be done.
 
     Raises:
         EvaluationError: When no held-out prompt is left to judge by.

@@ -84,10 +84,9 @@ class Compared:
 
 def write_comparison(out: Path, runs: Sequence[Compared]) -> Path:
     """Write a page that compares runs, e.g. of a sweep; returns its path."""
-    cards = [run.scorecard for run in runs]
     tables = [
         {row.measure: row for row in words.collect_rows(card.before, card.after, card.verdict)}
-        for card in cards
+        for card in (run.scorecard for run in runs)
     ]
     lines = [
         (measure, [table[measure] for table in tables])

@@ -13,7 +13,6 @@ from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure
 
 HEADS = ("Measure", "Before", "After", "95% interval", "n", "Gate")
-Cells = tuple[str, str, str, str, str, str]
 
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -40,7 +39,7 @@ class Row:
         """Return the interval after, with a word or mark between its ends."""
         return between.join(show(end, self.measure) for end in (self.after.low, self.after.high))
 
-    def cells(self) -> Cells:
+    def cells(self) -> tuple[str, ...]:
         """Return the row as text, in the order of HEADS."""
         n, unit = self.after.n, self.measure.unit
         name = self.measure.name if unit in ("%", "") else f"{self.measure.name} ({unit})"
@@ -70,7 +69,7 @@ def known_rows(card: Scorecard) -> list[Row]:
     return [row for row in collect_rows(card.before, card.after, card.verdict) if row.known]
 
 
-def scorecard_rows(card: Scorecard) -> list[Cells]:
+def scorecard_rows(card: Scorecard) -> list[tuple[str, ...]]:
     """Return the same rows as text."""
     return [row.cells() for row in known_rows(card)]
 
