@@ -48,7 +48,7 @@ def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
         policy, score = train_and_score(config, training, made, variant=name)
         card = Scorecard.read(score.path / "scorecard.json")
         tried.append(Compared(name, settings, card, policy.stats.steps))
-    return conclude_sweep(run, config, tried)
+    return conclude_sweep(run, tried)
 
 
 if CONFIG:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, JsonValue
 from rich.markup import escape
 from rich.table import Table
 
-from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig, SweepConfig
+from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
 from dpo_pipeline.evaluation.measures import MEASURES
 from dpo_pipeline.evaluation.scorecard import Scorecard, ScoreStats
@@ -185,7 +185,7 @@ def conclude_preferences(
     return Completed(message=f"Trained on {dataset.stats.train} pairs in {run.seconds} s")
 
 
-def conclude_sweep(run: Run, config: SweepConfig, tried: Sequence[Compared]) -> State[Any]:
+def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
     """Write the comparison and the summary of a sweep, best settings first.
 
     Returns:
@@ -196,7 +196,7 @@ def conclude_sweep(run: Run, config: SweepConfig, tried: Sequence[Compared]) -> 
     report = write_comparison(run.folder / "compare.html", ranked)
     rows = [_figures(one) for one in ranked]
     best_settings = run.folder / "best.yaml"
-    write_whole(best_settings, _as_yaml(config, best.settings))
+    write_whole(best_settings, _as_yaml(run.given, best.settings))
     summary = run.write_summary({"report": report, "best": best_settings}, tried=rows)
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
     shown = [*best.settings, "gate", *PRINTED]

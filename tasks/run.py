@@ -59,7 +59,7 @@ class StageRecord(Record):
 def begin(config: C) -> tuple["Run", C]:
     """Begin a flow run: fill in the settings that are left to others, and say what they are."""
     resolved = config.resolve()
-    run = Run(resolved)
+    run = Run(resolved, given=config)
     _current.set(run)
     if filled := _describe_filled(config, resolved, run.model):
         run.say(f"{'settings':<9} {filled}", style="dim")
@@ -70,16 +70,17 @@ class Run:
     """What one flow run did so far, told to a person as it happens.
 
     Attributes:
+        given, config: The configuration as it came, and with what was filled in.
         model: Name of the model, as it is set.
         folder: `runs/<name>-<id>` under the home folder.
         stages: Name of the stage -> what came of it.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, given: Config) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
-        self.config = config
+        self.config, self.given = config, given
         self.run_id = str(context.flow_run.id)
         self.name = context.flow_run.name
         self.folder = home() / "runs" / f"{self.name}-{self.run_id[:8]}"

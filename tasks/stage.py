@@ -22,10 +22,9 @@ import inspect
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
-from copy import copy
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -66,38 +65,23 @@ class Build:
     references: Path  # reference log-probabilities, shared by all trainings
 
 
+@dataclass(frozen=True)
 class Stage(Generic[P, S]):
-    """A stage of the pipeline, called by the flow with its arguments by name.
+    """A stage of the pipeline, called by the flow with its arguments by name."""
 
-    Attributes:
-        kind: Name of its artifacts in the store.
-        name: Name of its Prefect task and of its line in the record; `named` gives another.
-    """
-
-    def __init__(
-        self,
-        function: Callable[Concatenate[Build, P], S],
-        *,
-        name: str,
-        says: Callable[..., str],
-        packages: Collection[str],
-        counts: str,
-        unread: Mapping[str, Collection[str]],
-        also_runs: Callable[..., Collection[str]] | None,
-    ) -> None:
-        self.kind = self.name = name
-        self._function: Callable[..., S] = function
-        self._says, self._packages = says, packages
-        self._counts, self._unread, self._also_runs = counts, unread, also_runs
-        self._record: type[S] = get_type_hints(function)["return"]
-        self._modules, self._body = _read_source(function)
-        self.__doc__ = function.__doc__
+    function: Callable[..., S]
+    kind: str  # name of its artifacts in the store
+    name: str  # name of its Prefect task, and of its line in the record
+    says: Callable[..., str]
+    packages: Collection[str]
+    counts: str
+    unread: Mapping[str, Collection[str]]
+    also_runs: Callable[..., Collection[str]]
+    also_reads: Callable[..., Collection[Path]]
 
     def named(self, name: str) -> "Stage[P, S]":
         """Return the same stage under another name, for a second use of it in one flow."""
-        other = copy(self)
-        other.name = name
-        return other
+        return replace(self, name=name)
 
     def __call__(self, *args: P.args, **inputs: P.kwargs) -> Artifact[S]:
         """Return the stage's artifact, reused where one fits, and note it in the run's record.
@@ -105,35 +89,36 @@ class Stage(Generic[P, S]):
         Raises:
             DPOPipelineError: The stage's own error; the line on the console names the stage.
         """
-        run_task = self._task()
+
+        def run_stage(**inputs: Any) -> Artifact[S] | State[Artifact[S]]:
+            return self._get_or_build(inputs)
+
+        signature = inspect.signature(self.function)
+        parameters = list(signature.parameters.values())[1:]  # all but the Build
+        run_stage.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run_stage.__doc__ = self.function.__doc__
+        run_task: Any = task(name=self.name, **UNCACHED)(run_stage)
         return Run.current().follow(
-            self.name, lambda: run_task(**inputs, return_state=True), self._says
+            self.name, lambda: run_task(**inputs, return_state=True), self.says
         )
 
     def key_parts(self, **inputs: Any) -> KeyParts:
         """Collect what the result depends on, of the arguments that the stage is called with."""
-        started = self._also_runs(**inputs) if self._also_runs else ()
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(self.function))).body
+        assert isinstance(definition, ast.FunctionDef)
+        definition.decorator_list = []
+        record = get_type_hints(self.function)["return"].__module__
+        held = {
+            name: _fingerprint(value, self.unread.get(name, ())) for name, value in inputs.items()
+        }
+        files = {path.name: file_digest(path) for path in self.also_reads(**inputs)}
         return stage_parts(
             self.kind,
-            modules={*self._modules, *started},
-            body=self._body,
-            packages=self._packages,
-            inputs={
-                name: _fingerprint(value, self._unread.get(name, ()))
-                for name, value in inputs.items()
-            },
+            modules={*_imported(definition), record, *self.also_runs(**inputs)},
+            body=ast.unparse(definition),
+            packages=self.packages,
+            inputs=held | ({"files": dict(files)} if files else {}),
         )
-
-    def _task(self) -> Callable[..., State[Artifact[S]]]:
-        def run_stage(**inputs: Any) -> Artifact[S] | State[Artifact[S]]:
-            return self._get_or_build(inputs)
-
-        signature = inspect.signature(self._function)
-        parameters = list(signature.parameters.values())[1:]  # all but the Build
-        run_stage.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run_stage.__doc__ = self.__doc__
-        made: Any = task(name=self.name, **UNCACHED)(run_stage)
-        return cast(Callable[..., State[Artifact[S]]], made)
 
     def _get_or_build(self, inputs: dict[str, Any]) -> Artifact[S] | State[Artifact[S]]:
         parts, store, logger = self.key_parts(**inputs), Store(home()), get_run_logger()
@@ -145,13 +130,14 @@ class Stage(Generic[P, S]):
                 ]
                 said = "%s: building; changed since the last one: %s"
                 logger.info(said, self.name, ", ".join(changed))
-            shown = progress(self.kind, self._counts) if self._counts else nullcontext(_silent)
+            shown = progress(self.kind, self.counts) if self.counts else nullcontext(_silent)
             with shown as report:
                 shared = (store.root / "ledger", store.root / "references")
-                return self._function(Build(out, work, report, *shared), **inputs)
+                return self.function(Build(out, work, report, *shared), **inputs)
 
+        record: type[S] = get_type_hints(self.function)["return"]
         artifact, built = store.get_or_build(
-            self.kind, parts, build, self._record, refresh=_refresh_asked()
+            self.kind, parts, build, record, refresh=_refresh_asked()
         )
         return artifact if built else Completed(name="Cached", data=artifact)
 
@@ -163,7 +149,8 @@ def stage(
     packages: Collection[str] = (),
     counts: str = "",
     unread: Mapping[str, Collection[str]] | None = None,
-    also_runs: Callable[..., Collection[str]] | None = None,
+    also_runs: Callable[..., Collection[str]] = lambda **_: (),
+    also_reads: Callable[..., Collection[Path]] = lambda **_: (),
 ) -> Callable[[Callable[Concatenate[Build, P], S]], Stage[P, S]]:
     """Make a stage of a function, see the module's docstring.
 
@@ -174,18 +161,13 @@ def stage(
         counts: What its progress counts, for a bar; empty: none.
         unread: Argument -> settings of it that the stage does not read, and its key not hold.
         also_runs: Given the arguments, modules of the library that it starts by name.
+        also_reads: Given the arguments, files of the library that its code opens by itself.
     """
 
     def decorate(function: Callable[Concatenate[Build, P], S]) -> Stage[P, S]:
-        return Stage(
-            function,
-            name=name or function.__name__,
-            says=says,
-            packages=packages,
-            counts=counts,
-            unread=unread or {},
-            also_runs=also_runs,
-        )
+        kind = name or function.__name__
+        options = (says, packages, counts, unread or {}, also_runs, also_reads)
+        return Stage(function, kind, kind, *options)
 
     return decorate
 
@@ -201,18 +183,11 @@ def _silent(done: int, total: int, note: str = "") -> None:
     """Report to nobody."""
 
 
-def _read_source(function: Callable[..., object]) -> tuple[set[str], str]:
-    """Return the library modules that a function's body imports, and the body itself."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    assert isinstance(definition, ast.FunctionDef)
-    definition.decorator_list = []
-    return set(_imported(definition)), ast.unparse(definition)
-
-
 def _imported(definition: ast.FunctionDef) -> Iterator[str]:
     for node in ast.walk(definition):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dpo_pipeline."):
-            yield str(node.module)
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        yield from (name for name in names if name.startswith("dpo_pipeline."))
 
 
 def _refresh_asked() -> bool:
@@ -225,9 +200,17 @@ def _fingerprint(value: Any, unread: Collection[str] = ()) -> JsonValue:
     """Return what a key holds of an argument."""
     match value:
         case Artifact():
-            return dict(value.identity())
+            # Of a model its weights and template count, not where it was found.
+            model = getattr(value.stats, "model", None)
+            return settings_of(model) if model else dict(value.identity())
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return {field.name: _fingerprint(getattr(value, field.name)) for field in fields(value)}
+            parts = {field.name: getattr(value, field.name) for field in fields(value)}
+            return {
+                name: _fingerprint(
+                    part, [u.partition(".")[2] for u in unread if u.startswith(name)]
+                )
+                for name, part in parts.items()
+            }
         case BaseModel():
             read = settings_of(value)
             return {name: read[name] for name in read.keys() - set(unread)}

@@ -27,6 +27,7 @@ from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.pairs.schema import Lineage
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.pairs.writing import PairStats
+from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef
@@ -41,6 +42,9 @@ from tasks.stage import UNCACHED, Build, model_of, stage
 
 # What decides the numbers: the same versions give the same answers and weights.
 NUMERIC = ("torch", "transformers", "tokenizers", "safetensors")
+# What an evaluation does not ask of the way that answers were generated: its own are greedy, in
+# process, one a prompt, and not asked again.
+OWN = ("engine", "temperature", "samples", "check_rows", "base_url", "served_model")
 
 
 def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
@@ -49,23 +53,17 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
 
 
 def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[ModelStats]:
-    """Build the starter or a random model, or record what a folder or Hub id holds.
-
-    Args:
-        config: Which model.
-        name: What the run calls it.
-    """
-    if config.name == "starter":
-        return build_starter.named(name)(seed=config.starter_seed, corpus=CORPUS)
-    if config.name.endswith(".json"):
-        return init_model.named(name)(config=_file(config.name), seed=config.starter_seed)
+    """Make the starter or a random model, or record what a folder or Hub id holds."""
+    if config.name == "starter" or config.name.endswith(".json"):
+        file = None if config.name == "starter" else _existing(config.name)
+        return make_model.named(name)(config=file, seed=config.starter_seed)
     from dpo_pipeline.models.references import resolve_model
 
     ref = resolve_model(config.name, config.revision)
     return record_model.named(name)(model=ref, path=str(ref.path), revision=ref.revision)
 
 
-def _file(name: str) -> Path:
+def _existing(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         raise ModelError(f"model.name {name!r} does not exist (seen from {Path.cwd()})")
@@ -81,28 +79,25 @@ def _describe_model(stats: ModelStats) -> str:
     return f"{stats.model.name}, weights {stats.model.weights_digest[:12]}"
 
 
-@stage(name="model", packages=NUMERIC, counts="tokens", says=_describe_model)
-def build_starter(build: Build, *, seed: int, corpus: tuple[Path, ...]) -> ModelStats:
-    """Train the starter from its corpus."""
+@stage(
+    name="model",
+    packages=NUMERIC,
+    counts="tokens",
+    says=_describe_model,
+    also_reads=lambda **_: CORPUS,
+)
+def make_model(build: Build, *, config: Path | None, seed: int) -> ModelStats:
+    """Train the starter, or initialise a model with random weights from a config.json."""
     from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.starter.build import build_starter
+    from dpo_pipeline.starter.build import build_starter, init_model
 
     folder = build.out / "model"
     folder.mkdir()
-    made = build_starter(folder, seed, build.report)
-    return ModelStats(model=_inside(describe_model(folder, "starter")), made=made.model_dump())
-
-
-@stage(name="model", packages=NUMERIC, says=_describe_model)
-def init_model(build: Build, *, config: Path, seed: int) -> ModelStats:
-    """Initialise a model with random weights from a config.json."""
-    from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.starter.build import init_model
-
-    folder = build.out / "model"
-    folder.mkdir()
-    made = init_model(config, folder, seed)
-    return ModelStats(model=_inside(describe_model(folder, config.name)), made=made.model_dump())
+    if config:
+        made, name = init_model(config, folder, seed), config.name
+    else:
+        made, name = build_starter(folder, seed, build.report), "starter"
+    return ModelStats(model=_inside(describe_model(folder, name)), made=made.model_dump())
 
 
 @stage(name="model", says=_describe_model)
@@ -217,7 +212,11 @@ def rewrite(
     return build_pairs(answers, model_of(model), identity, pairs, build.out)
 
 
-@stage(packages=("pyarrow", "datasets", "transformers", "tokenizers"), says=_describe_pairs)
+@stage(
+    packages=("pyarrow", "datasets", "transformers", "tokenizers"),
+    says=_describe_pairs,
+    unread={"pairs": ("strategy", "templates", "min_pairs", "min_yield")},
+)
 def prepare(
     build: Build,
     *,
@@ -264,6 +263,8 @@ def _describe_training(stats: TrainStats) -> str:
     says=_describe_training,
     unread={"run_on": ("dtype",)},
     also_runs=lambda *, config, **_: [child_module(config)],
+    # Early stopping asks general questions too.
+    also_reads=lambda *, config, **_: [general_file(None)] if config.stop else [],
 )
 def train(
     build: Build,
@@ -301,6 +302,7 @@ def train(
     packages=NUMERIC,
     counts="answers",
     says=lambda stats: f"{stats.rows:,} answers compared",
+    unread={"terms": [f"generation.{name}" for name in OWN]},
 )
 def evaluate(
     build: Build,
@@ -348,7 +350,14 @@ def _describe_parity(stats: ParityStats) -> str:
     return f"{same:.1%} of {stats.rows:,} answers the same, KL {far}"
 
 
-@stage(packages=NUMERIC, says=_describe_parity)
+@stage(
+    packages=NUMERIC,
+    says=_describe_parity,
+    unread={
+        "generation": OWN,
+        "evaluation": ("max_pairs", "noise_prompts", "sampled", "temperatures", "lm_eval"),
+    },
+)
 def parity(
     build: Build,
     *,

@@ -6,12 +6,12 @@ and on nothing else. So what the ledger holds is never made twice.
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict, Unpack
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.models.chat_templates import Message
@@ -104,7 +104,7 @@ def answer(
     keys = [_key(request, how["config"]) for request in requests]
     wanted = dict(zip(keys, requests, strict=True))
     book = Ledger(how["ledger"], _context(ref, how, alone))
-    done = {key: Response.model_validate(value) for key, value in book.read(wanted).items()}
+    done = dict(_readable(book.read(wanted)))
     missing = {key: request for key, request in wanted.items() if key not in done}
     fresh: dict[str, dict[str, JsonValue]] = {}
     synced = time.monotonic()
@@ -138,6 +138,15 @@ def _ask(
         from dpo_pipeline.answers.decoding import ask_model
 
         yield from ask_model(ref, missing, seeds, how, alone)
+
+
+def _readable(records: Mapping[str, object]) -> Iterator[tuple[str, Response]]:
+    """Yield the answers that read as such; those of another version are made again."""
+    for key, value in records.items():
+        try:
+            yield key, Response.model_validate(value)
+        except ValidationError:
+            logger.info("an answer of another version is made again")
 
 
 def _key(request: Request, config: GenerationConfig) -> str:

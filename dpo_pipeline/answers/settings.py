@@ -53,6 +53,10 @@ class GenerationConfig(Section):
     concurrency: NoEffect[AtLeastOne] = 8
     """Requests in flight; engine openai only."""
 
+    def idle(self) -> frozenset[str]:
+        """Name what only a server is asked by, where none is."""
+        return frozenset() if self.engine == "openai" else frozenset({"base_url", "served_model"})
+
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerationConfig":
         if self.samples > 1 and self.temperature == 0:

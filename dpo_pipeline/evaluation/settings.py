@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveFloat, create_model
 
 from dpo_pipeline.evaluation.measures import MEASURES
-from dpo_pipeline.store.settings import AtLeastOne, Section
+from dpo_pipeline.store.settings import AtLeastOne, NoEffect, Section
 
 Lines = TypeVar("Lines", bound=Section)
 
@@ -26,7 +26,7 @@ class EvaluationConfig(Section):
     """At most this many held-out identity prompts, the same every time."""
     trained_prompts: NonNegativeInt = 40
     """Prompts of the training set asked again; 0: none."""
-    general: str | None = None
+    general: NoEffect[str | None] = None
     """JSONL of general questions with accepted answers; null: the shipped set."""
     max_pairs: NonNegativeInt = 200
     """Held-out pairs whose rewards are measured; 0: none."""

@@ -14,7 +14,7 @@ Shape = Literal[
 class PromptsConfig(Section):
     """Where the prompts come from, and which are held out."""
 
-    source: str = "shipped"
+    source: NoEffect[str] = "shipped"
     """'shipped' (the set of this project), a JSON/JSONL/CSV/Parquet/Arrow file, or a Hub dataset
     id."""
     revision: NoEffect[str | None] = None

@@ -90,8 +90,8 @@ class Store:
     def get(self, stage: str, key: str, kind: type[Stats]) -> Artifact[Stats] | None:
         """Return a verified artifact, or None.
 
-        One that does not verify is moved to `aside/` with a warning that says why; one that an
-        older version of this project wrote stays until the new one takes its place.
+        One that does not verify is moved to `aside/` with a warning that says why; one that
+        another version of this project wrote stays until the new one takes its place.
 
         Args:
             stage: Name of the stage.
@@ -109,8 +109,8 @@ class Store:
         except _DamagedError as damage:
             self._set_aside(path, str(damage))
             return None
-        except (_OlderError, ValidationError):
-            logger.info("%s: %s is of an older version; building anew", stage, path.name)
+        except (_OtherVersionError, ValidationError):
+            logger.info("%s: %s is of another version; building anew", stage, path.name)
             return None
         fields = body.model_dump(include={"stage", "key", "digest", "seconds"})
         return Artifact[kind](**fields, path=path, stats=stats)  # type: ignore[valid-type]
@@ -165,7 +165,7 @@ class Store:
         for path in sorted(manifests, key=lambda p: p.stat().st_mtime, reverse=True):
             try:
                 return _read_manifest(path).parts
-            except (_DamagedError, _OlderError):
+            except (_DamagedError, _OtherVersionError):
                 continue
         return None
 
@@ -235,8 +235,8 @@ class _DamagedError(Exception):
     """An artifact is not what was written."""
 
 
-class _OlderError(Exception):
-    """An artifact is whole, and written by an older version of this project."""
+class _OtherVersionError(Exception):
+    """An artifact is whole, and written by another version of this project."""
 
 
 def _verify(folder: Path) -> _Manifest:
@@ -262,9 +262,12 @@ def _read_manifest(path: Path) -> _Manifest:
         raise _DamagedError(f"{MANIFEST} cannot be read") from None
     if digest_of(content) != expected:
         raise _DamagedError(f"{MANIFEST} has changed")
-    if content.get("format", 1) < FORMAT:
-        raise _OlderError
-    return _Manifest.model_validate(content)
+    if content.get("format", 1) != FORMAT:
+        raise _OtherVersionError
+    try:
+        return _Manifest.model_validate(content)
+    except ValidationError:
+        raise _OtherVersionError from None
 
 
 def _hash_files(folder: Path) -> dict[str, dict[str, str | int]]:

@@ -14,7 +14,8 @@ import grimp
 from pydantic import BaseModel, JsonValue
 
 import dpo_pipeline
-from dpo_pipeline.store.digests import digest_of, file_digest
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.settings import Section
 
 KeyParts = dict[str, JsonValue]
 
@@ -23,12 +24,13 @@ def settings_of(section: BaseModel) -> dict[str, JsonValue]:
     """Dump the fields of a section that can change a result.
 
     Fields typed `NoEffect[...]` (batch sizes, concurrency, where a thing came from once its
-    digest is known) stay out of the key.
+    digest is known), and those that others switch off (`Section.idle`), stay out of the key.
     """
+    idle = section.idle() if isinstance(section, Section) else ()
     kept: dict[str, JsonValue] = {}
     for name, field in type(section).model_fields.items():
         extra = field.json_schema_extra
-        if isinstance(extra, Mapping) and extra.get("affects_result") is False:
+        if name in idle or (isinstance(extra, Mapping) and extra.get("affects_result") is False):
             continue
         value = getattr(section, name)
         kept[name] = (
@@ -89,12 +91,14 @@ def code_digests(modules: frozenset[str]) -> dict[str, str]:
     unloaded. Words do not count: comments, docstrings, help texts of settings.
 
     Returns:
-        Module name -> sha256 of its code, and of the data of its room that it names.
+        Module name -> sha256 of its code.
     Raises:
-        ValueError: The library has no such module.
+        ValueError: The library has no such module, or it is a whole room.
     """
     graph = _imports()
-    if unknown := modules - graph.modules:
+    # A whole room says nothing of what is used of it: its __init__ is empty.
+    single = {name for name in graph.modules if not graph.find_children(name)}
+    if unknown := modules - single:
         raise ValueError(f"no module of the library: {', '.join(sorted(unknown))}")
     found = modules.union(*(graph.find_upstream_modules(module) for module in modules))
     return {name: _module_digest(name) for name in sorted(found)}
@@ -111,10 +115,7 @@ def _imports() -> grimp.ImportGraph:
 def _module_digest(name: str) -> str:
     base = Path(str(dpo_pipeline.__file__)).parent.joinpath(*name.split(".")[1:])
     path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-    source = path.read_text(encoding="utf-8")
-    # A file in the room's data/ that the module names is as much a part of it as its code.
-    named = [p for p in sorted((path.parent / "data").glob("*")) if f'"{p.name}"' in source]
-    return digest_of([code_of(source), *map(file_digest, named)])
+    return digest_of(code_of(path.read_text(encoding="utf-8")))
 
 
 def code_of(source: str) -> str:

@@ -26,6 +26,10 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def idle(self) -> frozenset[str]:
+        """Name the fields that others of the section switch off, so that keys leave them out."""
+        return frozenset()
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         """Make every help text one line, however many it takes in the source."""

@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, NoEffect, Section, Share
 
@@ -19,11 +19,6 @@ Loss = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "nca_pair", "bco_pair", "sppo_hard",
     "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop",
 ]  # fmt: skip
-
-
-def _from_the_model(setting: str) -> str:
-    values = ", ".join(f"{model}: {recipe[setting]:g}" for model, recipe in RECIPES.items())
-    return f"null: from the model ({values})"
 
 
 class LoraConfig(Section):
@@ -65,21 +60,17 @@ class TrainConfig(Section):
     """auto: shared-prefix where its self-check holds, else trl."""
     beta: PositiveFloat = 0.2
     """Weight on staying near the reference (no unit)."""
-    learning_rate: PositiveFloat | None = Field(
-        None, description=f"Peak learning rate of AdamW; {_from_the_model('learning_rate')}."
-    )
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate of AdamW; null: from the model (starter: 0.0002, others: 5e-05)."""
     batch_size: AtLeastOne = 8
     """Pairs an optimizer step."""
     epochs: PositiveFloat = 1.0
     """Passes over the pairs."""
     loss_type: Loss = "sigmoid"
     """Loss, by TRL's name; sigmoid is DPO's own."""
-    sft_weight: NonNegativeFloat | None = Field(
-        None,
-        description="Weight of an SFT term on the chosen answer, which keeps the sentence whole; "
-        f"{_from_the_model('sft_weight')}. Averaged over the tokens that go through the model at "
-        "once.",
-    )
+    sft_weight: NonNegativeFloat | None = None
+    """Weight of an SFT term on the chosen answer, which keeps the sentence whole; null: from the
+    model (starter: 1, others: 0). Averaged over the tokens that go through the model at once."""
     max_length: AtLeastEight = 1024
     """Longest prompt + response (tokens)."""
     max_grad_norm: PositiveFloat = 1.0

@@ -164,7 +164,7 @@ def test_an_artifact_of_an_older_version_is_told_as_older_and_replaced(store, ca
     manifest.write_text(json.dumps({"sha256": digest_of(body), "body": body}))
     assert store.get("save", first.key, Counts) is None
     assert store.latest_parts("save") is None
-    assert "is of an older version" in caplog.text
+    assert "is of another version" in caplog.text
     assert first.path.exists()
     assert store.get_or_build("save", PARTS, write_two, Counts)[1]
     assert store.get("save", first.key, Counts).stats == Counts(rows=2)

@@ -35,7 +35,6 @@ EDITS = {
     "training/shared_prefixes.py": {CHILD},
     "evaluation/measures.py": {SCORE},
     "starter/corpus.py": {STARTER},
-    "prompts/data/general.jsonl": {SCORE},
     "report/page.py": set(),
     "publishing/settings.py": set(),
     "training/settings.py": {CHILD},

@@ -18,13 +18,18 @@ from dpo_pipeline.store.digests import digest_of
 from flows.full import make_dataset, train_and_score
 from tasks.stage import Stage
 
-STATS = SimpleNamespace(
-    model=ModelRef(
-        name="starter", path=Path("model"), revision=None, weights_digest="w", template_digest="t"
-    ),
-    source=Origin(kind="shipped", name="shipped", revision=None, digest="d"),
-    default_system=SimpleNamespace(names_original=False),
-)
+
+def stats(kind: str, key: str) -> SimpleNamespace:
+    """Stand for what a stage tells; the weights of a model are others with every key."""
+    found = SimpleNamespace(
+        source=Origin(kind="shipped", name="shipped", revision=None, digest="d"),
+        default_system=SimpleNamespace(names_original=False),
+    )
+    if kind in ("model", "train"):
+        found.model = ModelRef(
+            name="m", path=Path("m"), revision=None, weights_digest=key, template_digest="t"
+        )
+    return found
 
 
 def stage_keys(config: PipelineConfig) -> dict[str, str]:
@@ -35,7 +40,12 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
     def follow(self, **inputs):
         keys[self.name] = key = digest_of(self.key_parts(**inputs))
         return Artifact.model_construct(
-            stage=self.kind, key=key, digest=key, path=Path("/nowhere"), stats=STATS, seconds=0.0
+            stage=self.kind,
+            key=key,
+            digest=key,
+            path=Path("/nowhere"),
+            stats=stats(self.kind, key),
+            seconds=0.0,
         )
 
     Stage.__call__ = follow

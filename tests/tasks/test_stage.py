@@ -14,6 +14,12 @@ from stage_keys import stage_keys
 from workplace import ROOT
 
 from dpo_pipeline.config import PipelineConfig
+from dpo_pipeline.evaluation.scorecard import Terms
+from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.references import ModelRef, ModelStats
+from dpo_pipeline.prompts.sources import SHIPPED
+from dpo_pipeline.store.artifacts import Artifact
+from tasks.stages import evaluate, rewrite
 
 STAGES = ["download", "model", "generate", "rewrite", "save", "train", "evaluate"]
 SCRIPT = ROOT / "tests" / "support" / "stage_keys.py"
@@ -31,6 +37,10 @@ def since(first: str) -> list[str]:
 SETTINGS = {
     "a publish option": ({"publish": {"model_repo": "me/model"}}, []),
     "the size of a batch": ({"generation": {"batch_tokens": 1}}, []),
+    "the address of a server that is not asked": (
+        {"generation": {"base_url": "http://127.0.0.1:9/v1"}},
+        [],
+    ),
     "how often a checkpoint is written": ({"train": {"save_steps": 3}}, []),
     "a line of the gate": ({"gate": {"kl": 0.5}}, ["evaluate"]),
     "how much is measured": ({"evaluation": {"max_prompts": 9}}, ["evaluate"]),
@@ -51,6 +61,35 @@ SETTINGS = {
 def test_a_setting_changes_the_stages_that_read_it_and_those_after(settings, concerned):
     before = stage_keys(PipelineConfig())
     assert changed(stage_keys(PipelineConfig.model_validate(settings)), before) == concerned
+
+
+def test_where_a_model_or_a_file_was_found_changes_no_key(tmp_path):
+    shipped = shutil.copy(SHIPPED, tmp_path / "mine.jsonl")
+    before = stage_keys(PipelineConfig())
+    assert (
+        stage_keys(PipelineConfig(prompts={"source": str(shipped)}))["download"]
+        == before["download"]
+    )
+    here = ModelRef(name="a", path=tmp_path, revision="c1", weights_digest="w", template_digest="t")
+    there = here.model_copy(update={"name": "b", "path": Path("/b"), "revision": "c2"})
+    other = here.model_copy(update={"weights_digest": "v"})
+
+    def key(ref: ModelRef) -> dict:
+        model = Artifact.model_construct(
+            stage="model", key=ref.name, digest=ref.name, stats=ModelStats(model=ref)
+        )
+        return rewrite.key_parts(model=model, identity=IdentityConfig())
+
+    assert key(here) == key(there) != key(other)
+
+
+def test_what_an_evaluation_asks_its_own_way_is_not_in_its_key():
+    def key(**generation: object) -> dict:
+        config = PipelineConfig(generation=generation)
+        terms = Terms(config.identity, config.generation, config.evaluation, config.gate, 0.1)
+        return evaluate.key_parts(terms=terms)
+
+    assert key() == key(check_rows=3) != key(max_new_tokens=3)
 
 
 @pytest.fixture
