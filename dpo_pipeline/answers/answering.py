@@ -24,7 +24,6 @@ from dpo_pipeline.store.records import Record
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-
 SYNC_SECONDS = 2.0  # longest time an answer waits to be written to the ledger
 
 

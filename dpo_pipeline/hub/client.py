@@ -73,10 +73,7 @@ def masked(text: str, token: str | None = None) -> str:
 def explain(
     error: BaseException, repo_id: str = "", repo_type: str = "", *, reading: bool = False
 ) -> str | None:
-    """Say what went wrong at the Hub and what to do about it; None if it was not the Hub.
-
-    Reading, the local cache could have answered.
-    """
+    """Say what went wrong at the Hub and what to do about it; None if it was not the Hub."""
     from huggingface_hub import constants, errors
 
     cause = hub_cause(error)
@@ -84,7 +81,7 @@ def explain(
         return None
     if isinstance(cause, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         says = "was not asked, as HF_HUB_OFFLINE is set"
-        if reading:
+        if reading:  # the local cache could have been enough
             says = "is not whole in the local cache, and offline mode is on: unset HF_HUB_OFFLINE "
             says += "and download it once, or name a local folder or file"
     elif isinstance(cause, errors.HfHubHTTPError):
