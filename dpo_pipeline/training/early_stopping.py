@@ -60,10 +60,9 @@ class HeldOutPrompts:
         self.general: list[Tokens] = []
 
     def measure(self, policy: PreTrainedModel) -> dict[str, float]:
-        """Ask the policy and compare it with the reference, which is in memory only meanwhile.
+        """Measure identity rate, edit exactness and KL (nats per token) of the policy.
 
-        Returns:
-            identity_rate, edit_exactness and kl (nats per token).
+        The reference that it is compared with is in memory only meanwhile.
         """
         reference = load_model(self.ref, policy.device.type, "float32")
         self.general = self.general or self._answer_general(reference)

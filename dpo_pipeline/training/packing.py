@@ -64,13 +64,8 @@ def build_tree(
     """Merge sequences into a tree.
 
     In sorted order a sequence shares all it can with the one before, so that its fresh tokens
-    simply go to the end of the row.
-
-    Args:
-        sequences: Token ids of every sequence, without padding.
-        scored: For every token of every sequence, whether it is scored.
-        width: Length of the padded batch (tokens).
-        device: Where the tree goes.
+    simply go to the end of the row. Sequences come without padding; `scored` says of each of
+    their tokens whether it is scored; `width` is the length of the padded batch (tokens).
     """
     tokens: list[int] = []
     positions: list[int] = []

@@ -44,8 +44,7 @@ class Progress(TrainerCallback):
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size  # pairs an optimizer step
-        self.begun = 0.0
-        self.first_step = 0
+        self.begun, self.first_step = 0.0, 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -49,14 +49,9 @@ class TrainStats(Training):
 def train(job: TrainJob, on_progress: Progress | None = None) -> TrainingFile:
     """Train a policy from the reference model on preference pairs.
 
-    Args:
-        job: What to do. Its `out` receives model/, history.jsonl and training.json, and
-            tensorboard/ where config.report_to names it.
-        on_progress: Called after every optimizer step with the steps done, the steps in all,
-            and the figures of the step as text.
-
-    Returns:
-        The content of training.json.
+    The job's `out` receives model/, history.jsonl and training.json, whose content is returned,
+    and tensorboard/ where config.report_to names it. After every optimizer step `on_progress` is
+    told the steps done, the steps in all, and the figures of the step as text.
 
     Raises:
         DataError: When the pairs cannot be used; names the rows.

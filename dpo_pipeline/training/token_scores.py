@@ -49,7 +49,7 @@ def score_tokens(
 ) -> list[TokenScores]:
     """Run both models over prompts with their completions, in batches of similar length.
 
-    Rows that one of them pads its vocabulary with are left out.
+    Vocabulary that only one of them has, as padding, is left out.
     """
     import torch
 

@@ -95,18 +95,10 @@ class MicroBatch(NamedTuple):
 def micro_batch(
     tokens: "Dataset", pairs: int, budget: int, max_length: int, *, packed: bool
 ) -> MicroBatch:
-    """Choose how many pairs go through the model at once.
+    """Choose how many of the pairs of an optimizer step go through the model at once.
 
-    Args:
-        tokens: The pairs.
-        pairs: Pairs an optimizer step, of one process.
-        budget: Tokens that may go through at once.
-        max_length: Longest sequence (tokens).
-        packed: Whether shared tokens count once; else every row is padded to the longest.
-
-    Returns:
-        The largest divisor of `pairs` whose longest pairs fit the budget, at least 1, and the
-        tokens of these.
+    The largest divisor of `pairs`, those of a process, whose longest fit the budget (tokens), at
+    least 1. Packed, shared tokens count once; else every row is padded to the longest.
     """
     costs = []
     for row in tokens:
