@@ -81,9 +81,8 @@ def compare_preferences(
     before: Subject, after: Subject, held_out: Path, *, beta: float, max_pairs: int, out: Path
 ) -> PreferenceStats:
     """Measure held-out pairs of a preference dataset; write preferences.json."""
-    found = measure_likelihoods(
-        before, after, read_rows(held_out), [], beta=beta, max_pairs=max_pairs
-    )
+    pairs = read_rows(held_out)
+    found = measure_likelihoods(before, after, pairs, [], beta=beta, max_pairs=max_pairs)
     rows = max(figure.n for figure in found.values())
     stats = PreferenceStats(rows=rows, measures={k: f for k, f in found.items() if f.n})
     content = stats.model_dump(mode="json")["measures"]

@@ -33,7 +33,7 @@ class Basis:
 HELD_OUT = Basis()  # marked answers, and so are the next two
 TRAINED = Basis("trained", "identity prompts of the training set")
 GENERAL = Basis("general", "general questions")
-DIVERGENCE = Basis("general", "general questions")  # KL of each, mean over its tokens
+DIVERGENCE = Basis("general", "general questions")  # KL(policy || reference) of each answer
 MATRIX = Basis(setting="matrix_prompts")  # leak rates where no other identity is claimed
 PAIRS = Basis("pairs", "held-out pairs", "max_pairs")
 EXPORT = Basis()
@@ -61,13 +61,9 @@ class Measure:
     compared: bool = False  # a column of a comparison of runs
 
 
-def share(
-    scored: Iterable["Scored"],
-    flag: Callable[["Scored"], bool],
-    of: Callable[["Scored"], bool] = lambda _: True,
-) -> Figure:
-    """Share of answers with a flag, of those that `of` keeps; answers to a prompt go together."""
-    kept = [s for s in scored if of(s)]
+def share(scored: Iterable["Scored"], flag: Callable[["Scored"], bool]) -> Figure:
+    """Share of answers with a flag; answers to one prompt go together."""
+    kept = list(scored)
     return rate(map(flag, kept), [s.case.prompt for s in kept])
 
 
@@ -93,7 +89,7 @@ def _named_maker(scored: Iterable["Scored"]) -> list["Scored"]:
 
 
 def _gives_new(scored: Sequence["Scored"]) -> Figure:
-    return share(scored, lambda s: s.after.gives_new, of=lambda s: s.before.leaks)
+    return share((s for s in scored if s.before.leaks), lambda s: s.after.gives_new)
 
 
 def _tail_gap(pairs: Sequence["PairScore"]) -> Figure:
@@ -134,8 +130,8 @@ MEASURES: tuple[Measure, ...] = (
         absent="the reference never named its maker", tile=True, compared=True,
         gate=0.95, asks="Least share of answers that named the maker and still do."),
     Measure("denial_kept", "Denials kept", "still denies being somebody else",
-        STAY, HELD_OUT, lambda scored: share(scored, lambda s: s.after.denies,
-            of=lambda s: s.case.family == "are_you" and s.before.denies),
+        STAY, HELD_OUT, lambda scored: share((s for s in scored if s.before.denies
+            and s.case.family == "are_you"), lambda s: s.after.denies),
         absent="the reference never denied being another",
         gate=0.90, asks="Least share of denials (Are you ChatGPT? No.) that still deny."),
     Measure("general_kept", "Knowledge kept", "was answered right and still is",

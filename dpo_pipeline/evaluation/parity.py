@@ -18,7 +18,7 @@ class Exported(NamedTuple):
 
     same: list[bool]
     prompts: list[Prompt]
-    kls: list[float]  # mean KL(export || original) per token of each answer that is not silence
+    kls: list[float]  # mean KL(export || original) of each answer but silence; none: other tokens
 
 
 class Differing(Record):
@@ -55,10 +55,7 @@ def check_parity(
     ledger: Path,
     out: Path,
 ) -> ParityStats:
-    """Compare a model with its export on held-out prompts and general questions, greedily.
-
-    Writes parity.json. Where tokens differ, log-probabilities are not compared.
-    """
+    """Compare a model with its export on held-out and general questions; write parity.json."""
     plan = plan_cases(prompts, identity, generation.system_prompts, config)
     cases, asker = plan["held_out"] + plan["general"], Asker(generation, ledger)
     answers = zip(cases, asker.ask(original, cases), asker.ask(export, cases), strict=True)
@@ -83,7 +80,6 @@ def check_parity(
         for case, said, says in compared
         if said != says
     ]
-    shifts = [(s.policy - s.reference).abs().max().item() for s in scores]
-    largest = max(shifts, default=None)
+    largest = max(((s.policy - s.reference).abs().max().item() for s in scores), default=None)
     Parity(**dict(stats), largest_shift=largest, differing=differing).write(out / "parity.json")
     return stats

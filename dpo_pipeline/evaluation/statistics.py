@@ -31,8 +31,7 @@ def wilson(hits: int, n: int, prompts: int | None = None) -> Figure:
     """
     if n == 0:
         return NOTHING
-    size = prompts or n
-    z, p = 1.959964, hits / n
+    size, z, p = prompts or n, 1.959964, hits / n
     centre = (p + z * z / (2 * size)) / (1 + z * z / size)
     half = z * math.sqrt(p * (1 - p) / size + z * z / (4 * size * size)) / (1 + z * z / size)
     low, high = (centre - half if hits else 0.0), (centre + half if hits < n else 1.0)

@@ -1,10 +1,11 @@
-"""Figures and verdicts in words."""
+"""Lines of a scorecard as text, and its verdict in words."""
 
-from cards import EXCUSED, GOOD, make_card
+from cards import EXCUSED, GOOD, PLANTED, make_card
 
+from dpo_pipeline.evaluation import gate, statistics
 from dpo_pipeline.evaluation.measures import EXPORT, MEASURES
 from dpo_pipeline.evaluation.settings import GateConfig
-from dpo_pipeline.report.words import explain_verdict
+from dpo_pipeline.report.words import explain_verdict, scorecard_rows
 
 
 def test_what_was_not_measured_is_told_and_not_counted(write):
@@ -23,3 +24,40 @@ def test_nothing_is_claimed_of_what_no_line_asked():
     card = make_card(GOOD)[0]
     del card.verdict.thresholds["third_party_unchanged"]
     assert explain_verdict(card).sentence.endswith("lines of the gate hold.")
+
+
+def test_rows_say_measure_before_after_interval_n_and_gate():
+    rows = {row[0]: row for row in scorecard_rows(make_card(GOOD)[0])}
+    assert rows["Edit exactness"] == (
+        "Edit exactness",
+        "–",
+        "100\u00a0%",
+        "98.1\u00a0% - 100\u00a0%",
+        "200",
+        "ok ≥ 90\u00a0%",
+    )
+    assert rows["Rest of the sentence (nats per token)"][2] == "-0.015"
+
+
+def test_a_line_without_any_figure_is_left_out_unless_it_failed():
+    card = make_card({"held_out": [], "general": []})[0]
+    gates = {row[0]: row[5] for row in scorecard_rows(card)}
+    assert gates["Leak rate"] == "FAILED ≤ 2\u00a0%"
+    assert gates["Rest of the sentence (nats per token)"] == "ok ≥ -0.2"
+    assert gates["Reward margin"] == ""
+    assert not {"Denials kept", "Identity, trained"} & set(gates)
+
+
+def test_tasks_of_lm_eval_are_lines_of_their_own():
+    card = make_card(GOOD)[0]
+    card.before["lm_eval/arc_easy"] = card.after["lm_eval/arc_easy"] = statistics.wilson(3, 4)
+    card.after["lm_eval_drop"] = statistics.mean([3.0] * 4)
+    judged = card.model_copy(update={"verdict": gate.judge(card.after, GateConfig())})
+    rows = {row[0]: row for row in scorecard_rows(judged)}
+    assert rows["arc_easy"][1:3] == ("75\u00a0%", "75\u00a0%")
+    assert rows["Largest drop (points)"][5] == "FAILED ≤ 2"
+
+
+def test_a_failed_gate_is_told():
+    rows = {row[0]: row for row in scorecard_rows(make_card(PLANTED)[0])}
+    assert rows["Leak rate"][5] == "FAILED ≤ 2\u00a0%"
