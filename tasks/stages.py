@@ -10,8 +10,8 @@ from typing import Any
 from prefect import task, unmapped
 from prefect.client.schemas.objects import State
 
-from dpo_pipeline.answers.answering import How
 from dpo_pipeline.answers.collecting import AnswerStats
+from dpo_pipeline.answers.records import How
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
 from dpo_pipeline.evaluation.likelihood import PreferenceStats

@@ -2,7 +2,8 @@
 
 from typing import Unpack
 
-from dpo_pipeline.answers.answering import Census, How, Request, Said, answer, with_system
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.records import Census, How, Request, Said, with_system
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig

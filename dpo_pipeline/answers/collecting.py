@@ -9,15 +9,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from dpo_pipeline.answers.answering import (
-    Census,
-    How,
-    Progress,
-    Request,
-    Response,
-    answer,
-    with_system,
-)
+from dpo_pipeline.answers.answering import Progress, answer
+from dpo_pipeline.answers.records import Census, How, Request, Response, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import ModelRef

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import GenerationConfig as Shipped
 
-from dpo_pipeline.answers.answering import How, Request, Response
+from dpo_pipeline.answers.records import How, Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.chat_templates import encode, end_tokens

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import httpx
 
-from dpo_pipeline.answers.answering import How, Request, Response
+from dpo_pipeline.answers.records import How, Request, Response
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.hub.retries import patiently
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dpo_pipeline.answers.answering import How, Request, Response, answer, with_system
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.records import How, Request, Response, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from asking import GREEDY, HERE, REQUESTS, SAMPLED, ask, made
 
-from dpo_pipeline.answers.answering import Request, answer, with_system
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.records import Request, with_system
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.ledger import Ledger
@@ -97,7 +98,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from dpo_pipeline.answers import answering
-from dpo_pipeline.answers.answering import Request
+from dpo_pipeline.answers.records import Request
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.models.references import resolve_model
 from dpo_pipeline.models.settings import ModelConfig

@@ -10,7 +10,6 @@ import pytest
 from asking import GREEDY, HERE, SAMPLED, write_prompts
 
 from dpo_pipeline.answers import answering, collecting
-from dpo_pipeline.answers.answering import Census, Response, Said
 from dpo_pipeline.answers.collecting import (
     AnswerStats,
     collect_responses,
@@ -18,6 +17,7 @@ from dpo_pipeline.answers.collecting import (
     generate_shard,
     plan_shards,
 )
+from dpo_pipeline.answers.records import Census, Response, Said
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import resolve_model
 

@@ -12,8 +12,9 @@ from asking import GREEDY, HERE, REQUESTS, SAMPLED, ask, one_by_one
 from tiny import make_tiny_model
 
 from dpo_pipeline.answers import decoding
-from dpo_pipeline.answers.answering import Request, Response, answer
+from dpo_pipeline.answers.answering import answer
 from dpo_pipeline.answers.decoding import Continuous, Row, choose, rows_join
+from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.chat_templates import encode

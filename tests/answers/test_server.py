@@ -13,8 +13,9 @@ import httpx
 import pytest
 from asking import GREEDY, HERE, REQUESTS, SYSTEMS, made, write_prompts
 
-from dpo_pipeline.answers.answering import Request, Response, answer
+from dpo_pipeline.answers.answering import answer
 from dpo_pipeline.answers.collecting import collect_responses
+from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 

@@ -3,7 +3,7 @@
 import pytest
 from taught import GENERAL, GENERATION, IDENTITY, OTHERS, QUESTIONS, evaluate, failed
 
-from dpo_pipeline.answers.answering import Response
+from dpo_pipeline.answers.records import Response
 from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.parity import Parity, ParityStats, check_parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from taught import GENERATION, IDENTITY, NEUTRAL
 
-from dpo_pipeline.answers.answering import Response
+from dpo_pipeline.answers.records import Response
 from dpo_pipeline.evaluation import cases, robustness, statistics
 from dpo_pipeline.evaluation.measures import MATRIX, counted
 from dpo_pipeline.evaluation.settings import EvaluationConfig

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dpo_pipeline.answers.answering import Request, answer
+from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.records import Request
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.models.chat_templates import encode
 from dpo_pipeline.models.loading import load_model, load_tokenizer

@@ -1,0 +1,61 @@
+"""A request to a model, how it is answered, and what came of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict
+
+from dpo_pipeline.answers.settings import GenerationConfig
+from dpo_pipeline.models.chat_templates import Message
+from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.store.records import Record
+
+
+class Request(NamedTuple):
+    """One question: the whole prompt, and which sample of its answers is wanted."""
+
+    messages: tuple[Message, ...]
+    sample: int = 0
+
+
+def with_system(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Put a system message before a conversation; null sends none."""
+    return (*([] if system is None else [{"role": "system", "content": system}]), *messages)
+
+
+class How(TypedDict):
+    """How a model answers, wherever it is asked."""
+
+    model: ModelConfig  # device and precision
+    config: GenerationConfig  # decoding; engine openai asks the configured server instead
+    ledger: Path  # folder of the ledger, shared by all runs
+
+
+class Response(Record):
+    """One answer."""
+
+    text: str  # without the end token; empty on error
+    finish: Literal["stop", "length", "error"]  # ended by itself, cut at the limit, or not had
+    tokens: int  # without the end token
+    reason: str | None = None  # on error: code of `pairs.REASONS`
+    detail: str | None = None  # on error: what happened
+
+    @classmethod
+    def failed(cls, detail: str, reason: str = "generation_failed") -> "Response":
+        """Stand for an answer that could not be had."""
+        return cls(text="", finish="error", tokens=0, reason=reason, detail=detail)
+
+
+class Said(Record):
+    """What a model said of itself when it was asked under a system prompt; null sent none."""
+
+    system: str | None
+    prompt: str
+    response: str
+
+
+class Census(Record):
+    """Questions asked, answers among them that give the original name, and all answers."""
+
+    asked: int
+    named: int
+    answers: list[Said]
