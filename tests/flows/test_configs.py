@@ -113,7 +113,7 @@ def hub(tmp_path_factory):
     with Hub(tmp_path_factory.mktemp("hub")) as hub:
         for case in (SMOL, QWEN):
             hub.add_model(case.model, train_tiny_model(case, folder / case.name))
-        shipped = ROOT / "dpo_pipeline" / "data" / "identity.jsonl"
+        shipped = ROOT / "dpo_pipeline" / "prompts" / "data" / "identity.jsonl"
         rows = [json.loads(line) for line in shipped.read_text(encoding="utf-8").splitlines()]
         (folder / "rows" / "data").mkdir(parents=True)
         table = pa.table({"conversations": [row["conversations"] for row in rows]})

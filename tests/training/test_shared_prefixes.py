@@ -499,7 +499,7 @@ def test_importing_the_package_does_not_import_torch():
     import subprocess
     import sys
 
-    code = "import sys, dpo_pipeline.training; print('torch' in sys.modules)"
+    code = "import sys, dpo_pipeline.training.run; print('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False"
@@ -538,9 +538,10 @@ dist.destroy_process_group()
 def test_weights_sharded_over_two_processes_get_the_same_gradients(tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     run = subprocess.run(
         [sys.executable, *launcher, str(tmp_path / "sharded.py")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
