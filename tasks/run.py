@@ -187,6 +187,8 @@ def _describe_filled(given: BaseModel, resolved: BaseModel, model: str) -> str:
     """Name the settings that were filled in, each section's with what it depends on."""
     said = []
     for section, after in resolved:
+        if not isinstance(after, BaseModel):  # an export that is not asked for
+            continue
         before = dict(getattr(given, section))
         filled = [f"{n} {_shown(value)}" for n, value in after if value != before[n]]
         source = after.original_name if isinstance(after, IdentityConfig) else model
