@@ -17,6 +17,7 @@ from dpo_pipeline.models.chat_templates import Message
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.prompts.general import Kind as GeneralKind
 from dpo_pipeline.prompts.general import read_general
 from dpo_pipeline.store.tables import Row, read_rows
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["identity", "trained", "general", "third_party"]
+Kind = Literal["identity", "trained"] | GeneralKind
 Prompt = tuple[str, ...]  # what is asked, in whatever turns
 Progress = Callable[[int, int], None] | None
 Groups = Mapping[str, Sequence["Case"]]

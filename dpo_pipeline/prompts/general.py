@@ -1,11 +1,17 @@
 """Questions whose answers must not change: those that ship, or a file of one's own."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast, get_args
 
 from dpo_pipeline.errors import DataError
+
+Kind = Literal["general", "third_party", "greeting", "user_name", "contrast", "instruction"]
+CHECKED = ("general", "third_party", "user_name")  # of these an answer can be right or wrong
+_EXAMPLE = '{"prompt": "What is 2 + 2?", "answers": ["4"], "kind": "general", "language": "en"}'
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -13,8 +19,8 @@ class GeneralQuestion:
     """A question whose answer must not change."""
 
     prompt: str
-    answers: tuple[str, ...]  # a right one contains any of them
-    kind: Literal["general", "third_party"]
+    answers: tuple[str, ...]  # a right one contains any of them; empty where none is right alone
+    kind: Kind
     language: str
 
 
@@ -24,10 +30,42 @@ def general_file(path: str | None) -> Path:
     Raises:
         DataError: There is no such file.
     """
-    file = Path(path).expanduser() if path else Path(__file__).parent / "data" / "general.jsonl"
+    return data_file(path, "general.jsonl", "evaluation.general")
+
+
+def data_file(path: str | None, shipped: str, setting: str) -> Path:
+    """Return the file that a setting gives, or the shipped one of that name where it is null.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    file = Path(path).expanduser() if path else Path(__file__).parent / "data" / shipped
     if not file.is_file():
-        raise DataError(f"evaluation.general {path!r} does not exist (seen from {Path.cwd()})")
+        raise DataError(
+            f"{setting} {path!r} does not exist (seen from {Path.cwd()}); null takes the set "
+            "that ships"
+        )
     return file
+
+
+def read_lines(file: Path, read: Callable[[dict[str, object]], Read], example: str) -> list[Read]:
+    """Read each line of a JSONL file as what `read` makes of it.
+
+    Raises:
+        DataError: A line cannot be read so; the message has its number and the example.
+    """
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError(f"not an object but {row!r}")
+            found.append(read(row))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}, line {number}: {error!r}; each line must look like {example}"
+            ) from error
+    return found
 
 
 def read_general(path: str | None) -> list[GeneralQuestion]:
@@ -36,19 +74,15 @@ def read_general(path: str | None) -> list[GeneralQuestion]:
     Raises:
         DataError: When a line does not hold them; the message shows one that would.
     """
-    file = general_file(path)
-    questions = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if row["kind"] not in ("general", "third_party"):
-                raise ValueError(f"kind is {row['kind']!r}, not general or third_party")
-            prompt, answers = str(row["prompt"]), tuple(map(str, row["answers"]))
-            questions.append(GeneralQuestion(prompt, answers, row["kind"], row["language"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file}, line {number}: {error!r}; each line must look like "
-                '{"prompt": "What is 2 + 2?", "answers": ["4"], "kind": "general", '
-                '"language": "en"}'
-            ) from error
-    return questions
+    return read_lines(general_file(path), _question, _EXAMPLE)
+
+
+def _question(row: dict[str, object]) -> GeneralQuestion:
+    kind, answers = row["kind"], row["answers"]
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}, none of {', '.join(get_args(Kind))}")
+    if not isinstance(answers, list) or (kind in CHECKED and not answers):
+        raise ValueError(f"answers is {answers!r}; of kind {kind} it lists what is accepted")
+    return GeneralQuestion(
+        str(row["prompt"]), tuple(map(str, answers)), cast(Kind, kind), str(row["language"])
+    )
