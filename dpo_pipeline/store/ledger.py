@@ -11,10 +11,10 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import BinaryIO
 
 from pydantic import JsonValue
 
@@ -43,11 +43,19 @@ class Ledger:
         found: dict[str, dict[str, JsonValue]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             damaged = 0
-            for record in _records(path, wanted):
-                if record is None:
-                    damaged += 1
-                else:
-                    found.setdefault(record["key"], record["value"])
+            with path.open("rb") as segment:
+                for line in segment:
+                    digest, _, body = line.rstrip(b"\n").partition(b" ")
+                    start, _, rest = body.partition(b'"key":"')
+                    key = rest.partition(b'"')[0].decode(errors="replace")
+                    # Every shard reads every segment: what it does not want is not worth a parse.
+                    if start == b"{" and key not in wanted:
+                        continue
+                    if line.endswith(b"\n") and digest == _check(body):
+                        record = json.loads(body)
+                        found.setdefault(record["key"], record["value"])
+                    else:
+                        damaged += 1
             if damaged:
                 logger.warning("%s: %d damaged lines dropped, made again", path.name, damaged)
         return found
@@ -74,24 +82,6 @@ class Ledger:
         segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
         sync(self.folder)
         return segment
-
-
-class _Line(TypedDict):
-    key: str
-    value: dict[str, JsonValue]
-
-
-def _records(path: Path, wanted: Container[str]) -> Iterator[_Line | None]:
-    """Yield each wanted record of a segment, None for a line that is not whole."""
-    with path.open("rb") as handle:
-        for line in handle:
-            digest, _, body = line.rstrip(b"\n").partition(b" ")
-            start, _, rest = body.partition(b'"key":"')
-            # Every shard reads every segment: what it does not want is not worth a parse.
-            if start == b"{" and rest.partition(b'"')[0].decode(errors="replace") not in wanted:
-                continue
-            whole = line.endswith(b"\n") and digest == _check(body)
-            yield json.loads(body) if whole else None
 
 
 def _check(body: bytes) -> bytes:
