@@ -202,7 +202,7 @@ def _fingerprint(value: Any, unread: Collection[str] = ()) -> JsonValue:
         case Artifact():
             # Of a model its weights and template count, not where it was found.
             model = getattr(value.stats, "model", None)
-            return settings_of(model) if model else dict(value.identity())
+            return settings_of(model) if model else {"key": value.key, "digest": value.digest}
         case _ if is_dataclass(value) and not isinstance(value, type):
             parts = {field.name: getattr(value, field.name) for field in fields(value)}
             return {

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -28,36 +28,23 @@ from dpo_pipeline.store.records import Record
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 2  # of the manifest and of what is in it
 
 Stats = TypeVar("Stats", bound=Record)
 
 
 class Artifact(BaseModel, Generic[Stats]):
-    """What stages hand each other in place of the data: where it lies and what it is.
-
-    Attributes:
-        stage: Stage that made it.
-        key: Digest of everything it depends on.
-        digest: Digest of its content: file names and their sha256.
-        path: Its folder.
-        stats: Counts and facts that its stage reported. Where they have `unfinished` and it is
-            not 0, some rows are worth another try: the artifact is not reused.
-        seconds: Time it took to build (seconds).
-    """
+    """What stages hand each other in place of the data: where it lies and what it is."""
 
     model_config = ConfigDict(frozen=True)
 
-    stage: str
-    key: str
-    digest: str
-    path: Path
+    stage: str  # that made it
+    key: str  # digest of everything it depends on
+    digest: str  # of its content: file names and their sha256
+    path: Path  # its folder
+    # Counts and facts that its stage reported. Where they have `unfinished` and it is not 0, some
+    # rows are worth another try: the artifact is not reused.
     stats: Stats
-    seconds: float
-
-    def identity(self) -> dict[str, str]:
-        """Return what a child's key holds of this parent."""
-        return {"key": self.key, "digest": self.digest}
+    seconds: float  # that building it took
 
 
 Build = Callable[[Path, Path], Stats]
@@ -66,7 +53,7 @@ Build = Callable[[Path, Path], Stats]
 class _Manifest(BaseModel):
     """What manifest.json holds beside its own digest."""
 
-    format: int = 1  # an older version wrote none
+    format: Literal[2]  # of it and of what is in it; the first version wrote none
     stage: str
     key: str
     digest: str
@@ -92,11 +79,6 @@ class Store:
 
         One that does not verify is moved to `aside/` with a warning that says why; one that
         another version of this project wrote stays until the new one takes its place.
-
-        Args:
-            stage: Name of the stage.
-            key: Digest of its key parts.
-            kind: The record that its stats are.
         """
         path = self.path(stage, key)
         if not path.is_dir():
@@ -105,15 +87,14 @@ class Store:
             body = _verify(path)
             if body.key != key:
                 raise _DamagedError("the manifest is of another key")
-            stats = kind.model_validate(body.stats)
+            found = dict(body) | {"path": path}
+            return Artifact[kind].model_validate(found)  # type: ignore[valid-type]
         except _DamagedError as damage:
             self._set_aside(path, str(damage))
             return None
         except (_OtherVersionError, ValidationError):
             logger.info("%s: %s is of another version; building anew", stage, path.name)
             return None
-        fields = body.model_dump(include={"stage", "key", "digest", "seconds"})
-        return Artifact[kind](**fields, path=path, stats=stats)  # type: ignore[valid-type]
 
     def get_or_build(
         self,
@@ -147,13 +128,12 @@ class Store:
             if not refresh and (found := self._reusable(stage, key, kind)):
                 return found, False
             self._build(stage, key, parts, build)
-            built = self.get(stage, key, kind)
-            if built is None:
-                raise StoreError(
-                    f"{stage}: the artifact just written under {self.path(stage, key)} does not "
-                    "read back as written; check the disk"
-                )
-            return built, True
+            if built := self.get(stage, key, kind):
+                return built, True
+        raise StoreError(
+            f"{stage}: the artifact just written under {self.path(stage, key)} does not read back "
+            "as written; check the disk"
+        )
 
     def _reusable(self, stage: str, key: str, kind: type[Stats]) -> Artifact[Stats] | None:
         found = self.get(stage, key, kind)
@@ -184,7 +164,7 @@ class Store:
                 stats = build(temp, work)
                 files = _hash_files(temp)
                 body = _Manifest(
-                    format=FORMAT,
+                    format=2,
                     stage=stage,
                     key=key,
                     digest=digest_of({name: entry["sha256"] for name, entry in files.items()}),
@@ -196,8 +176,6 @@ class Store:
                 ).model_dump()
                 manifest = {"sha256": digest_of(body), "body": body}
                 write_whole(temp / MANIFEST, json.dumps(manifest, indent=1))
-                for folder in (*(p for p in temp.rglob("*") if p.is_dir()), temp):
-                    sync(folder)
                 if final.exists():
                     shutil.rmtree(final)
                 temp.rename(final)
@@ -262,8 +240,6 @@ def _read_manifest(path: Path) -> _Manifest:
         raise _DamagedError(f"{MANIFEST} cannot be read") from None
     if digest_of(content) != expected:
         raise _DamagedError(f"{MANIFEST} has changed")
-    if content.get("format", 1) != FORMAT:
-        raise _OtherVersionError
     try:
         return _Manifest.model_validate(content)
     except ValidationError:
@@ -275,8 +251,8 @@ def _hash_files(folder: Path) -> dict[str, dict[str, str | int]]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise StoreError(f"{path.name}: an artifact holds files, not links; copy the file")
+        sync(path)
         if path.is_file():
-            sync(path)
             name = str(path.relative_to(folder))
             files[name] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
     return files

@@ -59,9 +59,6 @@ def sync(path: Path) -> None:
 def explained(what: str | Path) -> Iterator[None]:
     """Turn a failure to write into an error that says what, where and what to do.
 
-    Args:
-        what: What is being written.
-
     Raises:
         StoreError: The disk is full or not writable.
     """

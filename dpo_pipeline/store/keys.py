@@ -27,18 +27,14 @@ def settings_of(section: BaseModel) -> dict[str, JsonValue]:
     digest is known), and those that others switch off (`Section.idle`), stay out of the key.
     """
     idle = section.idle() if isinstance(section, Section) else ()
-    kept: dict[str, JsonValue] = {}
+    plain: dict[str, JsonValue] = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         extra = field.json_schema_extra
         if name in idle or (isinstance(extra, Mapping) and extra.get("affects_result") is False):
-            continue
-        value = getattr(section, name)
-        kept[name] = (
-            settings_of(value)
-            if isinstance(value, BaseModel)
-            else section.model_dump(mode="json", include={name})[name]
-        )
-    return kept
+            del plain[name]
+        elif isinstance(value := getattr(section, name), BaseModel):
+            plain[name] = settings_of(value)
+    return plain
 
 
 def stage_parts(
