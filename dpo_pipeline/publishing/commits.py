@@ -5,7 +5,6 @@ danger, a second run completes the first, and a third finds nothing to do.
 """
 
 import difflib
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash
 
 from dpo_pipeline.errors import PublishError
 from dpo_pipeline.hub.client import RepoType, explain
@@ -228,8 +228,4 @@ class Repository:
 
 def _is(path: Path, known: str) -> bool:
     """Tell whether a file has the hash that the Hub gives: git's has 40 digits."""
-    if len(known) != 40:
-        return file_digest(path) == known
-    head = b"blob %d\0" % path.stat().st_size
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha1(head)).hexdigest() == known
+    return known == (git_hash(path.read_bytes()) if len(known) == 40 else file_digest(path))

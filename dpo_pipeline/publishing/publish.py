@@ -75,8 +75,7 @@ def publish(config: PublishConfig, run: Proven, *, token: str | None, out: Path)
             told = told.model_copy(update=dict(each(Repository.rehearse)))
             told.write(record)
             return told
-        for _ in each(Repository.examine):
-            pass  # both pass every check before either goes
+        list(each(Repository.examine))  # both pass every check before either goes
         told.write(record)
         for repository in repositories:
             with telling(repository.repo, repository.kind):

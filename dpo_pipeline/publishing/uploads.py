@@ -60,7 +60,12 @@ def choose_files(
         files[ADAPTER] = out / ADAPTER
         write_whole(files[ADAPTER], _on_the_hub(adapter, facts))
     for name, path in files.items():
-        refuse_secrets_in_file(path, name, token)
+        if path.suffix == ".parquet":
+            for row in read_rows(path):
+                for column, value in row.items():
+                    refuse_secrets(value, f"{name}, column {column},", token)
+        elif path.suffix != ".safetensors":  # weights hold no text
+            refuse_secrets(path.read_text(encoding="utf-8", errors="replace"), name, token)
     return files, left_out
 
 
@@ -75,16 +80,6 @@ def _on_the_hub(adapter: Path, facts: Facts) -> str:
     settings = json.loads(adapter.read_text(encoding="utf-8"))
     settings |= {"base_model_name_or_path": base.name, "revision": base.revision}
     return json.dumps(settings, indent=2) + "\n"
-
-
-def refuse_secrets_in_file(path: Path, name: str, token: str | None) -> None:
-    """Refuse a file with what looks like a token in its text or rows; weights hold neither."""
-    if path.suffix == ".parquet":
-        for row in read_rows(path):
-            for column, value in row.items():
-                refuse_secrets(value, f"{name}, column {column},", token)
-    elif path.suffix != ".safetensors":
-        refuse_secrets(path.read_text(encoding="utf-8", errors="replace"), name, token)
 
 
 def refuse_secrets(value: object, name: str, token: str | None) -> None:
