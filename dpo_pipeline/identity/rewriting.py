@@ -111,11 +111,10 @@ class Rewriter:
                     counts[rule] += 1
                 continue
             # A listed spelling goes before the case pattern of another.
-            rule, new = self._replacements[written if written in self._replacements else name]
+            rule, new = self._replacements.get(written) or self._replacements[name]
             if written not in self._replacements:
-                new = (
-                    new.lower() if written.islower() else new.upper() if written.isupper() else new
-                )
+                new = new.lower() if written.islower() else new
+                new = new.upper() if written.isupper() else new
             between = text[done : match.start()]
             before = between or "".join(out[-1:])
             if re.match(LETTER, before[-1:]) and re.match(LETTER, new):

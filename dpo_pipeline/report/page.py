@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from importlib import resources
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -110,14 +109,14 @@ def scorecard_markdown(card: Scorecard) -> str:
 def _fill(template: str, **context: object) -> str:
     import jinja2
 
-    data = resources.files("dpo_pipeline.report") / "templates"
-    style = (data / "report.css").read_text(encoding="utf-8")
+    templates = Path(__file__).parent / "templates"
+    style = (templates / "report.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=template.endswith(".html.j2"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda name: (data / name).read_text(encoding="utf-8")),
+        loader=jinja2.FileSystemLoader(templates),
     )
     environment.globals["diff"] = diff
     environment.filters |= {
