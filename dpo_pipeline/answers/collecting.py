@@ -7,7 +7,10 @@ from heapq import nsmallest
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dpo_pipeline.answers.answering import Progress, answer
 from dpo_pipeline.answers.records import Census, How, Request, Response, with_system
@@ -17,9 +20,6 @@ from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import Row, messages_type, new_table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,6 @@ def count_answers(responses: Sequence[Response]) -> Counter[str]:
 
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
     """Cut prompts.parquet into ranges of prompts, of about `shard_rows` answers each."""
-    import pyarrow.parquet as pq
-
     count: int = pq.read_metadata(prompts).num_rows
     step = max(1, config.shard_rows // (len(config.system_prompts) * config.samples))
     return [(start, min(start + step, count)) for start in range(0, count, step)]
@@ -123,8 +121,6 @@ def _expand(
 
 def _read_range(path: Path, start: int, stop: int) -> list[Row]:
     """Read the rows from `start` to `stop` of a Parquet file, and only their row groups."""
-    import pyarrow.parquet as pq
-
     with pq.ParquetFile(path) as file:
         groups = range(file.num_row_groups)
         first = list(accumulate((file.metadata.row_group(g).num_rows for g in groups), initial=0))
@@ -133,10 +129,8 @@ def _read_range(path: Path, start: int, stop: int) -> list[Row]:
         return list(table.to_pylist())
 
 
-def responses_schema() -> "pa.Schema":
+def responses_schema() -> pa.Schema:
     """Return the schema of responses.parquet."""
-    import pyarrow as pa
-
     text, number = pa.string(), pa.int32()
     fields = {"id": text, "prompt_id": text, "messages": messages_type(), "system": text}
     fields |= {"sample": number, "response": text, "finish": text, "tokens": number}

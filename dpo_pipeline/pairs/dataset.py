@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field
 
 from dpo_pipeline.errors import DataError
@@ -43,8 +44,6 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
         DataError: Too few pairs, or a prompt on both sides of the split.
         StoreError: The disk is full or not writable.
     """
-    import pyarrow.parquet as pq
-
     source = pairs / "pairs.parquet"
     metadata = Metadata.model_validate_json(pq.read_schema(source).metadata[schema.METADATA_KEY])
     metadata = metadata.model_copy(update={"lineage": lineage})

@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import pyarrow as pa
 from pydantic import JsonValue
 
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.prompts.quarantine import quarantine_schema
+from dpo_pipeline.prompts.quarantine import QUARANTINE
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.digests import canonical
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import messages_type
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
 METADATA_KEY = b"dpo_pipeline"
@@ -149,10 +149,8 @@ def describe_pairs(
     )
 
 
-def schemas(metadata: Metadata) -> tuple["pa.Schema", "pa.Schema"]:
+def schemas(metadata: Metadata) -> tuple[pa.Schema, pa.Schema]:
     """Return the schemas of pairs and of their quarantine, with metadata under METADATA_KEY."""
-    import pyarrow as pa
-
     types = {
         **dict.fromkeys(("prompt", "chosen", "rejected"), messages_type()),
         "source_row": pa.int64(),
@@ -161,7 +159,7 @@ def schemas(metadata: Metadata) -> tuple["pa.Schema", "pa.Schema"]:
         "flags": pa.list_(pa.string()),
     }
     pairs = pa.schema(dict.fromkeys(COLUMNS, pa.string()) | types)
-    refused = quarantine_schema().insert(0, pa.field("id", pa.string()))
+    refused = QUARANTINE.insert(0, pa.field("id", pa.string()))
     encoded = {METADATA_KEY: canonical(metadata.model_dump(mode="json"))}
     return pairs.with_metadata(encoded), refused.with_metadata(encoded)
 

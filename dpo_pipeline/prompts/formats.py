@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.prompts.quarantine import Unreadable
 from dpo_pipeline.prompts.split import SPLITS
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 BATCH = 1024  # rows read at once
 _WRAPPERS = ("data", "rows", "examples")
@@ -109,7 +108,7 @@ def _open_quote(lines: Iterable[str], first: int) -> int:
     return (quotes[::2] or [first])[-1]
 
 
-def batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[object]:
+def batch_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[object]:
     """Yield the rows of record batches; a text that is no Unicode makes its own row unreadable."""
     for batch in batches:
         try:
@@ -122,9 +121,6 @@ def batch_rows(batches: Iterable["pa.RecordBatch"]) -> Iterator[object]:
 
 
 def _columnar_rows(path: Path) -> Iterator[tuple[int, object]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(path) as file:
@@ -147,11 +143,7 @@ def _columnar_rows(path: Path) -> Iterator[tuple[int, object]]:
 
 READERS = {
     ".json": _json_rows,
-    ".jsonl": _jsonl_rows,
-    ".ndjson": _jsonl_rows,
-    ".csv": _csv_rows,
-    ".tsv": _csv_rows,
-    ".parquet": _columnar_rows,
-    ".arrow": _columnar_rows,
-    ".feather": _columnar_rows,
+    **dict.fromkeys((".jsonl", ".ndjson"), _jsonl_rows),
+    **dict.fromkeys((".csv", ".tsv"), _csv_rows),
+    **dict.fromkeys((".parquet", ".arrow", ".feather"), _columnar_rows),
 }

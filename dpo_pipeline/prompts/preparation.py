@@ -12,11 +12,13 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+import pyarrow as pa
+
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.prompts.classification import FAMILIES, family, language
-from dpo_pipeline.prompts.quarantine import Refused, quarantine_schema
+from dpo_pipeline.prompts.quarantine import QUARANTINE, Refused
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.shapes import Question, find_shape, read_question
 from dpo_pipeline.prompts.sources import PEEK, Origin, SourceRef, read_source
@@ -66,8 +68,6 @@ def prepare_prompts(
         DataError: No row has the expected columns, too many rows are in quarantine, or none is
             left to train on or to hold out.
     """
-    import pyarrow as pa
-
     spec = IdentitySpec(identity)
     rows = read_source(source, config.split)
     head = list(islice(rows, PEEK))
@@ -92,7 +92,7 @@ def prepare_prompts(
     schema = pa.schema({"id": text, "messages": messages_type(), **told, **place})
     with (
         new_table(out / "prompts.parquet", schema) as add,
-        new_table(out / "quarantine.parquet", quarantine_schema()) as refuse,
+        new_table(out / "quarantine.parquet", QUARANTINE) as refuse,
     ):
         for (position, row), known in zip(read_source(source, config.split), asked, strict=True):
             if known.refused:

@@ -3,12 +3,10 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from dpo_pipeline.store.text import escaped
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Reason code of the quarantine -> what it means.
 REASONS = {
@@ -23,6 +21,9 @@ REASONS = {
     "duplicate": "the same questions came before",
     "near_duplicate_of_held_out": "worded like a prompt that is held out",
 }
+
+_TEXTS = dict.fromkeys(("reason", "detail", "row"), pa.string())
+QUARANTINE = pa.schema({"source_row": pa.int64()} | _TEXTS)
 
 # Text that a tokenizer of a chat model may read as a role or as an end.
 CONTROL = re.compile(
@@ -54,14 +55,6 @@ class Refused(Exception):
         else:
             text = json.dumps(row, ensure_ascii=False, default=str)
         return {"reason": self.reason, "detail": escaped(self.detail), "row": escaped(text)}
-
-
-def quarantine_schema() -> "pa.Schema":
-    """Return the schema of a quarantine."""
-    import pyarrow as pa
-
-    texts = dict.fromkeys(("reason", "detail", "row"), pa.string())
-    return pa.schema({"source_row": pa.int64()} | texts)
 
 
 def checked_text(text: str) -> str:
