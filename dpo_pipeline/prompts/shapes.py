@@ -56,7 +56,8 @@ def find_shape(rows: Iterable[object], config: PromptsConfig, where: str) -> str
         DataError: No row fills the columns of any shape, or of the configured one.
     """
     told = [row for row in rows if isinstance(row, Mapping)]
-    found = sorted({str(name) for row in told for name in row if row[name] is not None})
+    filled = [{name for name in row if row[name] is not None} for row in told]
+    found = sorted({str(name) for names in filled for name in names})
     if unknown := sorted(config.columns.keys() - _COLUMNS):
         known = nearest(unknown, sorted(_COLUMNS))
         raise DataError(f"prompts.columns maps {unknown[0]!r}, which nothing reads; known: {known}")
@@ -66,15 +67,11 @@ def find_shape(rows: Iterable[object], config: PromptsConfig, where: str) -> str
         raise DataError(
             f"{where} lacks {missing} of prompts.columns; it has {nearest(missing, found)}"
         )
-
-    def fills(row: Mapping[str, object], shape: str) -> bool:
-        names = (config.columns.get(name, name) for name in SHAPES[shape])
-        return all(row.get(name) is not None for name in names)
-
-    filled = {shape: sum(fills(row, shape) for row in told) for shape in SHAPES}
+    asked = {s: {config.columns.get(n, n) for n in names} for s, names in SHAPES.items()}
+    fits = {shape: sum(map(names.issubset, filled)) for shape, names in asked.items()}
     # The first of equals.
-    shape = max(filled, key=lambda name: filled[name]) if config.shape == "auto" else config.shape
-    if not filled[shape]:
+    shape = max(fits, key=lambda name: fits[name]) if config.shape == "auto" else config.shape
+    if not fits[shape]:
         shapes = list(SHAPES) if config.shape == "auto" else [shape]
         expected = [name for shape in shapes for name in SHAPES[shape]]
         listed = " or ".join("+".join(SHAPES[shape]) for shape in shapes)
