@@ -6,7 +6,7 @@ and on nothing else. So what the ledger holds is never made twice.
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Unpack
 
@@ -49,7 +49,12 @@ def answer(
     keys = [_key(request, how["config"]) for request in requests]
     wanted = dict(zip(keys, requests, strict=True))
     book = Ledger(how["ledger"], _context(ref, how, alone))
-    done = dict(_readable(book.read(wanted)))
+    done: dict[str, Response] = {}
+    for key, value in book.read(wanted).items():
+        try:
+            done[key] = Response.model_validate(value)
+        except ValidationError:
+            logger.info("an answer of another version is made again")
     missing = {key: request for key, request in wanted.items() if key not in done}
     fresh: dict[str, dict[str, JsonValue]] = {}
     synced = time.monotonic()
@@ -85,15 +90,6 @@ def _ask(
         yield from ask_model(ref, missing, seeds, how, alone)
 
 
-def _readable(records: Mapping[str, object]) -> Iterator[tuple[str, Response]]:
-    """Yield the answers that read as such; those of another version are made again."""
-    for key, value in records.items():
-        try:
-            yield key, Response.model_validate(value)
-        except ValidationError:
-            logger.info("an answer of another version is made again")
-
-
 def _key(request: Request, config: GenerationConfig) -> str:
     # Greedy samples are all the same: their number matters to a draw only.
     sample = request.sample if config.temperature else 0
@@ -103,10 +99,8 @@ def _key(request: Request, config: GenerationConfig) -> str:
 def _context(ref: ModelRef, how: How, alone: bool) -> dict[str, JsonValue]:
     """Collect what an answer depends on besides its request."""
     model, config = how["model"], how["config"]
-    drawn = {"top_p", "seed"} if config.temperature else set()
-    context: dict[str, JsonValue] = config.model_dump(
-        include={"max_new_tokens", "temperature"} | drawn
-    )
+    read = {"max_new_tokens", "temperature", *(("top_p", "seed") if config.temperature else ())}
+    context: dict[str, JsonValue] = config.model_dump(include=read)
     if config.engine == "openai":
         # What weights a server holds is not ours to know: its address and the name stand for them.
         return context | {"server": config.base_url, "served_model": config.served(model.name)}

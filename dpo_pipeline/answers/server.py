@@ -8,6 +8,7 @@ shipped with the model does not decide.
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 
 import httpx
 
@@ -59,12 +60,9 @@ def ask_server(
 
 def _complete(client: httpx.Client, base_url: str, body: dict[str, object]) -> Response:
     url = f"{base_url}/chat/completions"
-
-    def post() -> httpx.Response:
-        return client.post(url, json=body).raise_for_status()
-
+    post = partial(client.post, url, json=body)
     try:
-        answered = patiently(post, _may_pass, ATTEMPTS).json()
+        answered = patiently(lambda: post().raise_for_status(), _may_pass, ATTEMPTS).json()
         choice = answered["choices"][0]
         text, finish = choice["message"]["content"], choice["finish_reason"]
         if finish not in ("stop", "length") or not isinstance(text, str):
