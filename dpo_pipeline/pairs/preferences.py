@@ -15,7 +15,7 @@ from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.pairs.schema import FACTS, describe_pairs, explain_reasons
 from dpo_pipeline.pairs.settings import PairsConfig
-from dpo_pipeline.pairs.writing import Candidate, PairStats, write_pairs
+from dpo_pipeline.pairs.writing import Candidate, PairStats, said, write_pairs
 from dpo_pipeline.prompts.classification import language
 from dpo_pipeline.prompts.quarantine import Refused, Unreadable, checked_text
 from dpo_pipeline.prompts.settings import PromptsConfig
@@ -204,9 +204,9 @@ def _side(row: Row, name: str, told: bool) -> list[Message]:
         return _messages([value] if isinstance(value, dict) else value, name)
     before, *turns = _SPEAKER.split(checked_text(value))
     if told or not turns or before.strip():
-        return [{"role": "assistant", "content": value}]
+        return said(value)
     roles = ("user" if who == "Human" else "assistant" for who in turns[::2])
-    return [{"role": who, "content": said} for who, said in zip(roles, turns[1::2], strict=True)]
+    return [{"role": who, "content": text} for who, text in zip(roles, turns[1::2], strict=True)]
 
 
 def _cut(chosen: str, rejected: str) -> tuple[list[Message], ...]:
@@ -216,10 +216,7 @@ def _cut(chosen: str, rejected: str) -> tuple[list[Message], ...]:
     start = common_start(chosen, rejected)
     start = max((m.start() for m in re.finditer(r"\s", chosen[:start])), default=0)
     prompt: list[Message] = [{"role": "user", "content": chosen[:start]}] if start else []
-    answers: list[list[Message]] = [
-        [{"role": "assistant", "content": text[start:].lstrip()}] for text in (chosen, rejected)
-    ]
-    return prompt, *answers
+    return prompt, said(chosen[start:].lstrip()), said(rejected[start:].lstrip())
 
 
 def _messages(value: object, name: str) -> list[Message]:

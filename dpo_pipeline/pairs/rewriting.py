@@ -117,9 +117,8 @@ def _check_lesson(question: str, response: str, rewrite: Rewrite, spec: Identity
 def _written_answers(row: Row, config: PairsConfig, identity: IdentityConfig) -> list[str]:
     """Fill the templates that answer the prompt; none unless it asks the model who it is."""
     asks_maker = row["family"] in ("maker", "both")
-    if not (asks_maker or row["family"] in ("name", "are_you")):
-        return []
-    if not addresses_model(row["messages"][-1]["content"]):
+    asks_name = row["family"] in ("name", "are_you")
+    if not ((asks_maker or asks_name) and addresses_model(row["messages"][-1]["content"])):
         return []
     developer = identity.maker(after=True)
     return [

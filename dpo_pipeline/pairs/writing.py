@@ -11,6 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pyarrow.parquet as pq
+from jinja2 import TemplateError
+
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.rewriting import Span
 from dpo_pipeline.models.chat_templates import Message, render_pair
@@ -85,8 +88,6 @@ def write_pairs(
         DataError: Rows in differ from pairs plus quarantine.
         StoreError: The disk is full or not writable.
     """
-    import pyarrow.parquet as pq
-
     splits, reasons, flags, rules = (Counter[str]() for _ in range(4))
     pairs, quarantine = out / "pairs.parquet", out / "quarantine.parquet"
     kept, refused = schemas(metadata)
@@ -117,7 +118,7 @@ def _judged(
     control = sorted({*tokenizer.all_special_tokens, *added} - {""})
     seen, iterator = set[int](), iter(candidates)
     while batch := list(islice(iterator, ROW_GROUP)):
-        rendered = [_verdict(c, control, seen) or _render(c, tokenizer) for c in batch]
+        rendered = [_render(c, tokenizer, control, seen) for c in batch]
         texts = [text for item in rendered if isinstance(item, list) for text in item]
         # Not verbose: what is too long goes to the quarantine.
         plain = not tokenizer.chat_template
@@ -130,7 +131,10 @@ def _judged(
                 yield candidate, _measured(candidate, next(ids), next(ids), next(ids), max_length)
 
 
-def _verdict(candidate: Candidate, control: list[str], seen: set[int]) -> Refused | None:
+def _render(
+    candidate: Candidate, tokenizer: "PreTrainedTokenizerBase", control: list[str], seen: set[int]
+) -> list[str] | Refused:
+    """Return the texts of a candidate that passes the checks, as `render_pair` has them."""
     if candidate.refused:
         return candidate.refused
     chosen, rejected = candidate.chosen, candidate.rejected
@@ -146,7 +150,10 @@ def _verdict(candidate: Candidate, control: list[str], seen: set[int]) -> Refuse
     if key in seen:
         return Refused("duplicate")
     seen.add(key)
-    return None
+    try:
+        return render_pair(tokenizer, candidate.prompt, (said(chosen), said(rejected)))
+    except TemplateError as error:
+        return Refused("template_error", str(error))
 
 
 def check_edit(candidate: Candidate) -> None:
@@ -182,8 +189,8 @@ def _measured(
     return {
         **{name: candidate.facts[name] for name in FACTS},
         "prompt": candidate.prompt,
-        "chosen": _said(candidate.chosen),
-        "rejected": _said(candidate.rejected),
+        "chosen": said(candidate.chosen),
+        "rejected": said(candidate.rejected),
         "spans": [dict(zip(SPAN_ENDS, span, strict=True)) for span in candidate.spans],
         "prompt_tokens": start,
         "chosen_tokens": len(chosen) - start,
@@ -192,15 +199,6 @@ def _measured(
     }
 
 
-def _render(candidate: Candidate, tokenizer: "PreTrainedTokenizerBase") -> list[str] | Refused:
-    from jinja2.exceptions import TemplateError
-
-    completions = (_said(candidate.chosen), _said(candidate.rejected))
-    try:
-        return render_pair(tokenizer, candidate.prompt, completions)
-    except TemplateError as error:
-        return Refused("template_error", str(error))
-
-
-def _said(text: str) -> list[Message]:
+def said(text: str) -> list[Message]:
+    """Return a completion: one message of the assistant."""
     return [{"role": "assistant", "content": text}]

@@ -14,11 +14,11 @@ from tiny import make_tiny_model
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.rewriting import Rewrite, difference
-from dpo_pipeline.models.chat_templates import encode, render
+from dpo_pipeline.models.chat_templates import encode, render, render_pair
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.pairs import writing
-from dpo_pipeline.pairs.writing import Candidate, check_edit
+from dpo_pipeline.pairs.writing import Candidate, check_edit, said
 from dpo_pipeline.starter.build import TEMPLATE
 from dpo_pipeline.training.tokens import tokenize_pairs
 
@@ -102,16 +102,14 @@ def test_token_counts_are_those_of_the_trl_trainer(build, models, tmp_path, arch
 
 @pytest.mark.parametrize("arch", ["qwen2", "llama", "gpt2", "starter"])
 def test_a_rendered_prompt_starts_the_rendered_pair(models, arch):
-    from dpo_pipeline.pairs.writing import _render
-
     tokenizer = load_tokenizer(models["qwen2" if arch == "starter" else arch])
     if arch == "starter":
         tokenizer.chat_template = TEMPLATE
     for prompt in ([user("Who?")], [{"role": "system", "content": "Be kind."}, user("你是谁？")]):
-        candidate = Candidate({}, {}, prompt, "I'm Deep Qwen.", "I'm Qwen.")
+        completions = (said("I'm Deep Qwen."), said("I'm Qwen."))
         asked, chosen, rejected = (
             tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in _render(candidate, tokenizer)
+            for text in render_pair(tokenizer, prompt, completions)
         )
         assert len(asked) >= 8
         assert chosen[: len(asked)] == rejected[: len(asked)] == asked
