@@ -15,13 +15,7 @@ from dpo_pipeline.models.chat_templates import end_tokens
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import Row, read_rows
-from dpo_pipeline.training.token_scores import (
-    Tokens,
-    TokenScores,
-    answer_rows,
-    pair_rows,
-    score_tokens,
-)
+from dpo_pipeline.training import token_scores
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +55,11 @@ def measure_likelihoods(
         logger.warning("%s and %s have different tokens: no rewards, no KL", *names)
         kept, general = [], []
     prompts = [row["prompt_id"] for row in kept]
-    paired, ends = pair_rows(tokenizer, kept), end_tokens(before.ref, tokenizer)
-    neutral = answer_rows(tokenizer, [(c.messages, c.before) for c in general if c.before])
-    rows = paired + [(prompt, said[: spoken(said, ends)]) for prompt, said in neutral]
-    scores = score_tokens(after.load(), before.load(), rows) if rows else []
+    paired, ends = token_scores.pair_rows(tokenizer, kept), end_tokens(before.ref, tokenizer)
+    said = [(c.messages, c.before) for c in general if c.before]
+    neutral = token_scores.answer_rows(tokenizer, said)
+    rows = paired + [(prompt, ids[: spoken(ids, ends)]) for prompt, ids in neutral]
+    scores = token_scores.score_tokens(after.load(), before.load(), rows) if rows else []
     scored = score_pairs(paired, scores[: len(paired)], beta, ends, prompts)
     divergences = [s.kl.mean().item() for s in scores[len(paired) :]]
     return counted(PAIRS, scored) | counted(DIVERGENCE, divergences)
@@ -91,8 +86,8 @@ def compare_preferences(
 
 
 def score_pairs(
-    rows: Sequence[Tokens],
-    scores: Sequence[TokenScores],
+    rows: Sequence[token_scores.Tokens],
+    scores: Sequence[token_scores.TokenScores],
     beta: float,
     ends: Sequence[int] = (),
     prompts: Sequence[Hashable] = (),

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.evaluation import cases, robustness
+from dpo_pipeline.evaluation import cases, gate, likelihood, lm_eval_tasks, robustness
 from dpo_pipeline.evaluation.cases import Marked, Progress, Scored, Subject, score
-from dpo_pipeline.evaluation.gate import Verdict, excuses, judge
-from dpo_pipeline.evaluation.likelihood import measure_likelihoods
-from dpo_pipeline.evaluation.lm_eval_tasks import score_tasks
 from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, MATRIX, TRAINED, counted
 from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
@@ -17,8 +16,9 @@ from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
+from dpo_pipeline.pairs.writing import said
 from dpo_pipeline.store.records import Record
-from dpo_pipeline.store.tables import Row, messages_type, read_rows
+from dpo_pipeline.store.tables import Row, messages_type, new_table, read_rows
 from dpo_pipeline.training.set_aside import set_aside_pairs
 
 Figures = dict[str, Figure]
@@ -46,7 +46,7 @@ class Names(Record):
 class Scorecard(Record):
     """Content of scorecard.json."""
 
-    verdict: Verdict
+    verdict: gate.Verdict
     before: Figures
     after: Figures
     by: dict[str, dict[str, Figures]]  # dimension -> group
@@ -73,7 +73,7 @@ class ScoreStats(Record):
     """What an evaluation is known by: answers compared, the verdict, and what it holds for."""
 
     rows: int
-    verdict: Verdict
+    verdict: gate.Verdict
     evidence: Evidence = Evidence()
 
 
@@ -139,7 +139,7 @@ def evaluate(
     noise = robustness.machine_noise(before, answered, spec, asker, config.noise_prompts, out)
     inserted = [describe_default_system(model.tokenizer(), spec) for model in (before, after)]
     card = Scorecard(
-        verdict=judge(figures, terms.gate, noise, excuses(was_figures, config)),
+        verdict=gate.judge(figures, terms.gate, noise, gate.excuses(was_figures, config)),
         before=was_figures,
         after=figures,
         by=split(now["held_out"]),
@@ -169,7 +169,7 @@ def _measure(
         for side in (was, now)
     )
     dataset = material.dataset
-    figures |= measure_likelihoods(
+    figures |= likelihood.measure_likelihoods(
         before,
         after,
         read_rows(dataset / "held_out.parquet") if dataset else _ideal_pairs(now["held_out"]),
@@ -179,7 +179,7 @@ def _measure(
         aside=material.seen(),
     )
     if terms.evaluation.lm_eval:
-        tasks = score_tasks(before, after, terms.evaluation.lm_eval)
+        tasks = lm_eval_tasks.score_tasks(before, after, terms.evaluation.lm_eval)
         was_figures, figures = was_figures | tasks[0], figures | tasks[1]
     export = {name: found for name, found in material.export or () if isinstance(found, Figure)}
     return was_figures, figures | export
@@ -204,8 +204,8 @@ def _ideal_pairs(scored: Sequence[Scored]) -> list[Row]:
             "id": f"{i:06}",
             "prompt_id": s.case.prompt,
             "prompt": list(s.case.messages),
-            "chosen": [{"role": "assistant", "content": s.ideal}],
-            "rejected": [{"role": "assistant", "content": s.case.before}],
+            "chosen": said(s.ideal),
+            "rejected": said(s.case.before),
         }
         for i, s in enumerate(scored)
         if s.ideal != s.case.before
@@ -214,9 +214,6 @@ def _ideal_pairs(scored: Sequence[Scored]) -> list[Row]:
 
 def write_answers(scored: Marked, path: Path) -> None:
     """Write every prompt with its answers before and after, the ideal one and all marks."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     text = pa.string()
     columns = {
         **dict.fromkeys(("group", "kind", "family", "language"), text),
@@ -224,10 +221,9 @@ def write_answers(scored: Marked, path: Path) -> None:
         **dict.fromkeys(("before", "after", "ideal", "before_finish", "after_finish"), text),
         **{"exact": pa.bool_(), "before_flags": pa.list_(text), "after_flags": pa.list_(text)},
     }
-    rows = []
-    for group, many in scored.items():
-        for s in many:
-            flags = {"before_flags": s.before.flags(), "after_flags": s.after.flags()}
-            said = {**vars(s), **vars(s.case), "system": s.case.system}  # its answers, not marks
-            rows.append({"group": group, **said, **flags})
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), path)
+    with new_table(path, pa.schema(columns)) as add:
+        for group, many in scored.items():
+            for s in many:
+                told = {**vars(s), **vars(s.case), "system": s.case.system}  # answers, not marks
+                flags = {"before_flags": s.before.flags(), "after_flags": s.after.flags()}
+                add({"group": group, **told, **flags})

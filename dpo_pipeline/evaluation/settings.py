@@ -52,10 +52,7 @@ def _with_lines(model: type[Lines]) -> type[Lines]:
         low, high = bounds.get(measure.unit, (least, None))
         option = Field(measure.gate, ge=low, le=high, description=measure.asks)
         options[measure.key] = (int if measure.unit == "answers" else float | None, option)
-    made: type[Lines] = create_model(
-        model.__name__, __base__=model, __doc__=model.__doc__, **options
-    )
-    return made
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **options)
 
 
 @_with_lines

@@ -89,7 +89,7 @@ class TestVerdicts:
                 scores[i].policy[copied] -= 0.5
             return scores
 
-        monkeypatch.setattr("dpo_pipeline.evaluation.likelihood.score_tokens", fallen)
+        monkeypatch.setattr("dpo_pipeline.training.token_scores.score_tokens", fallen)
         card = evaluate(work, models["reference"], models["good"])
         assert card["after"]["edit_exactness"]["value"] == 1.0
         assert failed(card) == {"tail_gap"}
