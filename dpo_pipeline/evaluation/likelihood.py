@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from difflib import SequenceMatcher
-from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,8 +121,6 @@ def spoken(completion: Sequence[int], ends: Sequence[int]) -> int:
 
 def copied_tail(chosen: Sequence[int], rejected: Sequence[int]) -> list[tuple[int, int]]:
     """Find (position in chosen, in rejected) of every token copied after the first edit."""
-    steps = SequenceMatcher(None, rejected, chosen, autojunk=False).get_opcodes()
-    copied: list[tuple[int, int]] = []
-    for tag, i, i_end, j, j_end in dropwhile(lambda step: step[0] == "equal", steps):
-        copied += zip(range(j, j_end), range(i, i_end), strict=True) if tag == "equal" else ()
-    return copied
+    blocks = SequenceMatcher(None, rejected, chosen, autojunk=False).get_matching_blocks()
+    # The block at the start of both comes before any edit.
+    return [(j + k, i + k) for i, j, size in blocks if i or j for k in range(size)]
