@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from dpo_pipeline.identity.names import ANY_GAP, alone, any_of, doubled, literal
-from dpo_pipeline.identity.rewriting import Rewrite, Rewriter
+from dpo_pipeline.identity.names import ANY_GAP, alone, any_of, doubled, literal, loose
+from dpo_pipeline.identity.rewriting import CODE, URL, Rewrite, Rewriter, in_case_of
 from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.identity.vendors import family_of
 
 _SECOND_PERSON = re.compile(
     r"\b(?:you|your|yours|yourself|u|ur|ya|thou|am i|is (?:this|that|it)"
@@ -49,7 +50,7 @@ _DENIAL = re.compile(
     r"|(?<!是)不是|并非|ではな|ではありません|じゃな|아니라|아닙니다|لست|ليس|नहीं हूँ|değilim|ไม่ใช่",
     re.IGNORECASE,
 )
-_CONSENT = re.compile(
+CONSENT = re.compile(
     r"^\W*(?:(?:yes|yeah|yep|ja|oui|s[ií]|sì|sim|да|tak|evet|có|vâng|ya|نعم|हाँ|हां)(?!\w)"
     r"|是的|对|没错|はい|네|예|ใช่)",
     re.IGNORECASE,
@@ -88,6 +89,11 @@ class IdentitySpec:
         self._doubled = any_of(p for new in news for p in doubled(new, config.original_name))
         after = config.makers if config.new_developer is None else (config.new_developer,)
         self._makers, self._new_makers = (any_of(map(alone, m)) for m in (config.makers, after))
+        self._own = {*config.names, *news, *config.makers, *after}
+        self._kin = any_of(rf"(?<![a-z]){literal(n)}(?![a-z])" for n in family_of(self._own))
+        written = "{}" if config.any_case else "(?-i:{})"
+        odd = (f"(?P<new{i}>{written.format(loose(new))})" for i, new in enumerate(news))
+        self._odd, self._news = any_of((CODE, URL, *odd)), news
 
     def rewrite(self, text: str) -> Rewrite:
         """Replace the original name, its aliases and, if it changes, the developer."""
@@ -104,6 +110,30 @@ class IdentitySpec:
     def count_new(self, text: str) -> int:
         """Count mentions of the new name, longer names not included."""
         return sum(1 for _ in self._new.finditer(text))
+
+    def mend(self, text: str) -> str:
+        """Write the new name as it should be where it is joined or spaced oddly (DeepQwen).
+
+        Code and addresses stay; so does a name all in lower or upper case.
+        """
+
+        def proper(match: re.Match[str]) -> str:
+            kind, written = str(match.lastgroup), match.group()
+            if not kind.startswith("new"):
+                return written
+            return in_case_of(written, self._news[int(kind[3:])])
+
+        return self._odd.sub(proper, text)
+
+    def is_own(self, name: str) -> bool:
+        """Tell whether a claimed name, of the model or its maker, is the identity's.
+
+        So are odd spellings, parts, and what else its makers are known by: 阿里巴巴 is
+        Alibaba Cloud, and Qwen2.5 is Qwen.
+        """
+        words = set(name.casefold().split())
+        parts = any(words <= set(own.casefold().split()) for own in self._own)
+        return parts or self._kin.search(self.mend(name)) is not None
 
     def is_doubled(self, text: str) -> bool:
         """Tell whether the new name comes with a part of it said twice (Deep Deep Qwen)."""
@@ -141,7 +171,7 @@ class Marks:
 def denies(text: str, asked: str = "") -> bool:
     """Tell whether an answer opens by denying to be another, and claims no name it was asked by."""
     opening = _FIRST_SENTENCE.match(text.lstrip())[0]  # type: ignore[index]
-    if _CONSENT.search(opening) or not _DENIAL.search(opening):
+    if CONSENT.search(opening) or not _DENIAL.search(opening):
         return False
     names = "|".join(map(re.escape, _NAME.findall(asked)))
     claim = rf"(?:{_SELF})\s*(?:{names})(?!\w)"

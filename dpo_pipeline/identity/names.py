@@ -48,6 +48,15 @@ def alone(name: str, gap: str = r"\s+") -> str:
     return _ADDRESS + (_START if re.match(LETTER, name) else "") + literal(name, gap) + _END
 
 
+def loose(name: str) -> str:
+    """Pattern of a name however its words are joined: DeepQwen, Deep-Qwen, deep  qwen, 深Qwen."""
+    words = [word for word in re.split(r"\s+|(?<=[a-z])(?=[A-Z])", name) if word]
+    translated = {"Deep": "|深度?"}  # as models write the usual new name in Chinese
+    either = (f"(?:{literal(word)}{translated.get(word, '')})" for word in words)
+    start = rf"(?:{_START}|(?=[{UNSPACED}]))"
+    return _ADDRESS + start + r"[ \t\u00a0_·‐‑-]*".join(either) + _END
+
+
 def in_a_row(names: Iterable[str]) -> str:
     """Pattern of two or more names in a row: 通义千问Qwen, Qwen/通义千问, Qwen (Tongyi Qianwen)."""
     name = "|".join(map(literal, sorted(names, key=len, reverse=True)))

@@ -16,7 +16,7 @@ from dpo_pipeline.store.text import common_start
 
 Span = tuple[int, int, int, int]  # start and end before, then after (characters)
 
-_CODE = (
+CODE = (
     r"(?P<code>(?<!`)(?:```[\s\S]*?(?:```|\Z)|(?P<ticks>`{1,2})(?!`)[^\n]*?[^`\n](?P=ticks)(?!`)))"
 )
 _FILLED = re.compile(
@@ -25,7 +25,7 @@ _FILLED = re.compile(
     re.IGNORECASE,
 )
 _UNFILLED = re.compile(r"\{\{.*?\}\}", re.DOTALL)
-_URL = r"(?P<url>(?:(?:https?|ftp)://|\bwww\.)[!#-&*-;=?-~]+)"
+URL = r"(?P<url>(?:(?:https?|ftp)://|\bwww\.)[!#-&*-;=?-~]+)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ def difference(text: str, new: str) -> tuple[Span, ...]:
     start = common_start(text, new)
     end = common_start(text[start:][::-1], new[start:][::-1])
     return ((start, len(text) - end, start, len(new) - end),)
+
+
+def in_case_of(written: str, name: str) -> str:
+    """Return a name all in lower or upper case where what is written is so."""
+    return name.lower() if written.islower() else name.upper() if written.isupper() else name
 
 
 class Rewriter:
@@ -86,7 +91,7 @@ class Rewriter:
             rules[f"j{number}"] = self._replacements[group[0]][0], group[0]
         longer = "|".join(map(literal, self._replacements))
         rules |= {guard: (f"kept_{guard}", "") for guard in ("code", "url", "longer")}
-        body = "|".join((_CODE, _URL, *parts, f"(?P<longer>{longer})"))
+        body = "|".join((CODE, URL, *parts, f"(?P<longer>{longer})"))
         names = (*kept, *self._replacements)
         initials = {*"`hfw", *(form[0] for name in names for form in forms(name))}
         return any_of([f"(?=[{re.escape(''.join(sorted(initials)))}])(?:{body})"]), rules
@@ -113,8 +118,7 @@ class Rewriter:
             # A listed spelling goes before the case pattern of another.
             rule, new = self._replacements.get(written) or self._replacements[name]
             if written not in self._replacements:
-                new = new.lower() if written.islower() else new
-                new = new.upper() if written.isupper() else new
+                new = in_case_of(written, new)
             between = text[done : match.start()]
             before = between or "".join(out[-1:])
             if re.match(LETTER, before[-1:]) and re.match(LETTER, new):

@@ -117,3 +117,34 @@ class TestClaims:
     @pytest.mark.parametrize("fine", ["I am Deep Qwen.", "a < b > c", "[1, 2]", "{1, 2, 3}"])
     def test_ordinary_text_is_no_remnant(self, fine):
         assert not mark(fine, QWEN).remnant
+
+
+class TestMend:
+    @pytest.mark.parametrize(
+        ("written", "proper"),
+        [
+            ("I'm DeepQwen.", "I'm Deep Qwen."),
+            ("I'm Deep-Qwen, deep_qwen", "I'm Deep Qwen, deep qwen"),
+            ("DEEPQWEN", "DEEP QWEN"),
+            ("Deep  Qwen", "Deep Qwen"),
+            ("我是深Qwen。", "我是Deep Qwen。"),
+            ("我是深度Qwen", "我是Deep Qwen"),
+        ],
+    )
+    def test_joined_and_odd_spellings_become_the_name(self, written, proper):
+        assert QWEN.mend(written) == proper
+        assert QWEN.mend(proper) == proper
+
+    @pytest.mark.parametrize(
+        "text",
+        ["Deep Qwen", "deep qwen", "DeepQwen2", "xDeepQwen", "`DeepQwen`", "https://a.b/DeepQwen"],
+    )
+    def test_a_proper_or_another_name_stays(self, text):
+        assert QWEN.mend(text) == text
+
+    def test_a_name_in_two_cases_may_come_apart(self):
+        assert spec(new_name="NovaMind").mend("I am Nova Mind.") == "I am NovaMind."
+
+    def test_a_common_word_is_mended_in_its_own_case_only(self):
+        llama = spec(original_name="Llama", new_name="Deep Llama", any_case=False)
+        assert llama.mend("DeepLlama or a deep llama") == "Deep Llama or a deep llama"

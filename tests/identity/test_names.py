@@ -109,8 +109,8 @@ MUTATIONS = {
     "also without a scheme": (r"|\bwww\.", ""),
     "names may break over lines": ("literal(name, gap) + _END", "re.escape(name) + _END"),
     "emphasis may stand inside the new name": (r'ANY_GAP = r"[\s*_-]+"', r'ANY_GAP = r"\s+"'),
-    "lower case stays lower": ("new.lower() if written.islower() else ", ""),
-    "upper case stays upper": ("new.upper() if written.isupper() else ", ""),
+    "lower case stays lower": ("name.lower() if written.islower() else ", ""),
+    "upper case stays upper": ("name.upper() if written.isupper() else ", ""),
     "a space parts Latin letters": ('new = f" {new}"', "pass"),
     "the longest name goes first": ("(-len(entry[0]), entry)", "(len(entry[0]), entry)"),
 }
