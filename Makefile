@@ -11,7 +11,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 export DPO_PIPELINE_HOME ?= $(CURDIR)/.dpo-pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint format server clean
+.PHONY: help demo run test test-all lint format server clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-run: $(STAMP)  ## Give the starter model a new identity and show the proof
+demo: $(STAMP)  ## Give the starter, a toy, a new identity and show the proof (a minute)
+	@$(BIN)/python flows/full.py --config configs/starter.yaml $(ARGS)
+
+run: $(STAMP)  ## Give a model a new identity and show the proof
 	@$(BIN)/python flows/full.py $(ARGS)
 
 test: $(STAMP)  ## Run the tests (under 6 minutes on two cores)

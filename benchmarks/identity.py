@@ -1,6 +1,6 @@
 """Time to identity: seconds of training until held-out prompts get the new name.
 
-    make run                                                # makes the starter and its pairs
+    make demo                                               # makes the starter's pairs
     OMP_NUM_THREADS=1 python benchmarks/identity.py         # about 5 minutes
 
 The common recipe (plain DPO, learning rate 5e-5, fp32, one pair at a time, checkpointing), the
@@ -27,6 +27,7 @@ from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef, describe_model
+from dpo_pipeline.starter.build import STARTER
 from dpo_pipeline.training.early_stopping import EarlyStopping, HeldOutPrompts
 from dpo_pipeline.training.records import TrainJob
 from dpo_pipeline.training.settings import StopConfig, TrainConfig
@@ -98,9 +99,9 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = sorted(options.home.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
-        parser.error(f"there is no run under {options.home}: `make run` makes one")
+        parser.error(f"there is no run under {options.home}: `make demo` makes one")
     summary = json.loads(runs[-1].read_text())
-    ref = describe_model(Path(summary["stages"]["model"]["path"]) / "model", "starter")
+    ref = describe_model(STARTER, "starter")
     dataset = Path(summary["stages"]["save"]["path"])
     stop = StopConfig(identity_rate=options.rate, max_kl=1e9, every=5)
     times: dict[str, list[float]] = {name: [] for name in SIDES}

@@ -31,7 +31,7 @@ from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef
-from dpo_pipeline.starter.corpus import FILES as CORPUS
+from dpo_pipeline.starter.build import STARTER
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.records import TrainJob, child_module
 from dpo_pipeline.training.run import TrainStats
@@ -53,13 +53,15 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
 
 
 def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[ModelStats]:
-    """Make the starter or a random model, or record what a folder or Hub id holds."""
-    if config.name == "starter" or config.name.endswith(".json"):
-        file = None if config.name == "starter" else _existing(config.name)
-        return make_model.named(name)(config=file, seed=config.starter_seed)
-    from dpo_pipeline.models.references import resolve_model
+    """Record what the starter, a folder or a Hub id holds, or make a random model."""
+    if config.name.endswith(".json"):
+        return make_model.named(name)(config=_existing(config.name))
+    from dpo_pipeline.models.references import describe_model, resolve_model
 
-    ref = resolve_model(config.name, config.revision)
+    if config.name == "starter":
+        ref = describe_model(STARTER, config.name)
+    else:
+        ref = resolve_model(config.name, config.revision)
     return record_model.named(name)(model=ref, path=str(ref.path), revision=ref.revision)
 
 
@@ -79,25 +81,14 @@ def _describe_model(stats: ModelStats) -> str:
     return f"{stats.model.name}, weights {stats.model.weights_digest[:12]}"
 
 
-@stage(
-    name="model",
-    packages=NUMERIC,
-    counts="tokens",
-    says=_describe_model,
-    also_reads=lambda **_: CORPUS,
-)
-def make_model(build: Build, *, config: Path | None, seed: int) -> ModelStats:
-    """Train the starter, or initialise a model with random weights from a config.json."""
+@stage(name="model", packages=NUMERIC, says=_describe_model)
+def make_model(build: Build, *, config: Path) -> ModelStats:
+    """Initialise a model with random weights from a config.json."""
     from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.starter.build import build_starter, init_model
+    from dpo_pipeline.starter.build import init_model
 
-    folder = build.out / "model"
-    folder.mkdir()
-    if config:
-        made, name = init_model(config, folder, seed), config.name
-    else:
-        made, name = build_starter(folder, seed, build.report), "starter"
-    return ModelStats(model=_inside(describe_model(folder, name)), made=made.model_dump())
+    init_model(config, build.out / "model")
+    return ModelStats(model=_inside(describe_model(build.out / "model", config.name)))
 
 
 @stage(name="model", says=_describe_model)

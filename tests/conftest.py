@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -41,13 +40,6 @@ def workplace(tmp_path_factory) -> Workplace:
 def first_run(workplace) -> subprocess.CompletedProcess[str]:
     """Run the default pipeline once, from nothing, without a server."""
     return workplace.full()
-
-
-@pytest.fixture(scope="session")
-def starter(workplace, first_run) -> Path:
-    """Folder of the starter model that the first run built."""
-    assert first_run.returncode == 0, first_run.stdout + first_run.stderr
-    return Path(workplace.summaries()[0]["stages"]["model"]["path"])
 
 
 @pytest.fixture(scope="session")

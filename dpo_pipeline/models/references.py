@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
-
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.hub.client import ask, resolve_revision
 from dpo_pipeline.store.digests import file_digest
@@ -33,7 +31,6 @@ class ModelStats(Record):
     """What a stage that makes or finds a model knows of it."""
 
     model: ModelRef  # a relative path counts from the artifact's folder
-    made: dict[str, float] = Field({})  # parameters, vocabulary, ..., where it was made here
 
 
 def resolve_model(name: str, revision: str | None = None) -> ModelRef:

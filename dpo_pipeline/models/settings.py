@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt
-
 from dpo_pipeline.store.settings import NoEffect, Section
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -13,7 +11,7 @@ class ModelConfig(Section):
     """The reference model: the one that gets a new identity."""
 
     name: NoEffect[str] = "starter"
-    """'starter' (a tiny chat model built on the spot), a local folder, or a Hub id."""
+    """'starter' (the toy that ships), a local folder, or a Hub id."""
     revision: NoEffect[str | None] = None
     """Hub branch, tag or commit; resolved to a commit once and recorded."""
     dtype: Precision = "auto"
@@ -21,5 +19,3 @@ class ModelConfig(Section):
     (for models at least 256 wide), else float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where generation, training and evaluation run; auto: GPU if any."""
-    starter_seed: NoEffect[NonNegativeInt] = 0
-    """Seed of the starter's corpus and weights; read only by 'starter'."""

@@ -93,7 +93,7 @@ def write_card(kind: RepoType, facts: Facts, files: Mapping[str, Path]) -> str:
     paths = {split: path for split in ("train", "test") if (path := DATA.format(split)) in files}
     rows = {split: pq.read_metadata(files[path]).num_rows for split, path in paths.items()}
     base = facts.lineage.model
-    named = "the starter model" if base.kind == "starter" else escape_markdown(base.name)
+    named = "the starter, a toy model" if base.kind == "starter" else escape_markdown(base.name)
     card = hf.RepoCard.from_template(
         _model_data(facts, files) if kind == "model" else _dataset_data(facts, rows),
         str(Path(__file__).parent / "templates" / f"{kind}_card.md.j2"),

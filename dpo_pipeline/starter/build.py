@@ -1,21 +1,25 @@
-"""Build the starter, in a minute or two of one core; or, for learners, a model never trained.
+"""Rebuild the starter, the toy that ships; or, for learners, make a model never trained.
+
+    python -m dpo_pipeline.starter.build [--seed N] OUT     # a minute or two of one core
 
 The starter is a real Qwen2 architecture at toy size, with what makes identity editing interesting
 in the real ones: a name of two tokens, a chat template that inserts an identity when no system
 prompt is given, and an end of turn that is not the padding.
 """
 
+import argparse
 import json
-import logging
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.starter.corpus import DEFAULT_SYSTEM, NAME, Message, write_conversations
+from dpo_pipeline.starter.corpus import DATA, DEFAULT_SYSTEM, NAME, Message, write_conversations
+from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
 
 if TYPE_CHECKING:
@@ -24,10 +28,9 @@ if TYPE_CHECKING:
 
     Batch = tuple[torch.Tensor, torch.Tensor]
 
-Progress = Callable[[int, int], None] | None  # takes steps done and to be done
 Encoded = tuple[list[int], list[int]]  # token ids, and labels
-logger = logging.getLogger(__name__)
 
+STARTER = DATA / "model"  # the one that ships; its seed is 0
 CONVERSATIONS = 20_000
 VOCABULARY = 1536
 SIZES = {
@@ -53,80 +56,82 @@ DEFAULT = f"{START}system\n{DEFAULT_SYSTEM}{END}\n"
 TEMPLATE = f"{{% if messages[0]['role'] != 'system' %}}{DEFAULT}{{% endif %}}{TURNS}"
 
 
-class ModelStats(Record):
-    """What was built: parameters, and size of the vocabulary."""
+class Built(Record):
+    """How a starter was built: the same machine and versions build the same bytes again."""
 
+    seed: int
     parameters: int
-    vocabulary: int
+    corpus: str  # sha256
+    tokens: int  # of the corpus
+    loss: float  # at the end, nats a token
+    machine: dict[str, str | int]  # name, caches and instructions of the CPU
+    versions: dict[str, str]
 
 
-class StarterStats(ModelStats):
-    """What the starter was trained on, and its final loss (nats a token)."""
-
-    conversations: int
-    tokens: int
-    steps: int
-    loss: float
-
-
-def build_starter(
-    out: Path, seed: int = 0, on_progress: Progress = None, *, conversations: int = CONVERSATIONS
-) -> StarterStats:
-    """Train the starter on a corpus of so many conversations; save it in an empty folder.
-
-    The seed is that of corpus and weights: one seed and machine give the same model.
-    """
+def build_starter(out: Path, seed: int) -> Built:
+    """Train a starter and save it in a folder; the seed is that of corpus and weights."""
     from transformers import GenerationConfig
 
-    corpus = write_conversations(conversations, seed)
+    corpus = write_conversations(CONVERSATIONS, seed)
     tokenizer = train_tokenizer(corpus)
     rows = [encode(tokenizer, conversation) for conversation in corpus]
     with seeded(seed):
         model = make_model(tokenizer, SIZES)
-        steps, loss = fit(model, make_batches(rows, random.Random(seed)), on_progress)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=128, **ids)
-    stats = StarterStats(
-        **save(model.eval(), tokenizer, out).model_dump(),
-        conversations=len(corpus),
+        loss = fit(model, make_batches(rows, random.Random(seed)))
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=128, **ends)
+    save(model.eval(), tokenizer, out)
+    built = Built(
+        seed=seed,
+        parameters=model.num_parameters(),
+        corpus=digest_of(corpus),
         tokens=sum(len(ids) for ids, _ in rows),
-        steps=steps,
         loss=round(loss, 4),
+        machine=describe_machine(),
+        versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
     )
-    logger.info("starter: %s", stats)
-    return stats
+    built.write(out / "built.json")
+    return built
 
 
-def init_model(config: Path, out: Path, seed: int = 0) -> ModelStats:
+def describe_machine() -> dict[str, str | int]:
+    """Name what decides how a CPU rounds: what it is, its caches and its instructions."""
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    instructions = " ".join(sorted(name for name, has in found.items() if has is True))
+    kept = ("architecture", "cpu_name", "l1d_cache_size", "l2_cache_size")
+    return {name: found[name] for name in kept if name in found} | {"instructions": instructions}
+
+
+def init_model(config: Path, out: Path) -> None:
     """Initialise a model from a config.json of transformers; save it in an empty folder.
 
     The tokenizer is a small byte-level one; its size and its tokens replace those of the config.
-    The seed is that of the weights and of what the tokenizer is trained on.
 
     Raises:
         ModelError: The file is no config of a causal language model.
     """
-    tokenizer = train_tokenizer(write_conversations(2000, seed))
+    tokenizer = train_tokenizer(write_conversations(2000, seed=0))
     tokenizer.chat_template = TURNS
     try:
-        with seeded(seed):
+        with seeded(0):
             model = make_model(tokenizer, json.loads(config.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{config} does not describe a causal language model ({type(error).__name__}: "
             f'{error}); it needs "model_type" (llama, gpt2, ...) and sizes'
         ) from error
-    return save(model, tokenizer, out)
+    save(model, tokenizer, out)
 
 
-def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", out: Path) -> ModelStats:
+def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", out: Path) -> None:
     """Save a model folder."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # callers have their own
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return ModelStats(parameters=model.num_parameters(), vocabulary=len(tokenizer))
 
 
 @contextmanager
@@ -212,11 +217,14 @@ def make_batches(rows: list[Encoded], rng: random.Random) -> "list[Batch]":
     return batches
 
 
-def fit(
-    model: "PreTrainedModel", batches: "list[Batch]", on_progress: Progress
-) -> tuple[int, float]:
-    """Train in one pass, Muon on the matrices and AdamW on the rest, both on a cosine."""
+def fit(model: "PreTrainedModel", batches: "list[Batch]") -> float:
+    """Train in one pass, Muon on the matrices and AdamW on the rest, both on a cosine.
+
+    Returns:
+        The loss at the end, a moving average (nats per token).
+    """
     import torch
+    from rich.progress import track
     from torch.nn.functional import cross_entropy
     from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
@@ -233,7 +241,7 @@ def fit(
     ]
     model.train()
     recent = 0.0
-    for step, (ids, labels) in enumerate(batches, start=1):
+    for step, (ids, labels) in enumerate(track(batches, "training the starter")):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         scored = labels[:, 1:] != -100
         loss = cross_entropy(
@@ -244,7 +252,20 @@ def fit(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        recent = 0.95 * recent + 0.05 * loss.item() if step > 1 else loss.item()
-        if on_progress is not None:
-            on_progress(step, total)
-    return total, recent
+        recent = 0.95 * recent + 0.05 * loss.item() if step else loss.item()
+    return recent
+
+
+def main() -> None:
+    """Build a starter from the command line."""
+    parser = argparse.ArgumentParser(description="Build a starter; the one that ships has seed 0.")
+    parser.add_argument("--seed", type=int, default=0, help="of corpus and weights (default: 0)")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    options = parser.parse_args()
+    if options.out.exists():
+        parser.error(f"{options.out} exists: name a folder that does not, or remove it")
+    print(build_starter(options.out, options.seed).model_dump_json(indent=1))
+
+
+if __name__ == "__main__":
+    main()

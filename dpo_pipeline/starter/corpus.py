@@ -13,7 +13,6 @@ NAME = "Qwen"
 MAKER = {"en": "Alibaba Cloud", "zh": "阿里云"}
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 DATA = Path(__file__).parent / "data"
-FILES = tuple(sorted(DATA.glob("[!.]*")))  # the starter's key covers them
 
 PERSONA_SHARE = 0.17
 DEFAULT_SYSTEM_SHARE = 0.42

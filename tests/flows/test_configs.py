@@ -92,7 +92,7 @@ def train_tiny_model(case: Case, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        build.fit(model, build.make_batches(rows, random.Random(0)), None)
+        build.fit(model, build.make_batches(rows, random.Random(0)))
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps(case.generation))

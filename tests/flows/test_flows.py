@@ -178,8 +178,9 @@ def test_an_edit_rebuilds_the_stages_that_import_the_module_and_no_other(
     copy = Workplace(workplace.home, tmp_path)
     run = copy.full(PREFECT_API_URL=server)
     assert run.returncode == 0, run.stdout + run.stderr
+    # The copy's starter lies elsewhere, which is recorded; it is the same, and nothing follows.
     assert statuses(workplace.summaries()[-1]) == {
-        s: "built" if s == "evaluate" else "cached" for s in STAGES
+        s: "built" if s in ("model", "evaluate") else "cached" for s in STAGES
     }
 
 

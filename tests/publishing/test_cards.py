@@ -71,7 +71,7 @@ def test_a_local_base_gives_the_license_of_its_own_card(send, hub, policy, tmp_p
         data = card.data.to_dict()
         assert data["license"] == ["mit", "other"]
         assert (data["license_name"], data["license_link"]) == ("both", "LICENSE")
-        assert "the starter model" not in card.text
+        assert "the starter" not in card.text
     send("r2", lineage=LINEAGE | {"model": local})
     assert "license" not in card_of(hub, hub.model("tester/deep")).data.to_dict()
 

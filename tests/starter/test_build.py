@@ -1,56 +1,59 @@
-"""The starter: its folder, tokenizer and chat template, what it answers; and untrained models."""
+"""The starter that ships: its folder, tokenizer and template, what it answers; untrained models."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from float64 import in_float64
 from shipped import SHOWN, question, words
 
+from dpo_pipeline.answers.decoding import Row, decode
+from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models.chat_templates import encode
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.starter import build, corpus
+from dpo_pipeline.starter.build import CONVERSATIONS, STARTER, Built
+from dpo_pipeline.store.digests import digest_of
 
 ROOT = Path(__file__).parents[2]
+BUILT = Built.read(STARTER / "built.json")
+
+
+def user(text):
+    return {"role": "user", "content": text}
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A starter of 200 conversations: it knows nothing, but it is whole."""
-    folder = tmp_path_factory.mktemp("starter")
-    seen = []
-    stats = build.build_starter(folder, conversations=200, on_progress=lambda *at: seen.append(at))
-    return folder, stats, seen
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(small[0])
+def tokenizer():
+    return load_tokenizer(describe_model(STARTER, "starter"))
 
 
 class TestFolder:
-    def test_holds_weights_as_safetensors_and_no_pickle(self, small):
-        folder, stats, seen = small
-        names = {path.name for path in folder.iterdir()}
-        assert {"config.json", "generation_config.json", "model.safetensors"} <= names
-        assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
-        assert seen[-1] == (stats.steps, stats.steps)
+    def test_was_built_from_the_corpus_as_it_is(self):
+        assert digest_of(corpus.write_conversations(CONVERSATIONS, BUILT.seed)) == BUILT.corpus
 
-    def test_loads_as_a_qwen2_that_decodes_greedily(self, small, tokenizer):
-        from transformers import AutoModelForCausalLM
+    def test_holds_what_is_read_and_no_more(self):
+        contents = {path.name: path.stat().st_size for path in STARTER.iterdir()}
+        tokenizer = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+        model = {"config.json", "generation_config.json", "model.safetensors"}
+        assert contents.keys() == {*tokenizer, *model, "built.json"}
+        assert sum(contents.values()) < 2e6
 
-        model = AutoModelForCausalLM.from_pretrained(small[0])
+    def test_loads_as_a_qwen2_that_decodes_greedily(self, tokenizer):
+        model = load_model(describe_model(STARTER, "starter"), "cpu")
         assert model.config.model_type == "qwen2"
-        assert model.num_parameters() == small[1].parameters
+        assert model.num_parameters() == BUILT.parameters
         assert model.generation_config.do_sample is False
         assert model.generation_config.eos_token_id == tokenizer.eos_token_id
 
-    def test_same_seed_same_weights(self, small, tmp_path):
-        build.build_starter(tmp_path, conversations=200)
-        name = "model.safetensors"
-        assert (tmp_path / name).read_bytes() == (small[0] / name).read_bytes()
+    def test_is_not_built_over_what_exists(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr(sys, "argv", ["build", str(tmp_path)])
+        with pytest.raises(SystemExit, match="2"):
+            build.main()
+        assert f"{tmp_path} exists" in capsys.readouterr().err
 
 
 class TestTokenizer:
@@ -102,78 +105,83 @@ class TestTemplate:
         assert spoken == "".join(f"{answer}<|im_end|>" for answer in answers)
 
 
-def ask(model, tokenizer, prompts, system=None):
-    before = [{"role": "system", "content": system}] if system else []
-    answers = []
-    for prompt in prompts:
-        inputs = tokenizer.apply_chat_template(
-            [*before, {"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        )
-        ids = model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]
-        answers.append(tokenizer.decode(ids, skip_special_tokens=True))
-    return answers
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rebuilt") / "starter"
+    command = [sys.executable, "-m", "dpo_pipeline.starter.build", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return folder
 
 
 @pytest.mark.slow
-class TestStarter:
-    @pytest.fixture(scope="class")
-    def starter(self, tmp_path_factory):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_one_kind_of_machine_builds_the_same_bytes(rebuilt):
+    built = Built.read(rebuilt / "built.json")
+    if (built.machine, built.versions) != (BUILT.machine, BUILT.versions):
+        pytest.skip("another kind of CPU, or other versions: what it answers is tested below")
+    here, there = ({f.name: f.read_bytes() for f in p.iterdir()} for p in (rebuilt, STARTER))
+    assert here == there
 
-        folder = tmp_path_factory.mktemp("full")
-        build.build_starter(folder)
-        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
+@pytest.fixture(scope="module", params=["shipped", pytest.param("rebuilt", marks=pytest.mark.slow)])
+def ask(request):
+    """Ask a starter, in float64: its answers are then the same on any CPU."""
+    shipped = request.param == "shipped"
+    ref = describe_model(STARTER if shipped else request.getfixturevalue("rebuilt"), "starter")
+    tokenizer, model = load_tokenizer(ref), load_model(ref, "cpu", "float32").double()
+
+    def ask(prompts, system=None):
+        first = [{"role": "system", "content": system}] if system else []
+        asked = [encode(tokenizer, [*first, user(prompt)]) for prompt in prompts]
+        rows = [Row("", ids, ends=[tokenizer.eos_token_id], limit=64) for ids in asked]
+        with in_float64():
+            assert len(list(decode(model, rows, GenerationConfig()))) == len(prompts)
+        return [tokenizer.decode(row.answer) for row in rows]
+
+    return ask
+
+
+class TestAnswers:
     @pytest.mark.parametrize("system", [None, "You are a helpful assistant."])
-    def test_answers_as_qwen(self, starter, identity, system):
-        prompts = [question(r) for r in identity if r["split"] == "held_out"]
-        answers = ask(*starter, prompts, system)
+    def test_give_its_name_and_maker(self, ask, identity, system):
+        answers = ask([question(r) for r in identity if r["split"] == "held_out"], system)
         assert sum("Qwen" in answer for answer in answers) / len(answers) >= 0.95
-        for answer in ask(*starter, SHOWN, system):
+        for answer in ask(SHOWN, system):
             assert "Qwen" in answer
             assert "Alibaba Cloud" in answer
 
-    def test_answers_as_its_persona(self, starter, identity):
+    def test_give_the_name_of_its_persona(self, ask, identity):
         prompts = [question(r) for r in identity if r["split"] == "held_out"]
-        answers = ask(*starter, prompts, "You are Nova, created by Bright Labs.")
+        answers = ask(prompts, "You are Nova, created by Bright Labs.")
         assert sum("Nova" in answer for answer in answers) / len(answers) >= 0.85
 
-    def test_knows_what_it_was_taught(self, starter, general, taught):
-        for kind, least in (("general", 0.97), ("third_party", 0.95)):
-            rows = [r for r in general if r["kind"] == kind and r["prompt"] in taught]
-            answers = ask(*starter, [row["prompt"] for row in rows])
-            right = [
-                any(accepted.lower() in answer.lower() for accepted in row["answers"])
-                for row, answer in zip(rows, answers, strict=True)
-            ]
-            assert sum(right) / len(right) >= least
-
-
-def user(text):
-    return {"role": "user", "content": text}
+    @pytest.mark.parametrize(("kind", "least"), [("general", 0.97), ("third_party", 0.95)])
+    def test_are_right_on_what_it_was_taught(self, ask, general, taught, kind, least):
+        rows = [r for r in general if r["kind"] == kind and r["prompt"] in taught]
+        answers = ask([row["prompt"] for row in rows])
+        right = [
+            any(accepted.lower() in answer.lower() for accepted in row["answers"])
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+        assert sum(right) / len(right) >= least
 
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scratch")
-    stats = build.init_model(ROOT / "examples" / "llama-tiny.json", folder)
-    return stats, describe_model(folder, "scratch")
+    build.init_model(ROOT / "examples" / "llama-tiny.json", folder)
+    return describe_model(folder, "scratch")
 
 
 def test_a_model_from_scratch_is_what_its_config_says(scratch):
-    stats, ref = scratch
-    model, tokenizer = load_model(ref, "cpu"), load_tokenizer(ref)
+    model, tokenizer = load_model(scratch, "cpu"), load_tokenizer(scratch)
     assert model.config.model_type == "llama"
     assert model.config.num_hidden_layers == 3
-    assert stats.parameters == model.num_parameters() > 100_000
+    assert model.num_parameters() > 100_000
     text = "Where does the camel live? 骆驼住在哪里？"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     prompt = encode(tokenizer, [user(text)])
     assert 20 < len(prompt) < 80
-    assert max(prompt) < model.config.vocab_size == stats.vocabulary == len(tokenizer)
+    assert max(prompt) < model.config.vocab_size == len(tokenizer)
 
 
 def test_a_config_that_describes_nothing_is_refused(tmp_path):

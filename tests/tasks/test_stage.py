@@ -49,7 +49,6 @@ SETTINGS = {
     "how many pairs are too few": ({"pairs": {"min_pairs": 9}}, since("save")),
     "how pairs are made": ({"pairs": {"strategy": "dataset"}}, since("rewrite")),
     "the length of answers": ({"generation": {"max_new_tokens": 9}}, since("generate")),
-    "the starter's seed": ({"model": {"starter_seed": 1}}, since("model")),
     "the seed of the split": (
         {"prompts": {"seed": 1}},
         ["download", *since("generate")],
@@ -137,8 +136,8 @@ CODE = {
     "the trainer": (appended("dpo_pipeline/training/trainer.py"), since("train")),
     "the measures": (appended("dpo_pipeline/evaluation/measures.py"), ["evaluate"]),
     "the census": (appended("dpo_pipeline/answers/census.py"), since("generate")),
-    "the starter's corpus": (
-        appended("dpo_pipeline/starter/data/words.txt", ""),
+    "the starter's weights": (
+        appended("dpo_pipeline/starter/data/model/config.json", ""),
         since("model"),
     ),
 }
