@@ -6,20 +6,26 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.models.loading import load_tokenizer
-from dpo_pipeline.training.records import Failed, TrainingFile, TrainJob, child_module, send
+from dpo_pipeline.training.records import (
+    Failed,
+    Look,
+    TrainingFile,
+    TrainJob,
+    child_module,
+    send,
+)
 from dpo_pipeline.training.tokens import tokenize_pairs
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
     from trl.trainer.dpo_trainer import DPOTrainer
 
-Callbacks = Callable[[TrainJob], "Sequence[TrainerCallback]"]
+    from dpo_pipeline.training.tuning import TrainUntilDone
 
 PR_SET_PDEATHSIG = 1
 
@@ -28,10 +34,10 @@ PR_SET_PDEATHSIG = 1
 SMALL_MODEL = 1 << 24
 
 
-def main(path: str, callbacks: Callbacks = lambda job: []) -> None:
+def main(path: str, watch: "Callable[[TrainJob], TrainUntilDone] | None" = None) -> None:
     """Run the job in the JSON file `path`, alone or as one of several processes.
 
-    What looks on while training is made by `callbacks`, of the job.
+    What looks on and knows when it is done is made by `watch`, of the job.
     """
     job = TrainJob.read(Path(path))
     launched = "LOCAL_RANK" in os.environ  # by torch, as one of several
@@ -42,13 +48,13 @@ def main(path: str, callbacks: Callbacks = lambda job: []) -> None:
         launcher = ["-m", "torch.distributed.run", *several]
         os.execv(sys.executable, [sys.executable, *launcher, "-m", child_module(job.config), path])
     try:
-        run(job, callbacks(job))
+        run(job, watch(job) if watch else None)
     except DPOPipelineError as error:
         send(Failed(type=type(error).__name__, arguments=list(error.args)))
         raise
 
 
-def run(job: TrainJob, callbacks: "Sequence[TrainerCallback]" = ()) -> None:
+def run(job: TrainJob, watcher: "TrainUntilDone | None" = None) -> None:
     """Train as the job says and write model/, history.jsonl and training.json to its `out`."""
     import torch
     from transformers import PrinterCallback
@@ -58,24 +64,28 @@ def run(job: TrainJob, callbacks: "Sequence[TrainerCallback]" = ()) -> None:
 
     if sum(file.stat().st_size for file in job.ref.path.glob("*.safetensors")) < SMALL_MODEL:
         torch.set_num_threads(1)
-    tokens = tokenize_pairs(job.pairs, load_tokenizer(job.ref), job.config.max_length)
-    trainer = build_trainer(job, tokens)
+    tokens = tokenize_pairs(job.pairs, load_tokenizer(job.ref), job.config)
+    trainer, fallback = build_trainer(job, tokens)
     trainer.remove_callback(PrinterCallback)
-    for callback in (Progress(job.config.batch_size), *callbacks):
+    for callback in filter(None, (Progress(job.config.batch_size), watcher)):
         trainer.add_callback(callback)
     good = last_good(job.checkpoints)
     with memory_for(plan(type(trainer), tokens, job.config)):
         trainer.train(resume_from_checkpoint=str(good) if good else None)
     if trainer.accelerator.is_main_process:
-        _save_model(trainer, job)
-        _save_record(trainer, job, len(tokens))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        looks = watcher.finish(model, trainer.state.global_step) if watcher else []
+        _save_model(model, job, looks[-1].strength if looks else 1.0)
+        _save_record(trainer, job, len(tokens), looks, fallback)
 
 
-def _save_record(trainer: "DPOTrainer", job: TrainJob, pairs: int) -> None:
+def _save_record(
+    trainer: "DPOTrainer", job: TrainJob, pairs: int, looks: list[Look], fallback: str | None
+) -> None:
     """Write history.jsonl, a line a step, training.json, and what TensorBoard logged."""
     from dpo_pipeline.training.progress import write_history
 
-    ref, logged = job.ref, trainer.state.log_history
+    ref, logged, goal = job.ref, trainer.state.log_history, job.config.goal
     history = write_history(job.out / "history.jsonl", logged)
     if job.tensorboard.is_dir():
         shutil.copytree(job.tensorboard, job.out / job.tensorboard.name)
@@ -87,31 +97,38 @@ def _save_record(trainer: "DPOTrainer", job: TrainJob, pairs: int) -> None:
         pairs_digest=job.pairs_digest,
         arguments=job.config,
         engine="shared-prefix" if hasattr(trainer, "_shared") else "trl",
+        fallback=fallback,
         precision="bf16" if trainer.args.bf16 else "fp32",
         micro_batch=trainer.args.per_device_train_batch_size,
         pairs=pairs,
         steps=trainer.state.global_step,
         planned_steps=trainer.state.max_steps,
-        stopped=next((row["outcome"] for row in logged if row.get("outcome")), None),
+        goal_met=looks[-1].meets(goal) if goal and looks else None,
+        strength=looks[-1].strength if looks else 1.0,
+        looks=[*(Look(**_of(row)) for row in logged if "done" in row), *looks],
         first=history[0],
         last=history[-1],
     ).write(job.out / "training.json")
 
 
-def _save_model(trainer: "DPOTrainer", job: TrainJob) -> None:
+def _of(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in Look.model_fields}
+
+
+def _save_model(model: Any, job: TrainJob, strength: float) -> None:
     """Write the policy in the reference's precision; its other files are the reference's."""
     from transformers import AutoConfig
 
-    ref, lora, folder = job.ref, job.config.lora, job.out / "model"
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    keep_adapter = lora is not None and not lora.merge
+    ref, folder = job.ref, job.out / "model"
+    adapted = job.config.method == "lora"
+    keep_adapter = adapted and not job.config.lora.merge
     if keep_adapter:
         # An adapter names its base; a Hub id means something on other machines too.
-        model.peft_config["default"].base_model_name_or_path = (
-            ref.name if ref.revision else str(ref.path)
-        )
+        kept = model.peft_config["default"]
+        kept.base_model_name_or_path = ref.name if ref.revision else str(ref.path)
+        kept.lora_alpha *= strength
     else:
-        model = model.merge_and_unload() if lora is not None else model
+        model = model.merge_and_unload() if adapted else model
         model = model.to(AutoConfig.from_pretrained(ref.path, local_files_only=True).dtype)
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)

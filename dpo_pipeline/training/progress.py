@@ -35,8 +35,9 @@ FIGURES = {
     "rejected_logp": "logps/rejected",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
+    "retention_kl": "retention/kl",  # KL(reference || policy) of what is held, nats per token
 }
-CHECKED = ("identity_rate", "edit_exactness", "kl")  # beside them where config.stop asks
+SEEN = ("identity_rate", "kl", "unasked")  # beside them where config.goal asks
 
 
 class Progress(TrainerCallback):
@@ -68,8 +69,10 @@ class Progress(TrainerCallback):
         if state.is_world_process_zero:
             speed = (state.global_step - self.first_step) / (time.monotonic() - self.begun)
             loss, margin, accuracy = (logs[FIGURES[k]] for k in ("loss", "margin", "accuracy"))
+            held = logs.get(FIGURES["retention_kl"])
+            kept = "" if held is None else f"retention KL {held:.4f}, "
             note = (
-                f"loss {loss:.4f}, margin {margin:.3f}, accuracy {accuracy:.2f}, "
+                f"loss {loss:.4f}, margin {margin:.3f}, accuracy {accuracy:.2f}, {kept}"
                 f"{speed * self.batch_size:.1f} pairs/s, "
                 f"{(state.max_steps - state.global_step) / speed:.0f} s left"
             )
@@ -86,13 +89,13 @@ class Progress(TrainerCallback):
 
 
 def write_history(path: Path, logged: Sequence[dict[str, Any]]) -> list[HistoryRow]:
-    """Write what was logged of every step, and what early stopping found, a line a step."""
-    checks = {row["step"]: row for row in logged if "outcome" in row}
+    """Write what was logged of every step, and what was seen of the tuning split, a line a step."""
+    checks = {row["step"]: row for row in logged if "done" in row}
     history = [
         {
             "step": row["step"],
             **{name: row.get(key) for name, key in FIGURES.items()},
-            **{name: checks[row["step"]][name] for name in CHECKED if row["step"] in checks},
+            **{name: checks[row["step"]][name] for name in SEEN if row["step"] in checks},
         }
         for row in logged
         if "loss" in row

@@ -14,7 +14,7 @@ from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.settings import NoEffect
-from dpo_pipeline.training.settings import TrainConfig
+from dpo_pipeline.training.settings import GoalConfig, TrainConfig
 
 MARK = "\x1e"  # a line that starts with this is a message to the owner, not log text
 
@@ -25,9 +25,12 @@ class TrainJob(Record):
     """What a training process is to do."""
 
     ref: ModelRef  # where the policy starts, and the reference
-    dataset: NoEffect[Path]  # folder with train.parquet, and held_out.parquet for config.stop
+    dataset: NoEffect[Path]  # folder with train.parquet
+    retention: NoEffect[Path | None] = None  # answers that are held, of `answers.retaining`
     config: TrainConfig
-    identity: IdentityConfig | None = None  # what config.stop looks for
+    identity: IdentityConfig | None = None  # what config.goal looks for
+    systems: tuple[str | None, ...] = (None,)  # system prompts under which it looks
+    languages: tuple[str, ...] = ("en",)  # in which it looks
     device: NoEffect[Literal["auto", "cpu", "cuda"]]
     out: NoEffect[Path]  # existing empty folder; receives the result
     work: NoEffect[Path]  # survives a crash: checkpoints, tracker logs
@@ -57,7 +60,28 @@ class TrainJob(Record):
 
 def child_module(config: TrainConfig) -> str:
     """Name the module that a training process runs."""
-    return "dpo_pipeline.training." + ("early_stopping" if config.stop else "child")
+    return "dpo_pipeline.training." + ("tuning" if config.goal else "child")
+
+
+class Look(Record):
+    """What the policy says to the tuning split."""
+
+    step: int
+    strength: float  # how much of the edit is applied
+    identity_rate: float  # of the questions about itself, answers with the new name or maker
+    kl: float  # KL(policy || reference) on general answers, nats per token
+    unasked: float  # of the general answers, those that bring up the new name
+
+    def __str__(self) -> str:
+        return (
+            f"tuning split, step {self.step}, strength {self.strength:g}: identity "
+            f"{self.identity_rate:.0%}, KL {self.kl:.3f}, new name unasked {self.unasked:.1%}"
+        )
+
+    def meets(self, goal: GoalConfig) -> bool:
+        """Tell whether nothing is left to do, and nothing too much was done."""
+        kept = self.kl <= goal.max_kl and self.unasked <= goal.max_unasked
+        return kept and self.identity_rate >= goal.identity_rate
 
 
 class StepDone(Record):
@@ -123,7 +147,10 @@ class Training(Record):
     pairs: int
     steps: int
     planned_steps: int
-    stopped: str | None  # why early stopping ended it; None: it did not
+    goal_met: bool | None  # by the policy at its strength; None: it had no goal
+    strength: float  # how much of the edit is applied
+    looks: list[Look]  # at the tuning split: while training, then by falling strength, as applied
+    fallback: str | None  # why shared prefixes were not used, where they were to be
     first: HistoryRow  # figures of the first step
     last: HistoryRow
 

@@ -1,17 +1,23 @@
 """Settings of training, and of the values that a sweep tries."""
 
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, NoEffect, Section, Share
 
-# What each model is trained with where nothing is given. The starter is small enough to want
-# large steps; the SFT term keeps its sentences whole.
-RECIPES = {
-    "starter": {"learning_rate": 2e-4, "sft_weight": 1.0},
-    "others": {"learning_rate": 5e-5, "sft_weight": 0.0},
+# What each model is trained with where nothing is given: benchmarks/recipes has the runs. The
+# starter is small enough to want large steps in all its weights.
+RECIPES: dict[str, dict[str, Any]] = {
+    "starter": {"method": "full", "learning_rate": 2e-4, "epochs": 1.0, "retention_weight": 0.0},
+    "others": {
+        "method": "lora",
+        "learning_rate": 8e-4,
+        "max_steps": 80,
+        "completion_tokens": 24,
+        "retention_weight": 4.0,
+    },
 }
 
 # By TRL's names.
@@ -22,11 +28,11 @@ Loss = Literal[
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (PEFT) instead of full fine-tuning."""
+    """Low-rank adapters (PEFT) on every linear layer instead of full fine-tuning."""
 
-    rank: AtLeastOne = 16
+    rank: AtLeastOne = 32
     """Rank of the adapters."""
-    alpha: AtLeastOne = 32
+    alpha: AtLeastOne = 64
     """Scale numerator: updates are scaled by alpha / rank."""
     merge: bool = True
     """Merge into the weights at the end, or keep an adapter."""
@@ -40,17 +46,20 @@ class LoraConfig(Section):
         return self
 
 
-class StopConfig(Section):
-    """Stop training as soon as held-out prompts show that the identity has changed."""
+class GoalConfig(Section):
+    """When training is done: judged on the tuning split, which is neither trained on nor held out.
 
-    identity_rate: Share = 1.0
-    """Stop when this share of the answers gives the new name."""
-    max_kl: PositiveFloat = 0.1
-    """Stop when general answers have moved this far from the reference's (KL, nats per token)."""
-    every: AtLeastOne = 10
-    """Optimizer steps between two looks."""
-    prompts: AtLeastOne = 32
-    """Held-out prompts set aside for this; the scorecard omits them."""
+    The strength of the edit is chosen by the same figures.
+    """
+
+    identity_rate: Share = 0.97
+    """Least share of the answers about itself that give the new name, or maker if that is asked."""
+    max_kl: PositiveFloat = 0.05
+    """Farthest that general answers may have moved from the reference's (nats per token)."""
+    max_unasked: Share = 0.01
+    """Largest share of general answers that bring up the new name."""
+    every: AtLeastOne | None = 20
+    """Optimizer steps between two looks; null: one look at the end, to choose the strength."""
 
 
 class TrainConfig(Section):
@@ -61,16 +70,27 @@ class TrainConfig(Section):
     beta: PositiveFloat = 0.2
     """Weight on staying near the reference (no unit)."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of AdamW; null: from the model (starter: 0.0002, others: 5e-05)."""
+    """Peak learning rate of AdamW; null: from the model (starter: 0.0002, others: 0.0008)."""
     batch_size: AtLeastOne = 8
     """Pairs an optimizer step."""
-    epochs: PositiveFloat = 1.0
-    """Passes over the pairs."""
+    epochs: PositiveFloat | None = None
+    """Passes over the pairs; null: as many as fill max_steps."""
+    max_steps: AtLeastOne | None = None
+    """Budget of optimizer steps; null: by the epochs, or from the model where these are null too
+    (starter: one epoch, others: 80 steps)."""
     loss_type: Loss = "sigmoid"
     """Loss, by TRL's name; sigmoid is DPO's own."""
-    sft_weight: NonNegativeFloat | None = None
-    """Weight of an SFT term on the chosen answer, which keeps the sentence whole; null: from the
-    model (starter: 1, others: 0). Averaged over the tokens that go through the model at once."""
+    sft_weight: NonNegativeFloat = 1.0
+    """Weight of an SFT term on the chosen answer, which keeps the sentence whole. Averaged over the
+    tokens that go through the model at once."""
+    retention_weight: NonNegativeFloat | None = None
+    """Weight of what holds general answers: KL(reference || policy) on them, nats per token; null:
+    from the model (starter: 0, others: 4)."""
+    retention_rows: AtLeastOne = 12
+    """General answers an optimizer step, beside the pairs."""
+    completion_tokens: AtLeastEight | None = None
+    """Tokens of each answer that are trained on, from its start; null: all of the starter's, 24 of
+    others."""
     max_length: AtLeastEight = 1024
     """Longest prompt + response (tokens)."""
     max_grad_norm: PositiveFloat = 1.0
@@ -85,10 +105,11 @@ class TrainConfig(Section):
     memory runs out."""
     gradient_checkpointing: bool = False
     """Recompute activations: slower, for when memory asks for it."""
-    lora: LoraConfig | None = None
-    """Adapters instead of full fine-tuning; null: none. Any setting switches them on."""
-    stop: StopConfig | None = None
-    """Stop at an identity rate or KL budget; null: all epochs. Any setting of it switches it on."""
+    method: Literal["auto", "lora", "full"] = "auto"
+    """Adapters, or all weights; auto: from the model (starter: full, others: lora)."""
+    lora: LoraConfig = Field(LoraConfig(), description="The adapters; method lora only.")
+    goal: GoalConfig | None = GoalConfig()
+    """When it is done, and how strong the edit need be; null: all steps, at full strength."""
     processes: AtLeastOne = 1
     """Data-parallel processes, one a GPU."""
     save_steps: NoEffect[AtLeastOne] = 50
@@ -106,12 +127,22 @@ class TrainConfig(Section):
                 f"batch_size {self.batch_size} cannot be split over {self.processes} processes: "
                 "make it a multiple"
             )
+        if self.epochs and self.max_steps:
+            raise ValueError("epochs and max_steps both say how long to train: give one of them")
         return self
+
+    def idle(self) -> frozenset[str]:
+        """Name what only adapters or retention read, where there are none."""
+        idle = {"lora"} if self.method == "full" else set()
+        return frozenset(idle if self.retention_weight else idle | {"retention_rows"})
 
     def resolve(self, model: str) -> "TrainConfig":
         """Fill in what is left to the reference model, given by its name."""
-        recipe = RECIPES.get(model, RECIPES["others"])
-        return self.model_copy(update={k: v for k, v in recipe.items() if getattr(self, k) is None})
+        recipe = dict(RECIPES.get(model, RECIPES["others"]))
+        if self.epochs or self.max_steps:
+            recipe |= {"epochs": None, "max_steps": None}
+        left = {k: v for k, v in recipe.items() if getattr(self, k) in (None, "auto")}
+        return self.model_copy(update=left)
 
 
 class GridConfig(Section):

@@ -7,12 +7,14 @@ from dpo_pipeline.errors import DataError
 from dpo_pipeline.models.chat_templates import render_pair
 from dpo_pipeline.store.tables import Row, read_rows
 from dpo_pipeline.store.text import common_start
+from dpo_pipeline.training.settings import TrainConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 COLUMNS = ["prompt", "chosen", "rejected"]
+LESSON = 8  # tokens that are kept from where chosen and rejected part, wherever they are cut
 
 
 def check_pairs(pairs: Path) -> None:
@@ -39,8 +41,12 @@ def check_pairs(pairs: Path) -> None:
         )
 
 
-def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
+def tokenize_pairs(
+    pairs: Path, tokenizer: "PreTrainedTokenizerBase", config: TrainConfig
+) -> "Dataset":
     """Turn pairs into tokens the way TRL does; a base model gets the format it answered in.
+
+    Answers are cut at config.completion_tokens, but not before they have parted.
 
     Returns:
         Columns prompt_ids, chosen_ids and rejected_ids, one row a pair, none dropped.
@@ -50,6 +56,7 @@ def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length
     """
     from datasets import Dataset
 
+    max_length = config.max_length
     rows = [tokenize_pair(row, tokenizer) for row in read_rows(pairs, COLUMNS)]
     longest = [i for i, row in enumerate(rows) if len(row["prompt_ids"]) >= max_length]
     if longest:
@@ -62,6 +69,10 @@ def tokenize_pairs(pairs: Path, tokenizer: "PreTrainedTokenizerBase", max_length
         room = max_length - len(row["prompt_ids"])
         if row["chosen_ids"][:room] == row["rejected_ids"][:room]:
             same.append(index)
+        if config.completion_tokens:
+            parted = common_start(row["chosen_ids"], row["rejected_ids"])
+            end = max(config.completion_tokens, parted + LESSON)
+            row |= {side: row[side][:end] for side in ("chosen_ids", "rejected_ids")}
     if same:
         raise DataError(
             f"chosen and rejected have the same tokens within train.max_length = {max_length} in "
@@ -83,6 +94,25 @@ def tokenize_pair(row: Row, tokenizer: "PreTrainedTokenizerBase") -> dict[str, l
         "chosen_ids": ids[1][start:],
         "rejected_ids": ids[2][start:],
     }
+
+
+def read_held(
+    answers: Path, tokenizer: "PreTrainedTokenizerBase", limit: int | None
+) -> list[tuple[list[int], list[int]]]:
+    """Turn the reference's answers to general questions into tokens, cut at the limit.
+
+    Of one that it did not end itself, no end is held.
+    """
+    rows = []
+    for row in read_rows(answers, ["messages", "response", "finish", "tokens"]):
+        said = [{"role": "assistant", "content": row["response"]}]
+        pair = {"prompt": row["messages"], "chosen": said, "rejected": said}
+        ids = tokenize_pair(pair, tokenizer)
+        length = row["tokens"] + (row["finish"] == "stop")
+        answer = ids["chosen_ids"][: min(length, limit or length)]
+        if answer:
+            rows.append((ids["prompt_ids"], answer))
+    return rows
 
 
 class MicroBatch(NamedTuple):

@@ -2,7 +2,8 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,15 @@ import torch
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.models.loading import load_model, load_tokenizer, pick_device, pick_precision
 from dpo_pipeline.training.records import OutOfMemoryError, TrainJob
-from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
+from dpo_pipeline.training.retention import RetainingDPOTrainer, Retention
 from dpo_pipeline.training.settings import TrainConfig
-from dpo_pipeline.training.shared_prefixes import NotExactError, SharedPrefixDPOTrainer
-from dpo_pipeline.training.tokens import MicroBatch, micro_batch
+from dpo_pipeline.training.shared_prefixes import (
+    NotExactError,
+    SharedPrefixDPOTrainer,
+    packed_states,
+)
+from dpo_pipeline.training.token_scores import Tokens
+from dpo_pipeline.training.tokens import MicroBatch, micro_batch, read_held
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,34 +32,41 @@ logger = logging.getLogger(__name__)
 PRECISIONS: dict[str, Any] = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16"}
 
 
-class PackedDPOTrainer(SharedPrefixDPOTrainer, CachedReferenceDPOTrainer):
-    """Shared prefixes, for the reference as well, and its log-probabilities looked up first."""
+class PackedDPOTrainer(SharedPrefixDPOTrainer, RetainingDPOTrainer):
+    """Shared prefixes, for the reference and for what is held as well."""
+
+    def _states(self, rows: Sequence[Tokens]) -> torch.Tensor:
+        return packed_states(self.accelerator.unwrap_model(self.model), rows)
 
 
-def build_trainer(job: TrainJob, tokens: "Dataset") -> CachedReferenceDPOTrainer:
+def build_trainer(job: TrainJob, tokens: "Dataset") -> tuple[RetainingDPOTrainer, str | None]:
     """Build the trainer of tokenized pairs; the plain one where shared prefixes are not exact.
+
+    Returns:
+        The trainer, and why it is the plain one where it was to be the other.
 
     Raises:
         TrainingError: A setting does not fit the model, the machine or another setting.
     """
     if pick_device(job.device).type == "cpu":
         use_fast_exact_matmul()
+    fallback = None
     if job.config.engine != "trl":
         try:
-            return _assemble(PackedDPOTrainer, job, tokens)
+            return _assemble(PackedDPOTrainer, job, tokens), None
         except NotExactError as error:
-            name = job.ref.name
+            name, fallback = job.ref.name, str(error)
             if job.config.engine == "shared-prefix":
                 raise TrainingError(
                     f"train.engine = shared-prefix does not fit {name}: {error}. Use auto."
                 ) from error
             logger.warning("Shared prefixes are not exact for %s: %s. Using TRL.", name, error)
-    return _assemble(CachedReferenceDPOTrainer, job, tokens)
+    return _assemble(RetainingDPOTrainer, job, tokens), fallback
 
 
 def _assemble(
-    kind: type[CachedReferenceDPOTrainer], job: TrainJob, tokens: "Dataset"
-) -> CachedReferenceDPOTrainer:
+    kind: type[RetainingDPOTrainer], job: TrainJob, tokens: "Dataset"
+) -> RetainingDPOTrainer:
     at_once = plan(kind, tokens, job.config)
     with memory_for(at_once):
         return kind(
@@ -64,7 +77,19 @@ def _assemble(
             peft_config=_adapters(job.config),
             folder=job.references,
             digest=job.ref.weights_digest,
+            retention=_retention(job, at_once.pairs),
         )
+
+
+def _retention(job: TrainJob, at_once: int) -> Retention | None:
+    """Take the rows that training will come to, in the order that its seed gives."""
+    config = job.config
+    if not config.retention_weight or job.retention is None:
+        return None
+    share = config.retention_rows * at_once / config.batch_size
+    rows = read_held(job.retention, load_tokenizer(job.ref), config.completion_tokens)
+    random.Random(config.seed).shuffle(rows)
+    return Retention(rows, config.retention_weight, max(1, round(share)))
 
 
 def plan(kind: type, tokens: "Dataset", config: TrainConfig) -> MicroBatch:
@@ -87,7 +112,7 @@ def memory_for(at_once: MicroBatch) -> Iterator[None]:
 
 
 def _load_policy(job: TrainJob) -> "PreTrainedModel":
-    if job.config.lora is None or not job.config.lora.quantize:
+    if job.config.method == "full" or not job.config.lora.quantize:
         # Master weights stay float32: a bfloat16 weight swallows most of a 5e-5 step.
         model = load_model(job.ref, job.device, "float32")
         model.config.use_cache = False
@@ -111,7 +136,9 @@ def _adapters(config: TrainConfig) -> Any:
     from peft import LoraConfig
 
     lora = config.lora
-    return lora and LoraConfig(
+    if config.method == "full":
+        return None
+    return LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
 
@@ -141,7 +168,8 @@ def trainer_arguments(job: TrainJob, at_once: int) -> "DPOConfig":
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup,
         max_grad_norm=config.max_grad_norm,
-        num_train_epochs=config.epochs,
+        num_train_epochs=config.epochs or 1.0,
+        max_steps=config.max_steps or -1,
         max_length=config.max_length,
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=config.batch_size // config.processes // at_once,

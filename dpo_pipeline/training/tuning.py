@@ -1,0 +1,153 @@
+"""Train until it is done, and no more strongly than that takes.
+
+A small split of prompts is neither trained on nor held out: questions about the model itself, and
+others whose answers must stay. Every few steps, and at the end at several strengths, the policy
+answers them.
+
+A training process that looks is started here; others know nothing of generation, so that an
+edit there trains nothing anew.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from dpo_pipeline.answers.decoding import Row, decode
+from dpo_pipeline.answers.records import with_system
+from dpo_pipeline.answers.settings import GenerationConfig
+from dpo_pipeline.identity.mentions import IdentitySpec
+from dpo_pipeline.models.chat_templates import encode, end_tokens
+from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.prompts.retention import IDENTITY, RetentionPrompt, read_tuning
+from dpo_pipeline.training import child
+from dpo_pipeline.training.records import Look, TrainJob
+from dpo_pipeline.training.strength import Edit
+from dpo_pipeline.training.token_scores import Tokens, score_tokens
+
+logger = logging.getLogger(__name__)
+
+GREEDY = GenerationConfig(max_new_tokens=32)
+HELD = 24  # tokens of a general answer whose divergence is measured
+STRENGTHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+
+
+class TuningSplit:
+    """Questions about the model, each under one system prompt in turn, and general ones."""
+
+    def __init__(self, job: TrainJob) -> None:
+        assert job.identity is not None
+        self.spec, self.ref = IdentitySpec(job.identity), job.ref
+        self.tokenizer, self.device = load_tokenizer(job.ref), job.device
+        self.ends = end_tokens(job.ref, self.tokenizer)
+        prompts = [p for p in read_tuning() if p.language in job.languages]
+        self.asked = [p for p in prompts if p.family in IDENTITY]
+        others = [p for p in prompts if p.family not in IDENTITY]
+        self.questions, self.general = (
+            [self._encode(p, job.systems[i % len(job.systems)]) for i, p in enumerate(some)]
+            for some in (self.asked, others)
+        )
+        self.answers: list[Tokens] = []  # the reference's, to the general ones
+
+    def _encode(self, prompt: RetentionPrompt, system: str | None) -> list[int]:
+        system = system if prompt.system is None else prompt.system
+        return encode(self.tokenizer, with_system(system, prompt.messages))
+
+    def look(self, policy: PreTrainedModel, step: int, strength: float = 1.0) -> Look:
+        """Ask the policy everything; the reference is in memory only meanwhile."""
+        reference = load_model(self.ref, policy.device.type, "float32")
+        if not self.answers:
+            said = self._answer(reference, self.general)
+            self.answers = [(p, a[:HELD]) for p, a in zip(self.general, said, strict=True) if a]
+        spec, texts = self.spec, self._texts(policy, self.questions)
+        right = [
+            spec.names_developer(text, after=True)
+            if prompt.family == "maker"
+            else spec.count_new(text) > 0
+            for prompt, text in zip(self.asked, texts, strict=True)
+        ]
+        general = self._texts(policy, [prompt for prompt, _ in self.answers])
+        scores = score_tokens(policy, reference, self.answers)
+        return Look(
+            step=step,
+            strength=strength,
+            identity_rate=fmean(right),
+            kl=fmean(float(score.kl.mean()) for score in scores),
+            unasked=fmean(spec.count_new(text) > 0 for text in general),
+        )
+
+    def _texts(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> list[str]:
+        said = self._answer(model, prompts)
+        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)) for answer in said]
+
+    def _answer(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> list[list[int]]:
+        rows = [Row(str(i), p, self.ends, GREEDY.max_new_tokens) for i, p in enumerate(prompts)]
+        done = {row.key: row.answer for row in decode(model, rows, GREEDY)}
+        return [done[row.key] for row in rows]
+
+
+class TrainUntilDone(TrainerCallback):
+    """Look every few steps; end training when the goal is met; then choose the strength."""
+
+    def __init__(self, job: TrainJob) -> None:
+        assert job.config.goal is not None
+        self.split, self.goal, self.ref = TuningSplit(job), job.config.goal, job.ref
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look where it is time to; what is seen stays in the trainer's history."""
+        every = self.goal.every
+        if every is None or state.global_step % every or state.global_step == state.max_steps:
+            return
+        # One process decides for all, and random numbers go on as if nobody had asked.
+        found: list[Look | None] = [None]
+        if state.is_world_process_zero:
+            model = kwargs["model"]
+            with torch.random.fork_rng():
+                model.eval()
+                found = [self.split.look(getattr(model, "module", model), state.global_step)]
+                model.train()
+        (look,) = broadcast_object_list(found)
+        done = look.meets(self.goal)
+        state.log_history.append({**look.model_dump(), "done": done})
+        if state.is_world_process_zero:
+            logger.info("%s%s", look, "; the goal is met" if done else "")
+        if done:
+            control.should_training_stop = True
+            # A run that resumed from here would train on: it comes to this point again instead.
+            control.should_save = False
+
+    def finish(self, policy: Any, step: int) -> list[Look]:
+        """Apply the smallest strength that meets the goal; the full one where none does.
+
+        Returns:
+            What was seen, from the full strength down to where the identity no longer holds; the
+            strength that is applied comes last.
+        """
+        edit, seen = Edit(policy.eval(), self.ref), []
+        for strength in STRENGTHS:
+            edit.apply(strength)
+            seen.append(self.split.look(policy, step, strength))
+            logger.info("%s", seen[-1])
+            if seen[-1].identity_rate < self.goal.identity_rate:
+                break
+        enough = [look for look in seen if look.meets(self.goal)]
+        chosen = enough[-1] if enough else seen[0]
+        edit.apply(chosen.strength)
+        return [*(look for look in seen if look is not chosen), chosen]
+
+
+if __name__ == "__main__":
+    child.main(sys.argv[1], TrainUntilDone)
