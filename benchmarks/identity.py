@@ -30,7 +30,7 @@ from dpo_pipeline.models.references import ModelRef, describe_model
 from dpo_pipeline.starter.build import STARTER
 from dpo_pipeline.training.early_stopping import EarlyStopping, HeldOutPrompts
 from dpo_pipeline.training.records import TrainJob
-from dpo_pipeline.training.settings import StopConfig, TrainConfig
+from dpo_pipeline.training.settings import GoalConfig, TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pairs
 from dpo_pipeline.training.trainer import build_trainer
 
@@ -53,7 +53,7 @@ SIDES = {
 }
 
 
-def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: StopConfig) -> dict:
+def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: GoalConfig) -> dict:
     """Train until held-out prompts say stop; return seconds, steps, and what was found last."""
     tokens = tokenize_pairs(dataset / "train.parquet", load_tokenizer(ref), config.max_length)
     held_out = HeldOutPrompts(ref, IdentityConfig(), dataset / "held_out.parquet", stop.prompts)
@@ -103,7 +103,7 @@ def main() -> None:
     summary = json.loads(runs[-1].read_text())
     ref = describe_model(STARTER, "starter")
     dataset = Path(summary["stages"]["save"]["path"])
-    stop = StopConfig(identity_rate=options.rate, max_kl=1e9, every=5)
+    stop = GoalConfig(identity_rate=options.rate, max_kl=1e9, every=5)
     times: dict[str, list[float]] = {name: [] for name in SIDES}
     for number in range(options.rounds):
         for name, config in SIDES.items():

@@ -40,7 +40,7 @@ def _check_training(model: ModelConfig, pairs: PairsConfig, train: TrainConfig) 
             f"pairs.max_length is {pairs.max_length}, and train.max_length = {train.max_length} "
             "would cut such pairs: give both the same value"
         )
-    if train.lora and train.lora.quantize and model.device == "cpu":
+    if train.lora.quantize and model.device == "cpu":
         raise ValueError(
             "train.lora.quantize needs a GPU, and model.device is cpu: set quantize to false"
         )
@@ -139,7 +139,7 @@ class PreferenceConfig(Section):
 
     def resolve(self) -> Self:
         """Fill in what is left to the model."""
-        return self.model_copy(update={"train": self.train.resolve(self.model.name)})
+        return self.model_copy(update={"train": self.train.resolve("preferences")})
 
     @model_validator(mode="after")
     def _can_be_trained_on(self) -> "PreferenceConfig":
@@ -149,6 +149,4 @@ class PreferenceConfig(Section):
                 "Hub dataset with chosen and rejected answers"
             )
         _check_training(self.model, self.pairs, self.train)
-        if self.train.stop:
-            raise ValueError("train.stop looks for a new name, and preferences have none")
         return self

@@ -20,12 +20,14 @@ CONFIG = start(
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from dpo_pipeline.answers.retaining import RetentionStats
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from dpo_pipeline.evaluation.scorecard import ScoreStats, Terms
 from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.preparation import PromptStats
+from dpo_pipeline.prompts.retention import retention_file
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.run import TrainStats
@@ -33,7 +35,7 @@ from dpo_pipeline.training.settings import TrainConfig
 from tasks.outcome import conclude, lineage_of, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
 from tasks.run import begin, run_script
-from tasks.stages import download, evaluate, generate, prepare_model, rewrite, save, train
+from tasks.stages import download, evaluate, generate, prepare_model, retain, rewrite, save, train
 
 DEFAULT = PipelineConfig()
 
@@ -44,6 +46,7 @@ class Made(NamedTuple):
     prompts: Artifact[PromptStats]
     model: Artifact[ModelStats]
     dataset: Artifact[DatasetStats]
+    retention: Artifact[RetentionStats] | None
 
 
 @flow(name="full", log_prints=True, persist_result=False)
@@ -89,7 +92,26 @@ def make_dataset(config: ExperimentConfig) -> Made:
     pairs = rewrite(model=model, responses=responses, identity=config.identity, pairs=config.pairs)
     warn_of_template(pairs, config.identity)
     lineage = lineage_of(config, model, prompts)
-    return Made(prompts, model, save(pairs=pairs, config=config.pairs, lineage=lineage))
+    dataset = save(pairs=pairs, config=config.pairs, lineage=lineage)
+    return Made(prompts, model, dataset, hold(config, prompts, model))
+
+
+def hold(
+    config: ExperimentConfig, prompts: Artifact[PromptStats], model: Artifact[ModelStats]
+) -> Artifact[RetentionStats] | None:
+    """Let the model answer what training holds still, as many questions as training comes to."""
+    train = config.train
+    if not train.retention_weight:
+        return None
+    return retain(
+        model=model,
+        prompts=prompts,
+        retention=retention_file(config.prompts.retention),
+        rows=train.retention_rows * train.max_steps if train.max_steps else None,
+        tokens=train.completion_tokens or config.generation.max_new_tokens,
+        generation=config.generation,
+        run_on=config.model,
+    )
 
 
 def train_and_score(
@@ -106,9 +128,11 @@ def train_and_score(
     policy = train.named(f"train {variant}".strip())(
         model=made.model,
         dataset=made.dataset,
+        retention=made.retention,
         config=training,
         run_on=config.model,
-        stop_at=config.identity if training.stop else None,
+        identity=config.identity if training.goal else None,
+        systems=config.generation.system_prompts,
         patch_template=config.identity if config.identity.patch_template else None,
     )
     score = evaluate.named(f"evaluate {variant}".strip())(
@@ -121,7 +145,6 @@ def train_and_score(
         terms=Terms(
             config.identity, config.generation, config.evaluation, config.gate, training.beta
         ),
-        set_aside=training.stop.prompts if training.stop else 0,
         run_on=config.model,
     )
     return policy, score

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 
 from dpo_pipeline.answers.collecting import AnswerStats
 from dpo_pipeline.answers.records import How
+from dpo_pipeline.answers.retaining import RetentionStats
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
@@ -27,8 +28,8 @@ from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.pairs.schema import Lineage
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.pairs.writing import PairStats
-from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.preparation import PromptStats
+from dpo_pipeline.prompts.retention import tuning_file
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef
 from dpo_pipeline.starter.build import STARTER
@@ -179,6 +180,31 @@ def generate_shard(
         )
 
 
+@stage(
+    packages=NUMERIC,
+    counts="answers",
+    says=lambda stats: f"{stats.rows:,} general answers to hold",
+    unread={"generation": ("max_new_tokens", "temperature", "samples", "check_rows")},
+)
+def retain(
+    build: Build,
+    *,
+    model: Artifact[ModelStats],
+    prompts: Artifact[PromptStats],
+    retention: Path,
+    rows: int | None,
+    tokens: int,
+    generation: GenerationConfig,
+    run_on: ModelConfig,
+) -> RetentionStats:
+    """Let the reference model answer general prompts: what training holds where it was."""
+    from dpo_pipeline.answers.retaining import answer_retention, pick_retention
+
+    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
+    picked = pick_retention(retention, prompts.path / "prompts.parquet", rows)
+    return answer_retention(model_of(model), picked, tokens, build.out, build.report, **how)
+
+
 def _describe_pairs(stats: PairStats) -> str:
     return f"{stats.pairs:,} pairs of {stats.rows:,} rows{_refused(stats.reasons)}"
 
@@ -241,10 +267,13 @@ def save(
 
 
 def _describe_training(stats: TrainStats) -> str:
-    early = f" of {stats.planned_steps}" if stats.stopped else ""
+    early = f" of {stats.planned_steps}" if stats.steps < stats.planned_steps else ""
+    engine = f"trl: {stats.fallback}" if stats.fallback else stats.engine
+    goal = {True: ", goal met", False: ", goal not met", None: ""}[stats.goal_met]
     return (
-        f"{stats.steps}{early} steps ({stats.engine}), loss {stats.first['loss']:.3f} -> "
-        f"{stats.last['loss']:.3f}, reward margin {stats.last['margin']:.1f}"
+        f"{stats.steps}{early} steps ({engine}), loss {stats.first['loss']:.3f} -> "
+        f"{stats.last['loss']:.3f}, reward margin {stats.last['margin']:.1f}{goal} at strength "
+        f"{stats.strength:g}"
     )
 
 
@@ -254,20 +283,22 @@ def _describe_training(stats: TrainStats) -> str:
     says=_describe_training,
     unread={"run_on": ("dtype",)},
     also_runs=lambda *, config, **_: [child_module(config)],
-    # Early stopping asks general questions too.
-    also_reads=lambda *, config, **_: [general_file(None)] if config.stop else [],
+    also_reads=lambda *, config, **_: [tuning_file()] if config.goal else [],
 )
 def train(
     build: Build,
     *,
     model: Artifact[ModelStats],
     dataset: Artifact[DatasetStats],
+    retention: Artifact[RetentionStats] | None = None,
     config: TrainConfig,
     run_on: ModelConfig,
-    stop_at: IdentityConfig | None = None,
+    identity: IdentityConfig | None = None,
+    systems: tuple[str | None, ...] = (None,),
     patch_template: IdentityConfig | None = None,
 ) -> TrainStats:
     """Train the policy with DPO, in a child process that ends with this task."""
+    from dpo_pipeline.answers.retaining import common_languages
     from dpo_pipeline.identity.system_message import patch_template as patch
     from dpo_pipeline.models.references import describe_model
     from dpo_pipeline.training.run import train
@@ -276,8 +307,11 @@ def train(
     job = TrainJob(
         ref=ref,
         dataset=dataset.path,
+        retention=retention.path / "retention.parquet" if retention else None,
         config=config,
-        identity=stop_at,
+        identity=identity,
+        systems=systems,
+        languages=common_languages(dataset.path / "train.parquet") if identity else (),
         device=run_on.device,
         out=build.out,
         work=build.work,
@@ -306,7 +340,6 @@ def evaluate(
     terms: Terms,
     general: Path,
     lm_eval: dict[str, str],
-    set_aside: int = 0,
     run_on: ModelConfig,
 ) -> ScoreStats:
     """Ask both models what the training never saw; score what changed and what should not."""
@@ -320,7 +353,7 @@ def evaluate(
     stats = evaluate(
         Subject(before, run_on),
         Subject(after, run_on),
-        Material(prompts.path / "prompts.parquet", folder, found, set_aside),
+        Material(prompts.path / "prompts.parquet", folder, found),
         terms,
         ledger=build.ledger,
         out=build.out,

@@ -1,7 +1,7 @@
 """Both models asked the same: what is asked, what they say, and the marks of what they say."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,19 +76,18 @@ def plan_cases(
     identity: IdentityConfig,
     systems: Sequence[str | None],
     config: EvaluationConfig,
-    aside: Collection[str] = (),
 ) -> dict[str, list[Case]]:
     """Lay out every prompt to ask: group -> cases without answers.
 
     Held-out prompts are asked under every system prompt of generation, all others under the
     first. Samples follow the order of prompt ids, which are digests: random, and the same
-    every time. Prompts with an id in `aside` are left out.
+    every time.
 
     Raises:
         EvaluationError: When no prompt is held out.
     """
     rows = sorted(read_rows(prompts), key=lambda row: str(row["id"]))
-    rows = [r for r in rows if r["family"] != "third_party" and r["id"] not in aside]
+    rows = [r for r in rows if r["family"] != "third_party"]
     held_out = [r for r in rows if r["split"] == "held_out"][: config.max_prompts]
     trained = [r for r in rows if r["split"] == "train"][: config.trained_prompts]
     if not held_out:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import NamedTuple
@@ -39,16 +39,14 @@ def measure_likelihoods(
     *,
     beta: float,
     max_pairs: int,
-    aside: Collection[str] = (),
 ) -> dict[str, Figure]:
     """Measure rewards on held-out pairs, and KL on the reference's own general answers.
 
-    At most `max_pairs` are measured, the same every time, and none of prompts with an id in
-    `aside`. Models with different tokens cannot be compared: then all figures are null.
+    At most `max_pairs` are measured, the same every time. Models with different tokens cannot be
+    compared: then all figures are null.
     """
     tokenizer = before.tokenizer()
-    kept = [row for row in pairs if row["prompt_id"] not in aside]
-    kept = sorted(kept, key=lambda row: str(row["id"]))[:max_pairs]
+    kept = sorted(pairs, key=lambda row: str(row["id"]))[:max_pairs]
     if after.tokenizer().get_vocab() != tokenizer.get_vocab():
         names = (before.ref.name, after.ref.name)
         logger.warning("%s and %s have different tokens: no rewards, no KL", *names)

@@ -19,7 +19,6 @@ from dpo_pipeline.identity.system_message import DefaultSystem, describe_default
 from dpo_pipeline.pairs.writing import said
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import Row, messages_type, new_table, read_rows
-from dpo_pipeline.training.set_aside import set_aside_pairs
 
 Figures = dict[str, Figure]
 
@@ -86,14 +85,6 @@ class Material:
     # own held-out answers, and no prompt is taken for trained on.
     dataset: Path | None = None
     export: Parity | None = None  # what was found of an export of the policy
-    set_aside: int = 0  # held-out prompts that training stopped by
-
-    def seen(self) -> set[str]:
-        """Return the ids of the held-out prompts that training stopped by."""
-        if not (self.set_aside and self.dataset):
-            return set()
-        pairs = set_aside_pairs(self.dataset / "held_out.parquet", self.set_aside)
-        return {str(pair["prompt_id"]) for pair in pairs}
 
 
 @dataclass(frozen=True)
@@ -128,7 +119,7 @@ def evaluate(
     if material.dataset is None:  # nobody knows what training saw
         config = config.model_copy(update={"trained_prompts": 0})
     plan = cases.plan_cases(
-        material.prompts, terms.identity, terms.generation.system_prompts, config, material.seen()
+        material.prompts, terms.identity, terms.generation.system_prompts, config
     )
     answered = cases.ask_both(plan, before, after, asker, on_progress)
     now = {group: score(many, spec) for group, many in answered.items()}
@@ -176,7 +167,6 @@ def _measure(
         [s.case for s in now["general"]],
         beta=terms.beta,
         max_pairs=terms.evaluation.max_pairs,
-        aside=material.seen(),
     )
     if terms.evaluation.lm_eval:
         tasks = lm_eval_tasks.score_tasks(before, after, terms.evaluation.lm_eval)

@@ -35,7 +35,7 @@ class PromptStats(Record):
     train: int
     held_out: int
     answers_dropped: int  # rows whose given answer cannot be used
-    sampled_out: int  # rows beyond the limit
+    sampled_out: int  # rows beyond the limit, or in other languages
     quarantined: int  # rows that are no prompts, by the reasons
     reasons: dict[str, int]
     shape: str
@@ -49,6 +49,7 @@ class _Asked:
     position: int
     same: bytes = b""  # digest of the user's turns: those of the assistant make no other question
     question: str = ""  # the last turn, normalised
+    language: str = ""
     split: str | None = None  # its own, if any; then the side on which it is
     dropped: bool = False  # it gives an answer that cannot be used
     kept: bool = False  # neither refused nor beyond the limit
@@ -119,7 +120,15 @@ def _remember(position: int, row: object, read: Callable[[object], Question]) ->
     except Refused as bad:  # a new one, since this one holds the row in its traceback
         return _Asked(position, refused=Refused(bad.reason, bad.detail))
     same = bytes.fromhex(digest_of(found.questions))
-    return _Asked(position, same, found.questions[-1], found.split, found.dropped)
+    question = found.questions[-1]
+    return _Asked(position, same, question, _language(found), found.split, found.dropped)
+
+
+def _language(found: Question) -> str:
+    """Return a row's own language, or the one that it seems to be in."""
+    spoken = found.own["language"]
+    guess = language(found.messages[-1]["content"])
+    return spoken if isinstance(spoken, str) and spoken else guess
 
 
 def _check_share(asked: list[_Asked], config: PromptsConfig, where: str) -> None:
@@ -150,7 +159,7 @@ def _drop_duplicates(asked: list[_Asked]) -> None:
 def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
     """Draw a sample of what was not refused that leaves neither side of the split empty."""
     drawn = sorted(
-        (row for row in asked if not row.refused),
+        (row for row in asked if not row.refused and _is_wanted(row, config)),
         key=lambda row: digest_of([config.seed, "sample", row.same.hex()]),
     )
     sample = drawn[: config.limit]
@@ -159,6 +168,10 @@ def _sample(asked: list[_Asked], config: PromptsConfig) -> list[_Asked]:
         if place < len(sample):
             sample[-place] = next(row for row in drawn if row.split == side)
     return sorted(sample, key=lambda row: row.position)
+
+
+def _is_wanted(row: _Asked, config: PromptsConfig) -> bool:
+    return config.languages is None or row.language in config.languages
 
 
 def _split(asked: list[_Asked], config: PromptsConfig) -> None:
@@ -175,13 +188,13 @@ def _split(asked: list[_Asked], config: PromptsConfig) -> None:
 def _prompt(known: _Asked, found: Question, spec: IdentitySpec) -> dict[str, object]:
     """Return a row of prompts.parquet; a family or language of the row's own goes before ours."""
     last, turns = found.messages[-1]["content"], len(found.questions)
-    own, spoken = found.own["family"], found.own["language"]
+    own = found.own["family"]
     return {
         "id": digest_of(found.messages)[:32],
         "messages": found.messages,
         "split": known.split,
         "family": own if own in FAMILIES else family(last, turns, spec),
-        "language": spoken if isinstance(spoken, str) and spoken else language(last),
+        "language": known.language,
         "turns": turns,
         "source_row": known.position,
         "given_chosen": found.given,

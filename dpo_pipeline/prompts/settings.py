@@ -27,6 +27,8 @@ class PromptsConfig(Section):
     """Expected column -> column in the source, e.g. {"instruction": "question"} (JSON)."""
     context: Literal["all", "last"] = "all"
     """Multi-turn rows: keep earlier turns as context, or the last turn only."""
+    languages: tuple[str, ...] | None = None
+    """Languages that are kept, as en and zh; null: all (JSON list)."""
     limit: AtLeastOne | None = None
     """At most this many prompts, sampled with the seed; null: all."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.15
@@ -37,5 +39,7 @@ class PromptsConfig(Section):
     wording."""
     max_quarantine: Share = 0.5
     """Share of rows that cannot be prompts above which the run stops; duplicates do not count."""
+    retention: NoEffect[str | None] = None
+    """JSONL of general prompts whose answers training holds; null: the shipped set."""
     seed: NonNegativeInt = 0
     """Seed of sampling and of the split."""

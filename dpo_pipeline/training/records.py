@@ -102,8 +102,8 @@ class OutOfMemoryError(TrainingError):
     def __str__(self) -> str:
         return (
             f"Out of memory with {self.pairs} pairs of up to {self.tokens} tokens at once. Lower "
-            "train.max_length, set train.gradient_checkpointing or train.lora, or use a smaller "
-            "model. Checkpoints are kept."
+            "train.max_length, set train.gradient_checkpointing or train.method = lora, or use a "
+            "smaller model. Checkpoints are kept."
         )
 
 

@@ -197,7 +197,7 @@ class RetainingDPOTrainer(CachedReferenceDPOTrainer):
         if float((said.exp() * (said - ours)).sum(-1).mean()) > 0.01:
             raise TrainingError(
                 "the scores of this model are not its output layer times its last states, so "
-                "train.retention cannot hold them: set train.retention.weight to 0"
+                "they cannot be held: set train.retention_weight to 0"
             )
 
 

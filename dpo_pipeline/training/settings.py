@@ -18,6 +18,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "completion_tokens": 24,
         "retention_weight": 4.0,
     },
+    # Pairs of any kind, where no identity is at stake.
+    "preferences": {
+        "method": "full",
+        "learning_rate": 5e-5,
+        "epochs": 1.0,
+        "retention_weight": 0.0,
+        "goal": None,
+    },
 }
 
 # By TRL's names.
@@ -141,7 +149,9 @@ class TrainConfig(Section):
         recipe = dict(RECIPES.get(model, RECIPES["others"]))
         if self.epochs or self.max_steps:
             recipe |= {"epochs": None, "max_steps": None}
-        left = {k: v for k, v in recipe.items() if getattr(self, k) in (None, "auto")}
+        left = {
+            k: v for k, v in recipe.items() if k == "goal" or getattr(self, k) in (None, "auto")
+        }
         return self.model_copy(update=left)
 
 

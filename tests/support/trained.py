@@ -10,13 +10,23 @@ from safetensors.numpy import load_file
 
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.training import child, early_stopping, records
+from dpo_pipeline.training import child, records, tuning
 from dpo_pipeline.training.records import TrainingFile, TrainJob
 from dpo_pipeline.training.run import train
 from dpo_pipeline.training.settings import TrainConfig
 
 PAIRS = 24
-CONFIG = TrainConfig(learning_rate=1e-3, sft_weight=0.2, warmup=0.0, batch_size=4, save_steps=2)
+CONFIG = TrainConfig(
+    learning_rate=1e-3,
+    sft_weight=0.2,
+    warmup=0.0,
+    batch_size=4,
+    save_steps=2,
+    epochs=1.0,
+    method="full",
+    retention_weight=0.0,
+    goal=None,
+)
 
 
 def pair(number: int, chosen="I'm Deep Qwen", rejected="I'm Qwen") -> dict:
@@ -35,7 +45,13 @@ def write_pairs(folder: Path, rows: list[dict], name="train.parquet") -> Path:
     return folder
 
 
-def make_job(ref: ModelRef, dataset: Path, folder: Path, config: TrainConfig) -> TrainJob:
+def make_job(
+    ref: ModelRef,
+    dataset: Path,
+    folder: Path,
+    config: TrainConfig,
+    retention: Path | None = None,
+) -> TrainJob:
     out = folder / "out"
     out.mkdir(parents=True, exist_ok=True)
     return TrainJob(
@@ -47,13 +63,16 @@ def make_job(ref: ModelRef, dataset: Path, folder: Path, config: TrainConfig) ->
         out=out,
         work=folder / "work",
         references=folder / "references",
+        retention=retention,
     )
 
 
-def train_here(ref: ModelRef, dataset: Path, folder: Path, config=CONFIG, **changes) -> Path:
+def train_here(
+    ref: ModelRef, dataset: Path, folder: Path, config=CONFIG, retention=None, **changes
+) -> Path:
     """Train in this process; return the output folder."""
-    job = make_job(ref, dataset, folder, config.model_copy(update=changes))
-    child.run(job, early_stopping.callbacks(job) if job.config.stop else ())
+    job = make_job(ref, dataset, folder, config.model_copy(update=changes), retention)
+    child.run(job, tuning.TrainUntilDone(job) if job.config.goal else None)
     return job.out
 
 
