@@ -22,14 +22,13 @@ import inspect
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from prefect.states import Completed
 from pydantic import BaseModel, JsonValue
@@ -70,14 +69,9 @@ class Stage(Generic[P, S]):
     """A stage of the pipeline, called by the flow with its arguments by name."""
 
     function: Callable[..., S]
+    declared: "stage"
     kind: str  # name of its artifacts in the store
     name: str  # name of its Prefect task, and of its line in the record
-    says: Callable[..., str]
-    packages: Collection[str]
-    counts: str
-    unread: Mapping[str, Collection[str]]
-    also_runs: Callable[..., Collection[str]]
-    also_reads: Callable[..., Collection[Path]]
 
     def named(self, name: str) -> "Stage[P, S]":
         """Return the same stage under another name, for a second use of it in one flow."""
@@ -99,7 +93,7 @@ class Stage(Generic[P, S]):
         run_stage.__doc__ = self.function.__doc__
         run_task: Any = task(name=self.name, **UNCACHED)(run_stage)
         return Run.current().follow(
-            self.name, lambda: run_task(**inputs, return_state=True), self.says
+            self.name, lambda: run_task(**inputs, return_state=True), self.declared.says
         )
 
     def key_parts(self, **inputs: Any) -> KeyParts:
@@ -108,15 +102,14 @@ class Stage(Generic[P, S]):
         assert isinstance(definition, ast.FunctionDef)
         definition.decorator_list = []
         record = get_type_hints(self.function)["return"].__module__
-        held = {
-            name: _fingerprint(value, self.unread.get(name, ())) for name, value in inputs.items()
-        }
-        files = {path.name: file_digest(path) for path in self.also_reads(**inputs)}
+        unread = self.declared.unread
+        held = {name: _fingerprint(value, unread.get(name, ())) for name, value in inputs.items()}
+        files = {path.name: file_digest(path) for path in self.declared.also_reads(**inputs)}
         return stage_parts(
             self.kind,
-            modules={*_imported(definition), record, *self.also_runs(**inputs)},
+            modules={*_imported(definition), record, *self.declared.also_runs(**inputs)},
             body=ast.unparse(definition),
-            packages=self.packages,
+            packages=self.declared.packages,
             inputs=held | ({"files": dict(files)} if files else {}),
         )
 
@@ -130,46 +123,36 @@ class Stage(Generic[P, S]):
                 ]
                 said = "%s: building; changed since the last one: %s"
                 logger.info(said, self.name, ", ".join(changed))
-            shown = progress(self.kind, self.counts) if self.counts else nullcontext(_silent)
-            with shown as report:
+            counts = self.declared.counts
+            with progress(self.kind, counts) if counts else nullcontext(_silent) as report:
                 shared = (store.root / "ledger", store.root / "references")
                 return self.function(Build(out, work, report, *shared), **inputs)
 
         record: type[S] = get_type_hints(self.function)["return"]
-        artifact, built = store.get_or_build(
-            self.kind, parts, build, record, refresh=_refresh_asked()
-        )
+        refresh = bool(PREFECT_TASKS_REFRESH_CACHE.value())
+        artifact, built = store.get_or_build(self.kind, parts, build, record, refresh=refresh)
         return artifact if built else Completed(name="Cached", data=artifact)
 
 
-def stage(
-    *,
-    says: Callable[..., str],
-    name: str = "",
-    packages: Collection[str] = (),
-    counts: str = "",
-    unread: Mapping[str, Collection[str]] | None = None,
-    also_runs: Callable[..., Collection[str]] = lambda **_: (),
-    also_reads: Callable[..., Collection[Path]] = lambda **_: (),
-) -> Callable[[Callable[Concatenate[Build, P], S]], Stage[P, S]]:
-    """Make a stage of a function, see the module's docstring.
+@dataclass(frozen=True, kw_only=True)
+class stage:
+    """Make a stage of a function, see the module's docstring."""
 
-    Args:
-        says: What the record says of the stats, in a few words.
-        name: Name of the stage; empty: the function's.
-        packages: Installed packages whose version is part of the key.
-        counts: What its progress counts, for a bar; empty: none.
-        unread: Argument -> settings of it that the stage does not read, and its key not hold.
-        also_runs: Given the arguments, modules of the library that it starts by name.
-        also_reads: Given the arguments, files of the library that its code opens by itself.
-    """
+    says: Callable[..., str]  # what the record says of the stats, in a few words
+    name: str = ""  # of the stage; empty: the function's
+    packages: Collection[str] = ()  # installed packages whose version is part of the key
+    counts: str = ""  # what its progress counts, for a bar; empty: none
+    # Argument -> settings of it that the stage does not read, and its key not hold.
+    unread: Mapping[str, Collection[str]] = field(default_factory=dict)
+    # Given the arguments: modules of the library that it starts by name, and files of the library
+    # that its code opens by itself.
+    also_runs: Callable[..., Collection[str]] = lambda **_: ()
+    also_reads: Callable[..., Collection[Path]] = lambda **_: ()
 
-    def decorate(function: Callable[Concatenate[Build, P], S]) -> Stage[P, S]:
-        kind = name or function.__name__
-        options = (says, packages, counts, unread or {}, also_runs, also_reads)
-        return Stage(function, kind, kind, *options)
-
-    return decorate
+    def __call__(self, function: Callable[Concatenate[Build, P], S]) -> Stage[P, S]:
+        """Return the stage, to be called without the Build."""
+        kind = self.name or function.__name__
+        return Stage(function, self, kind, kind)
 
 
 def model_of(artifact: Artifact[Any]) -> ModelRef:
@@ -190,12 +173,6 @@ def _imported(definition: ast.FunctionDef) -> Iterator[str]:
         yield from (name for name in names if name.startswith("dpo_pipeline."))
 
 
-def _refresh_asked() -> bool:
-    context = TaskRunContext.get()
-    asked = context.task.refresh_cache if context else None
-    return bool(PREFECT_TASKS_REFRESH_CACHE.value() if asked is None else asked)
-
-
 def _fingerprint(value: Any, unread: Collection[str] = ()) -> JsonValue:
     """Return what a key holds of an argument."""
     match value:
@@ -204,20 +181,16 @@ def _fingerprint(value: Any, unread: Collection[str] = ()) -> JsonValue:
             model = getattr(value.stats, "model", None)
             return settings_of(model) if model else {"key": value.key, "digest": value.digest}
         case _ if is_dataclass(value) and not isinstance(value, type):
-            parts = {field.name: getattr(value, field.name) for field in fields(value)}
+            deeper = [name.partition(".") for name in unread]
             return {
-                name: _fingerprint(
-                    part, [u.partition(".")[2] for u in unread if u.startswith(name)]
+                f.name: _fingerprint(
+                    getattr(value, f.name), [inner for outer, _, inner in deeper if outer == f.name]
                 )
-                for name, part in parts.items()
+                for f in fields(value)
             }
         case BaseModel():
             read = settings_of(value)
             return {name: read[name] for name in read.keys() - set(unread)}
         case Path():
             return file_digest(value)
-        case tuple() | list():
-            return [_fingerprint(item) for item in value]
-        case Mapping():
-            return {str(name): _fingerprint(item) for name, item in value.items()}
     return value  # type: ignore[no-any-return]
