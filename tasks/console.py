@@ -9,15 +9,8 @@ from typing import Protocol, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 # A worker's flow runs speak through their log; a script's through the terminal.
 UNDER_WORKER = "PREFECT__FLOW_RUN_ID" in os.environ
@@ -35,14 +28,14 @@ class Report(Protocol):
 
 
 # Shards of one stage work in threads and share one display: a terminal holds only one.
-_bars = Progress(
-    TextColumn("  {task.description:<9}"),
-    BarColumn(bar_width=30),
-    MofNCompleteColumn(),
-    TextColumn("{task.fields[unit]}"),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(),
-    TextColumn("{task.fields[note]}"),
+_bars = bars.Progress(
+    bars.TextColumn("  {task.description:<9}"),
+    bars.BarColumn(bar_width=30),
+    bars.MofNCompleteColumn(),
+    bars.TextColumn("{task.fields[unit]}"),
+    bars.TimeElapsedColumn(),
+    bars.TimeRemainingColumn(),
+    bars.TextColumn("{task.fields[note]}"),
     console=console,
     transient=True,
     disable=not console.is_terminal or UNDER_WORKER,
@@ -52,12 +45,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def progress(stage: str, unit: str) -> Iterator[Report]:
-    """Show a stage's progress: as a bar in a terminal, as an artifact in the Prefect UI.
-
-    Args:
-        stage: Name of the stage.
-        unit: What is counted.
-    """
+    """Show how many units a stage has done: a bar in a terminal, an artifact in the Prefect UI."""
     artifact: UUID | None = None
     reported = time.monotonic()
 

@@ -31,11 +31,7 @@ _SCRIPT = {
 
 
 def prepare_environment(*, script: bool) -> None:
-    """Set what Prefect and its companions read at import, where nobody has set it.
-
-    Args:
-        script: Whether a person runs the flow from a terminal.
-    """
+    """Set what Prefect and its companions read at import, where nobody has set it."""
     for name, value in {**_ENVIRONMENT, **(_SCRIPT if script else {})}.items():
         os.environ.setdefault(name, value)
 
