@@ -5,7 +5,6 @@ Run it as `python flows/evaluate.py --reference.name Qwen/Qwen2.5-0.5B-Instruct
 converted copy still answers as the policy does.
 """
 
-import sys
 from typing import Any
 
 from dpo_pipeline.config import EvaluateConfig
@@ -77,5 +76,4 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
     return conclude(run, prompts, reference=reference, dataset=None, policy=policy, score=score)
 
 
-if CONFIG:
-    sys.exit(run_script(evaluate, CONFIG))
+run_script(evaluate, CONFIG)

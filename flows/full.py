@@ -3,7 +3,6 @@
 Run it as `python flows/full.py`, with `prefect deployment run full/starter`, or on a schedule.
 """
 
-import sys
 from typing import Any, NamedTuple
 
 from dpo_pipeline.config import ExperimentConfig, PipelineConfig
@@ -150,5 +149,4 @@ def train_and_score(
     return policy, score
 
 
-if CONFIG:
-    sys.exit(run_script(full, CONFIG))
+run_script(full, CONFIG)

@@ -3,7 +3,6 @@
 Run it as `python flows/preference.py --config configs/llama-scratch.yaml`.
 """
 
-import sys
 from typing import Any
 
 from dpo_pipeline.config import PreferenceConfig
@@ -54,5 +53,4 @@ def preference(config: PreferenceConfig) -> State[Any]:
     return conclude_preferences(run, dataset=dataset, policy=policy, score=score)
 
 
-if CONFIG:
-    sys.exit(run_script(preference, CONFIG))
+run_script(preference, CONFIG)

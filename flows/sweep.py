@@ -3,7 +3,6 @@
 Run it as `python flows/sweep.py --grid.beta 0.1,0.2 --grid.learning-rate 1e-4,3e-4`.
 """
 
-import sys
 from typing import Any
 
 from dpo_pipeline.config import SweepConfig
@@ -51,5 +50,4 @@ def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
     return conclude_sweep(run, tried)
 
 
-if CONFIG:
-    sys.exit(run_script(sweep, CONFIG))
+run_script(sweep, CONFIG)

@@ -5,6 +5,7 @@ import logging
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -20,12 +21,7 @@ from pydantic import BaseModel
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from dpo_pipeline.config import (
-    EvaluateConfig,
-    PipelineConfig,
-    PreferenceConfig,
-    SweepConfig,
-)
+from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig, SweepConfig
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.store.artifacts import Artifact
@@ -112,12 +108,7 @@ class Run:
         run_task: Callable[[], State[Artifact[S]]],
         says: Callable[[S], str],
     ) -> Artifact[S]:
-        """Run a stage's task and tell in one line what came of it.
-
-        Args:
-            name: Name of the stage.
-            run_task: Runs it, to its final state.
-            says: What the line says of the stats.
+        """Run a stage's task to its final state and tell in one line what came of it.
 
         Raises:
             DPOPipelineError: The stage's own error; the line names the stage.
@@ -147,7 +138,7 @@ class Run:
             facts: What this flow found: verdict, scorecard, answers, ...
         """
         path = self.folder / "summary.json"
-        summary = {
+        self.summary = {
             "run_id": self.run_id,
             "run_name": self.name,
             "seconds": self.seconds,
@@ -157,14 +148,14 @@ class Run:
             "config": self.config.model_dump(mode="json"),
             "versions": versions(),
         }
-        write_whole(path, json.dumps(summary, ensure_ascii=False, indent=2))
-        return summary
+        self.add_to_summary()
+        return self.summary
 
     def add_to_summary(self, **facts: object) -> None:
         """Write summary.json again, with what came after it was written."""
-        path = self.folder / "summary.json"
-        summary = {**json.loads(path.read_text(encoding="utf-8")), **facts}
-        write_whole(path, json.dumps(summary, ensure_ascii=False, indent=2))
+        self.summary |= facts
+        text = json.dumps(self.summary, ensure_ascii=False, indent=2)
+        write_whole(self.folder / "summary.json", text)
 
 
 def versions() -> dict[str, str]:
@@ -203,22 +194,23 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def run_script(flow: Flow[..., Any], config: BaseModel) -> int:
-    """Run a flow for a person at a terminal.
+def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
+    """Run a flow for a person at a terminal, if it has a configuration: its file runs as a script.
 
-    Returns:
-        Exit status: 0 where the flow completed, 1 where a stage or the gate failed.
+    The process ends with status 0 where the flow completed, 1 where a stage or the gate failed.
     """
+    if config is None:
+        return
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
     # Nobody watches a script's heartbeat, and ending its thread takes a second.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         state: State[Any] = cast(Any, flow)(config, return_state=True)
     if state.is_completed():
-        return 0
+        sys.exit(0)
     error = state.result(raise_on_failure=False)
     if isinstance(error, DPOPipelineError):
         console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
     elif isinstance(error, BaseException) and state.message and "Gate failed" not in state.message:
         raise error
-    return 1
+    sys.exit(1)
