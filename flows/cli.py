@@ -66,18 +66,15 @@ class _Parser(argparse.ArgumentParser):
 def start(name: str, model: type[Config], **words: str) -> Config | None:
     """Read the command line where a flow's file runs as a script, and set the process up.
 
-    A flow calls it before it imports prefect, so that a wrong option ends the process before
-    prefect or torch load.
+    A flow calls it with its `__name__` before it imports prefect, so that a wrong option ends the
+    process before prefect or torch load. `words` are the description and the example of `parse`.
 
-    Args:
-        name: The file's `__name__`.
-        model: Schema of the flow's configuration.
-        words: prog, description and example, see `parse`.
     Returns:
         The configuration; null where the flow is imported.
     """
     script = name == "__main__"
-    config = parse(model, sys.argv[1:], **words) if script else None
+    prog = f"flows/{Path(sys.argv[0]).name}"
+    config = parse(model, sys.argv[1:], prog=prog, **words) if script else None
     prepare_environment(script=script)
     return config
 
@@ -87,13 +84,7 @@ def parse(
 ) -> Config:
     """Build a flow's configuration from `--config FILE` and dotted overrides.
 
-    Args:
-        model: Schema; every field becomes an option.
-        argv: Arguments, without the program's name.
-        prog: Program name for messages.
-        description: First line of `--help`.
-        example: Options of a run that works.
-
+    Every field of the schema becomes an option; the example is the options of a run that works.
     A wrong option, value or file ends the process with status 2 and says what was expected.
     """
     parser = _Parser(
@@ -115,7 +106,6 @@ def parse(
             cli_avoid_json=True,
             cli_hide_none_type=True,
             cli_implicit_flags=True,
-            cli_exit_on_error=True,
             cli_parse_none_str="null",
         )
         file = parser.parse_known_args(argv)[0].config

@@ -13,7 +13,6 @@ from flows.cli import start
 CONFIG = start(
     __name__,
     EvaluateConfig,
-    prog="flows/evaluate.py",
     description="Score a renamed model against its reference, without training.",
     example="--policy.name ./renamed --reference.name Qwen/Qwen2.5-0.5B-Instruct",
 )
@@ -73,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
         lm_eval=lm_eval,
         run_on=config.policy,
     )
-    return conclude(run, prompts, reference=reference, dataset=None, policy=policy, score=score)
+    return conclude(run, prompts, reference, None, policy, score)
 
 
 run_script(evaluate, CONFIG)

@@ -11,7 +11,6 @@ from flows.cli import start
 CONFIG = start(
     __name__,
     PipelineConfig,
-    prog="flows/full.py",
     description="Give a chat model a new identity with DPO, and prove that nothing else changed.",
     example="--identity.new-name Aria",
 )
@@ -63,12 +62,8 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     made = make_dataset(config)
     policy, score = train_and_score(config, config.train, made)
     # Report and verdict first: they are there whatever the Hub says.
-    state = conclude(
-        run, made.prompts, reference=made.model, dataset=made.dataset, policy=policy, score=score
-    )
-    publish_if_proven(
-        run, config, reference=made.model, policy=policy, dataset=made.dataset, score=score
-    )
+    state = conclude(run, *made, policy, score)
+    publish_if_proven(run, config, made.model, made.dataset, policy, score)
     return state
 
 
@@ -118,11 +113,7 @@ def train_and_score(
 ) -> tuple[Artifact[TrainStats], Artifact[ScoreStats]]:
     """Train a policy on the pairs, and ask it what the training never saw.
 
-    Args:
-        config: All settings but those of the training.
-        training: These.
-        made: What to train on.
-        variant: What tells this training from others of the same run.
+    `training` stands in for `config.train`; `variant` tells it from others of the same run.
     """
     policy = train.named(f"train {variant}".strip())(
         model=made.model,

@@ -11,7 +11,6 @@ from flows.cli import start
 CONFIG = start(
     __name__,
     PreferenceConfig,
-    prog="flows/preference.py",
     description="Train with DPO on chosen and rejected answers that already exist.",
     example="--config configs/llama-scratch.yaml",
 )
@@ -50,7 +49,7 @@ def preference(config: PreferenceConfig) -> State[Any]:
         max_pairs=config.evaluation.max_pairs,
         run_on=config.model,
     )
-    return conclude_preferences(run, dataset=dataset, policy=policy, score=score)
+    return conclude_preferences(run, dataset, policy, score)
 
 
 run_script(preference, CONFIG)

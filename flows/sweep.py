@@ -11,7 +11,6 @@ from flows.cli import start
 CONFIG = start(
     __name__,
     SweepConfig,
-    prog="flows/sweep.py",
     description="Try training settings on one dataset and compare their scorecards.",
     example="--grid.beta 0.1,0.2 --train.epochs 2",
 )

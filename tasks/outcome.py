@@ -10,7 +10,7 @@ import yaml
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from rich.markup import escape
 from rich.table import Table
 
@@ -38,11 +38,6 @@ from tasks.stage import model_of
 
 Model = Artifact[ModelStats]
 Policy = Artifact[ModelStats] | Artifact[TrainStats]
-
-# What an evaluation writes, name -> type.
-FILES = {"scorecard": "json", "answers": "parquet"}
-# Measures of a sweep that fit on a terminal.
-PRINTED = ("identity_rate", "edit_exactness", "kl")
 
 
 def warn_of_template(pairs: Artifact[RewriteStats], identity: IdentityConfig) -> None:
@@ -77,7 +72,6 @@ def lineage_of(
 def conclude(
     run: Run,
     prompts: Artifact[PromptStats],
-    *,
     reference: Model,
     dataset: Artifact[DatasetStats] | None,
     policy: Policy,
@@ -111,7 +105,8 @@ def conclude(
         },
         stages=[{"name": name, **stage.model_dump()} for name, stage in run.stages.items()],
     )
-    paths |= {name: score.path / f"{name}.{kind}" for name, kind in FILES.items()}
+    paths["scorecard"] = score.path / "scorecard.json"
+    paths["answers"] = score.path / "answers.parquet"
     if found := run.stages.get("parity"):
         paths["parity"] = Path(found.path) / "parity.json"
     shown = card.model_dump(mode="json")
@@ -139,14 +134,11 @@ def _made(
     score: Artifact[ScoreStats],
 ) -> dict[str, JsonValue]:
     """Say what the run made, by which settings and code; no machine path."""
-    ref, config = model_of(policy), run.config
-    template = policy.stats.template if isinstance(policy.stats, TrainStats) else None
+    patched = policy.stats.template if isinstance(policy.stats, TrainStats) else None
+    template = patched.model_dump(mode="json") if patched else None
+    config = run.config
     return {
-        "policy": {
-            "weights_digest": ref.weights_digest,
-            "template_digest": ref.template_digest,
-            "template": template.model_dump(mode="json") if template else None,
-        },
+        "policy": {**settings_of(model_of(policy)), "template": template},
         "train": None if isinstance(config, EvaluateConfig) else settings_of(config.train),
         "dataset": dataset.digest if dataset else None,
         "scorecard": score.digest,
@@ -157,7 +149,6 @@ def _made(
 
 def conclude_preferences(
     run: Run,
-    *,
     dataset: Artifact[DatasetStats],
     policy: Policy,
     score: Artifact[PreferenceStats],
@@ -194,12 +185,24 @@ def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
     ranked = sorted(tried, key=_merit, reverse=True)
     best = ranked[0]
     report = write_comparison(run.folder / "compare.html", ranked)
-    rows = [_figures(one) for one in ranked]
+    rows = [
+        {
+            **one.settings,
+            "gate": "passed" if one.scorecard.verdict.passed else "failed",
+            **{m.key: one.scorecard.after[m.key].value for m in MEASURES if m.compared},
+            "steps": one.steps,
+        }
+        for one in ranked
+    ]
+    # For flows/full.py: what was asked, with the settings of the best training.
+    values = run.given.model_dump(mode="json", exclude={"grid"}, exclude_defaults=True)
+    values["train"] = {**values.get("train", {}), **best.settings}
     best_settings = run.folder / "best.yaml"
-    write_whole(best_settings, _as_yaml(run.given, best.settings))
+    write_whole(best_settings, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     summary = run.write_summary({"report": report, "best": best_settings}, tried=rows)
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
-    shown = [*best.settings, "gate", *PRINTED]
+    # Of the measures, those that fit on a terminal.
+    shown = [*best.settings, "gate", "identity_rate", "edit_exactness", "kl"]
     table = Table(title="Trainings, the best first", title_justify="left")
     for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
@@ -221,24 +224,6 @@ def _merit(one: Compared) -> tuple[bool, float]:
     passed, after = one.scorecard.verdict.passed, one.scorecard.after
     exact, kl = after["edit_exactness"].value or 0.0, after["kl"].value
     return passed, (-math.inf if kl is None else -kl) if passed else exact
-
-
-def _figures(one: Compared) -> dict[str, Any]:
-    """Lay out what a sweep is judged by: settings, verdict, some measures, steps of training."""
-    after = one.scorecard.after
-    return {
-        **one.settings,
-        "gate": "passed" if one.scorecard.verdict.passed else "failed",
-        **{m.key: after[m.key].value for m in MEASURES if m.compared},
-        "steps": one.steps,
-    }
-
-
-def _as_yaml(config: BaseModel, settings: Mapping[str, object]) -> str:
-    """Write a sweep's configuration with the settings of one training, for flows/full.py."""
-    values = config.model_dump(mode="json", exclude={"grid"}, exclude_defaults=True)
-    values["train"] = {**values.get("train", {}), **settings}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _show(card: Scorecard, summary: Mapping[str, Any]) -> None:

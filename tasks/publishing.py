@@ -27,30 +27,11 @@ if TYPE_CHECKING:
 
 
 @task(name="publish", **UNCACHED)
-def publish(
-    config: PipelineConfig,
-    run_id: str,
-    reference: Artifact[ModelStats],
-    policy: Artifact[TrainStats],
-    dataset: Artifact[DatasetStats],
-    score: Artifact[ScoreStats],
-    out: Path,
-) -> "Published":
+def publish(config: PublishConfig, proven: Proven, out: Path) -> "Published":
     """Publish to the Hub what the gate passed for."""
     from dpo_pipeline.publishing.publish import publish
 
-    sections = ("train", "evaluation", "gate")
-    proven = Proven(
-        run_id=run_id,
-        model=model_of(policy).path,
-        dataset=dataset.path,
-        base=model_of(reference).path,
-        scorecard=Scorecard.read(score.path / "scorecard.json"),
-        evidence=score.stats.evidence,
-        lineage=Metadata.read(dataset.path / "dataset.json").lineage,
-        training={name: settings_of(getattr(config, name)) for name in sections},
-    )
-    return publish(config.publish, proven, token=_read_token(config.publish), out=out)
+    return publish(config, proven, token=_read_token(config), out=out)
 
 
 def check_publishing(config: PublishConfig) -> None:
@@ -68,10 +49,9 @@ def check_publishing(config: PublishConfig) -> None:
 def publish_if_proven(
     run: Run,
     config: PipelineConfig,
-    *,
     reference: Artifact[ModelStats],
-    policy: Artifact[TrainStats],
     dataset: Artifact[DatasetStats],
+    policy: Artifact[TrainStats],
     score: Artifact[ScoreStats],
 ) -> None:
     """Publish what the configuration names, if the gate passed or is overruled.
@@ -91,8 +71,19 @@ def publish_if_proven(
 
     out = run.folder / "publish"
     out.mkdir()
+    sections = ("train", "evaluation", "gate")
+    proven = Proven(
+        run_id=run.run_id,
+        model=model_of(policy).path,
+        dataset=dataset.path,
+        base=model_of(reference).path,
+        scorecard=Scorecard.read(score.path / "scorecard.json"),
+        evidence=score.stats.evidence,
+        lineage=Metadata.read(dataset.path / "dataset.json").lineage,
+        training={name: settings_of(getattr(config, name)) for name in sections},
+    )
     try:
-        publish(config, run.run_id, reference, policy, dataset, score, out)
+        publish(wanted, proven, out)
     finally:
         if (record := out / "publish.json").exists():
             run.add_to_summary(published=json.loads(record.read_text(encoding="utf-8")))
