@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +21,14 @@ from pydantic import BaseModel
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig, SweepConfig
+from dpo_pipeline.config import (
+    EvaluateConfig,
+    PipelineConfig,
+    PreferenceConfig,
+    SweepConfig,
+)
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
 from tasks.console import console
@@ -32,7 +36,6 @@ from tasks.runtime import home
 
 Config = PipelineConfig | SweepConfig | EvaluateConfig | PreferenceConfig
 C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig, PreferenceConfig)
-S = TypeVar("S", bound=Record)
 
 PACKAGES = (
     "dpo-pipeline", "prefect", "torch", "transformers", "trl", "datasets", "pyarrow",
@@ -102,41 +105,8 @@ class Run:
         console.print(escape(line), style=style)
         get_run_logger().info(line)
 
-    def follow(
-        self,
-        name: str,
-        run_task: Callable[[], State[Artifact[S]]],
-        says: Callable[[S], str],
-    ) -> Artifact[S]:
-        """Run a stage's task to its final state and tell in one line what came of it.
-
-        Raises:
-            DPOPipelineError: The stage's own error; the line names the stage.
-        """
-        started = time.monotonic()
-        state = run_task()
-        seconds = round(time.monotonic() - started, 2)
-        if not state.is_completed():
-            self.say(f"{name:<9} failed {seconds:6.1f} s", style="bold red")
-        artifact = state.result()
-        status = "cached" if state.name == "Cached" else "built"
-        rows = getattr(artifact.stats, "pairs", getattr(artifact.stats, "rows", None))
-        self.stages[name] = StageRecord(
-            status=status, seconds=seconds, rows=rows, key=artifact.key, path=str(artifact.path)
-        )
-        self.say(
-            f"{name:<9} {status:<6} {seconds:6.1f} s  {says(artifact.stats)}",
-            style="dim" if status == "cached" else "",
-        )
-        return artifact
-
     def write_summary(self, paths: Mapping[str, str | Path], **facts: object) -> dict[str, Any]:
-        """Write summary.json; its keys stay from version to version.
-
-        Args:
-            paths: What the person will want to find: name -> path.
-            facts: What this flow found: verdict, scorecard, answers, ...
-        """
+        """Write summary.json: what this flow found and where; its keys stay between versions."""
         path = self.folder / "summary.json"
         self.summary = {
             "run_id": self.run_id,

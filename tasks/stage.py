@@ -20,11 +20,13 @@ that the UI shows it. Prefect persists no result: there is one truth, and no pic
 import ast
 import inspect
 import textwrap
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -39,7 +41,7 @@ from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
 from dpo_pipeline.store.records import Record
 from tasks.console import Report, progress
-from tasks.run import Run
+from tasks.run import Run, StageRecord
 from tasks.runtime import home
 
 P = ParamSpec("P")
@@ -87,14 +89,26 @@ class Stage(Generic[P, S]):
         def run_stage(**inputs: Any) -> Artifact[S] | State[Artifact[S]]:
             return self._get_or_build(inputs)
 
-        signature = inspect.signature(self.function)
-        parameters = list(signature.parameters.values())[1:]  # all but the Build
-        run_stage.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        signature = inspect.signature(partial(self.function, None))  # without the Build
+        run_stage.__signature__ = signature  # type: ignore[attr-defined]
         run_stage.__doc__ = self.function.__doc__
         run_task: Any = task(name=self.name, **UNCACHED)(run_stage)
-        return Run.current().follow(
-            self.name, lambda: run_task(**inputs, return_state=True), self.declared.says
+        run, started = Run.current(), time.monotonic()
+        state: State[Artifact[S]] = run_task(**inputs, return_state=True)
+        seconds = round(time.monotonic() - started, 2)
+        if not state.is_completed():
+            run.say(f"{self.name:<9} failed {seconds:6.1f} s", style="bold red")
+        artifact = state.result()
+        status: Literal["built", "cached"] = "cached" if state.name == "Cached" else "built"
+        rows = getattr(artifact.stats, "pairs", getattr(artifact.stats, "rows", None))
+        run.stages[self.name] = StageRecord(
+            status=status, seconds=seconds, rows=rows, key=artifact.key, path=str(artifact.path)
         )
+        run.say(
+            f"{self.name:<9} {status:<6} {seconds:6.1f} s  {self.declared.says(artifact.stats)}",
+            style="dim" if status == "cached" else "",
+        )
+        return artifact
 
     def key_parts(self, **inputs: Any) -> KeyParts:
         """Collect what the result depends on, of the arguments that the stage is called with."""
@@ -124,7 +138,7 @@ class Stage(Generic[P, S]):
                 said = "%s: building; changed since the last one: %s"
                 logger.info(said, self.name, ", ".join(changed))
             counts = self.declared.counts
-            with progress(self.kind, counts) if counts else nullcontext(_silent) as report:
+            with progress(self.kind, counts) if counts else nullcontext(lambda *_: None) as report:
                 shared = (store.root / "ledger", store.root / "references")
                 return self.function(Build(out, work, report, *shared), **inputs)
 
@@ -160,10 +174,6 @@ def model_of(artifact: Artifact[Any]) -> ModelRef:
     recorded = ModelRef.model_validate(artifact.stats.model)
     # An absolute path (a local folder, the Hub's cache) stands for itself.
     return recorded.model_copy(update={"path": artifact.path / recorded.path})
-
-
-def _silent(done: int, total: int, note: str = "") -> None:
-    """Report to nobody."""
 
 
 def _imported(definition: ast.FunctionDef) -> Iterator[str]:

@@ -11,16 +11,18 @@ from prefect import task, unmapped
 from prefect.client.schemas.objects import State
 
 from dpo_pipeline.answers.collecting import AnswerStats
+from dpo_pipeline.answers.collecting import generate_shard as answer_shard
 from dpo_pipeline.answers.records import How
 from dpo_pipeline.answers.retaining import RetentionStats
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
+from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
 from dpo_pipeline.evaluation.parity import ParityStats
 from dpo_pipeline.evaluation.scorecard import Evidence, ScoreStats, Terms
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, ModelStats
+from dpo_pipeline.models.references import ModelRef, ModelStats, resolve_model
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
@@ -38,7 +40,6 @@ from dpo_pipeline.training.records import TrainJob, child_module
 from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
 from tasks.console import progress
-from tasks.runtime import home
 from tasks.stage import UNCACHED, Build, model_of, stage
 
 # What decides the numbers: the same versions give the same answers and weights.
@@ -56,21 +57,15 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
 def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[ModelStats]:
     """Record what the starter, a folder or a Hub id holds, or make a random model."""
     if config.name.endswith(".json"):
-        return make_model.named(name)(config=_existing(config.name))
-    from dpo_pipeline.models.references import describe_model, resolve_model
-
+        file = Path(config.name)
+        if not file.is_file():
+            raise ModelError(f"model.name {config.name!r} does not exist (seen from {Path.cwd()})")
+        return make_model.named(name)(config=file)
     if config.name == "starter":
         ref = describe_model(STARTER, config.name)
     else:
         ref = resolve_model(config.name, config.revision)
     return record_model.named(name)(model=ref, path=str(ref.path), revision=ref.revision)
-
-
-def _existing(name: str) -> Path:
-    path = Path(name)
-    if not path.is_file():
-        raise ModelError(f"model.name {name!r} does not exist (seen from {Path.cwd()})")
-    return path
 
 
 def _inside(ref: ModelRef) -> ModelRef:
@@ -145,11 +140,7 @@ def generate(
     how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
     census = take_census(ref, identity, **how)
     shards = generate_shard.map(
-        plan_shards(path, generation),
-        ref=unmapped(ref),
-        prompts=unmapped(path),
-        generation=unmapped(generation),
-        run_on=unmapped(run_on),
+        plan_shards(path, generation), unmapped(ref), unmapped(path), unmapped(how)
     )
     shards.result()
     return collect_responses(ref, path, out=build.out, census=census, **how)
@@ -158,26 +149,10 @@ def generate(
 @task(
     name="generate-shard", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, **UNCACHED
 )
-def generate_shard(
-    shard: tuple[int, int],
-    ref: ModelRef,
-    prompts: Path,
-    generation: GenerationConfig,
-    run_on: ModelConfig,
-) -> AnswerStats:
+def generate_shard(shard: tuple[int, int], ref: ModelRef, prompts: Path, how: How) -> AnswerStats:
     """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
-    from dpo_pipeline.answers.collecting import generate_shard as answer_shard
-
     with progress("generate", "answers") as report:
-        return answer_shard(
-            ref,
-            prompts,
-            shard,
-            model=run_on,
-            config=generation,
-            ledger=home() / "ledger",
-            on_progress=report,
-        )
+        return answer_shard(ref, prompts, shard, on_progress=report, **how)
 
 
 @stage(
@@ -343,7 +318,6 @@ def evaluate(
     run_on: ModelConfig,
 ) -> ScoreStats:
     """Ask both models what the training never saw; score what changed and what should not."""
-    from dpo_pipeline.evaluation.cases import Subject
     from dpo_pipeline.evaluation.parity import Parity
     from dpo_pipeline.evaluation.scorecard import Material, evaluate
 
@@ -360,12 +334,8 @@ def evaluate(
         on_progress=build.report,
     )
     # What the verdict holds for: publishing compares these with what it is about to send.
-    evidence = Evidence(
-        weights_digest=after.weights_digest,
-        template_digest=after.template_digest,
-        dataset_digest=dataset.digest if dataset else "",
-    )
-    return stats.model_copy(update={"evidence": evidence})
+    measured = dict(after) | {"dataset_digest": dataset.digest if dataset else ""}
+    return stats.model_copy(update={"evidence": Evidence.model_validate(measured)})
 
 
 def _describe_parity(stats: ParityStats) -> str:
@@ -396,7 +366,6 @@ def parity(
     export_on: ModelConfig,
 ) -> ParityStats:
     """Tell whether an export of the policy still answers as the policy does."""
-    from dpo_pipeline.evaluation.cases import Subject
     from dpo_pipeline.evaluation.parity import check_parity
 
     return check_parity(
@@ -423,7 +392,6 @@ def compare(
     run_on: ModelConfig,
 ) -> PreferenceStats:
     """Measure on held-out pairs how much more the policy prefers the chosen answers."""
-    from dpo_pipeline.evaluation.cases import Subject
     from dpo_pipeline.evaluation.likelihood import compare_preferences
 
     return compare_preferences(
