@@ -62,7 +62,7 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     made = make_dataset(config)
     policy, score = train_and_score(config, config.train, made)
     # Report and verdict first: they are there whatever the Hub says.
-    state = conclude(run, *made, policy, score)
+    state = conclude(run, made.prompts, made.model, made.dataset, policy, score)
     publish_if_proven(run, config, made.model, made.dataset, policy, score)
     return state
 
@@ -122,7 +122,7 @@ def train_and_score(
         config=training,
         run_on=config.model,
         identity=config.identity if training.goal else None,
-        systems=config.generation.system_prompts,
+        systems=list(config.generation.system_prompts),
         patch_template=config.identity if config.identity.patch_template else None,
     )
     score = evaluate.named(f"evaluate {variant}".strip())(

@@ -4,6 +4,7 @@ A stage's body is one library call, imported where it is called, so that a run w
 everything loads neither torch nor transformers.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dpo_pipeline.evaluation.parity import ParityStats
 from dpo_pipeline.evaluation.scorecard import Evidence, ScoreStats, Terms
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.references import ModelRef, ModelStats, resolve_model
+from dpo_pipeline.models.references import ModelRef, ModelStats, describe_model, resolve_model
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
@@ -269,7 +270,7 @@ def train(
     config: TrainConfig,
     run_on: ModelConfig,
     identity: IdentityConfig | None = None,
-    systems: tuple[str | None, ...] = (None,),
+    systems: Sequence[str | None] = (None,),
     patch_template: IdentityConfig | None = None,
 ) -> TrainStats:
     """Train the policy with DPO, in a child process that ends with this task."""
@@ -285,7 +286,7 @@ def train(
         retention=retention.path / "retention.parquet" if retention else None,
         config=config,
         identity=identity,
-        systems=systems,
+        systems=tuple(systems),
         languages=common_languages(dataset.path / "train.parquet") if identity else (),
         device=run_on.device,
         out=build.out,
