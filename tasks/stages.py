@@ -23,8 +23,10 @@ from dpo_pipeline.evaluation.parity import ParityStats
 from dpo_pipeline.evaluation.scorecard import Evidence, ScoreStats, Terms
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.models.gguf import find_gguf
 from dpo_pipeline.models.references import ModelRef, ModelStats, describe_model, resolve_model
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.models.smollm2 import NAME as SMOLLM2
 from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
 from dpo_pipeline.pairs.rewriting import RewriteStats
@@ -56,12 +58,16 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
 
 
 def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[ModelStats]:
-    """Record what the starter, a folder or a Hub id holds, or make a random model."""
+    """Record what the starter, a folder or a Hub id holds; import a GGUF file, or make a model."""
     if config.name.endswith(".json"):
         file = Path(config.name)
         if not file.is_file():
             raise ModelError(f"model.name {config.name!r} does not exist (seen from {Path.cwd()})")
         return make_model.named(name)(config=file)
+    if config.name == SMOLLM2:
+        return bring_smollm2.named(name)()
+    if gguf := find_gguf(config.name, config.revision):
+        return dequantise.named(name)(file=gguf.path, name=gguf.name, revision=gguf.revision)
     if config.name == "starter":
         ref = describe_model(STARTER, config.name)
     else:
@@ -75,7 +81,8 @@ def _inside(ref: ModelRef) -> ModelRef:
 
 
 def _describe_model(stats: ModelStats) -> str:
-    return f"{stats.model.name}, weights {stats.model.weights_digest[:12]}"
+    source = f" from {stats.model.gguf.source}" if stats.model.gguf else ""
+    return f"{stats.model.name}{source}, weights {stats.model.weights_digest[:12]}"
 
 
 @stage(name="model", packages=NUMERIC, says=_describe_model)
@@ -86,6 +93,22 @@ def make_model(build: Build, *, config: Path) -> ModelStats:
 
     init_model(config, build.out / "model")
     return ModelStats(model=_inside(describe_model(build.out / "model", config.name)))
+
+
+@stage(name="model", packages=(*NUMERIC, "gguf"), counts="tensors", says=_describe_model)
+def dequantise(build: Build, *, file: Path, name: str, revision: str | None) -> ModelStats:
+    """Dequantise a GGUF file into an ordinary model folder."""
+    from dpo_pipeline.models.gguf import GgufFile, import_gguf
+
+    return import_gguf(GgufFile(file, name, revision), file.name, build.out, build.report)
+
+
+@stage(name="model", packages=(*NUMERIC, "gguf"), counts="tensors", says=_describe_model)
+def bring_smollm2(build: Build) -> ModelStats:
+    """Bring SmolLM2-135M-Instruct from wherever it is reached first."""
+    from dpo_pipeline.models.smollm2 import bring_smollm2
+
+    return bring_smollm2(build.out, build.work, build.report)
 
 
 @stage(name="model", says=_describe_model)

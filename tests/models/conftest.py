@@ -1,9 +1,10 @@
-"""Tiny models, and copies to damage."""
+"""Tiny models, copies to damage, and a Hub to find them on."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+from hub_server import Hub
 from tiny import make_tiny_model
 
 
@@ -20,3 +21,19 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def copy(tiny, tmp_path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with Hub(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture
+def connected(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    hub.connect(monkeypatch)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return hub

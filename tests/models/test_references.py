@@ -1,27 +1,10 @@
 """Where a model is and what it is: folders, the Hub, digests."""
 
 import pytest
-from hub_server import Hub
 
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import describe_model, resolve_model
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with Hub(tmp_path_factory.mktemp("hub")) as running:
-        yield running
-
-
-@pytest.fixture
-def connected(hub, monkeypatch):
-    from huggingface_hub import constants
-
-    hub.connect(monkeypatch)
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    return hub
 
 
 def test_a_folder_is_described_by_digests_of_its_content(tiny, copy):
