@@ -60,9 +60,7 @@ def test_the_folder_holds_the_weights_the_tokenizer_and_where_they_are_from(
     ours, theirs = load_tokenizer(ref), load_tokenizer(original)
     assert ours(SPOKEN)["input_ids"] == theirs(SPOKEN)["input_ids"]
     assert ours.chat_template == CHATML
-    assert (
-        end_tokens(ref, ours) == end_tokens(original, theirs) == (2,)
-    )
+    assert end_tokens(ref, ours) == end_tokens(original, theirs) == (2,)
     assert ref.gguf.model_dump() == {
         "source": "tiny.gguf",
         "digest": file_digest(tmp_path / "tiny.gguf"),
