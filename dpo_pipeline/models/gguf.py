@@ -92,7 +92,7 @@ def import_gguf(gguf: GgufFile, source: str, out: Path, on_progress: Progress) -
     folder, tokenizer = out / "model", _make_tokenizer(gguf.path, reader)
     with _following(on_progress):
         model = _load(gguf.path, _said(reader, "general.architecture"))
-    tied = _tie_again(model, tensors)
+    _tie_again(model, tensors)
     on_progress(len(tensors), len(tensors), "saving")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -101,10 +101,7 @@ def import_gguf(gguf: GgufFile, source: str, out: Path, on_progress: Progress) -
     ref = describe_model(folder, gguf.name, gguf.revision)
     _check_tokenizer(ref, reader)
     origin = GgufOrigin(source=source, digest=file_digest(gguf.path))
-    stats = ModelStats(
-        model=ref.model_copy(update={"path": Path(folder.name), "gguf": origin}),
-        made={"parameters": model.num_parameters(), "tied": float(tied)},
-    )
+    stats = ModelStats(model=ref.model_copy(update={"path": Path(folder.name), "gguf": origin}))
     stats.write(out / "model.json")
     return stats
 
@@ -180,7 +177,7 @@ def _load(path: Path, architecture: str) -> "PreTrainedModel":
     return model  # type: ignore[no-any-return]
 
 
-def _tie_again(model: "PreTrainedModel", tensors: "dict[str, ReaderTensor]") -> bool:
+def _tie_again(model: "PreTrainedModel", tensors: "dict[str, ReaderTensor]") -> None:
     """Tie embeddings and head that are one matrix, quantised twice; the finer of the two stays.
 
     They are where they differ by no more than rounding to the bits of the coarser one explains.
@@ -188,7 +185,7 @@ def _tie_again(model: "PreTrainedModel", tensors: "dict[str, ReaderTensor]") -> 
     import torch
 
     if "output.weight" not in tensors:
-        return bool(model.config.tie_word_embeddings)
+        return  # transformers has tied what is there once
     layers = model.get_input_embeddings(), model.get_output_embeddings()
     embeddings, head = (cast("torch.Tensor", layer.weight) for layer in layers)
     kept = [tensors[name] for name in ("token_embd.weight", "output.weight")]
@@ -198,12 +195,11 @@ def _tie_again(model: "PreTrainedModel", tensors: "dict[str, ReaderTensor]") -> 
     with torch.no_grad():
         far = (embeddings.float() - head.float()).norm() / embeddings.float().norm()
         if not far <= allowed:
-            return False
+            return
         if bits[1] > bits[0]:
             embeddings.copy_(head)
     model.config.tie_word_embeddings = True
     model.tie_weights()
-    return True
 
 
 def _make_tokenizer(path: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase":

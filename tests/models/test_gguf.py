@@ -84,7 +84,6 @@ def test_embeddings_quantised_twice_are_tied_and_the_finer_are_kept(
     llama, imported, types, untied, tied
 ):
     stats = imported(embeddings=types[0], head=types[1], untied=untied)
-    assert stats.made["tied"] == tied
     model = load_model(stats.model, "cpu", "float32")
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     assert (embeddings is head) == tied
