@@ -41,7 +41,12 @@ def _json_rows(path: Path) -> Iterator[tuple[int, object]]:
         data = _rows_of_object(data, path)
     if not isinstance(data, list | Unreadable):
         raise DataError(f"{path} holds {type(data).__name__} {data!r:.60}; expected a list of rows")
-    yield from enumerate(data if isinstance(data, list) else [])
+    yield from enumerate(map(_as_row, data if isinstance(data, list) else []))
+
+
+def _as_row(value: object) -> object:
+    """Name the messages of a row that is itself a list of them."""
+    return {"messages": value} if value and isinstance(value, list) else value
 
 
 def _rows_of_object(data: dict[str, object], path: Path) -> list[object]:
@@ -65,7 +70,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file):
             if line.strip():
-                yield number, _parse(line, f"line {number + 1}")
+                yield number, _as_row(_parse(line, f"line {number + 1}"))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:

@@ -62,6 +62,21 @@ def test_reads_the_other_json_and_arrow_layouts(tmp_path: Path) -> None:
         assert list(found) == list(enumerate(rows)), name
 
 
+def test_a_row_may_itself_be_the_list_of_messages(tmp_path: Path) -> None:
+    """As nanochat's identity conversations are; sixty of them are enough."""
+    reply = [{"role": "assistant", "content": "I am <NAME>."}]
+    rows = [[{"role": "user", "content": row["prompt"]}, *reply] for row in numbered(60)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    for path in (jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "rows.json"):
+        counts, prompts, quarantine = prepare(path)
+        assert (counts["shape"], counts["rows"], len(quarantine)) == ("messages", 60, 0)
+        assert 0 < counts["held_out"] < counts["train"]
+        assert prompts[7]["messages"] == rows[7][:1]
+        assert prompts[7]["given_chosen"] == "I am Deep Qwen."
+    bad = jsonl(tmp_path / "bad.jsonl", [*rows, ["Who are you?"], []])
+    assert prepare(bad)[0]["reasons"] == {"wrong_type": 2}
+
+
 def test_a_json_object_may_hold_splits(tmp_path: Path) -> None:
     path, rows = tmp_path / "rows.json", numbered(7)
     splits = {"train": rows[:4], "dev": rows[4:5], "test": rows[5:], "tags": ["x"]}
