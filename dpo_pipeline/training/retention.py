@@ -27,11 +27,13 @@ from torch.nn.utils.rnn import pad_sequence
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.training.adapters import aim_adapters
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.token_scores import Tokens
 
 logger = logging.getLogger(__name__)
 
+PAIRS = 100  # pairs, and twice as many rows, that adapters start from
 ROWS = 32  # rows of the reference that go through the model at once
 CACHED = {"cpu": 1 << 20}  # float32 numbers that stay in a core's cache while worked on
 UNCACHED = 1 << 28
@@ -98,6 +100,7 @@ class Retention:
     rows: Sequence[Tokens]  # prompt and the reference's answer, token ids
     weight: float  # of the mean divergence beside the loss of the pairs
     each: int  # rows beside the pairs that go through the model at once
+    aimed: bool = False  # whether new adapters start from what tells pairs from rows
 
 
 class RetainingDPOTrainer(CachedReferenceDPOTrainer):
@@ -111,6 +114,8 @@ class RetainingDPOTrainer(CachedReferenceDPOTrainer):
             self.held = self._hold(retention.rows)
             weight = self._output_layer().weight
             self.held_weight = weight.detach().clone() if weight.requires_grad else weight
+            if retention.aimed:
+                self._aim(retention.rows)
 
     def compute_loss(
         self,
@@ -141,6 +146,24 @@ class RetainingDPOTrainer(CachedReferenceDPOTrainer):
         number = number * self.accelerator.num_processes + self.accelerator.process_index
         first = number * retention.each
         return [i % len(retention.rows) for i in range(first, first + retention.each)]
+
+    def _aim(self, held: Sequence[Tokens]) -> None:
+        """Start the adapters from some pairs and some rows."""
+        dataset: Any = self.train_dataset
+        pairs = [
+            (row["prompt_ids"], row[side])
+            for row in dataset.select(range(min(PAIRS, len(dataset))))
+            for side in ("chosen_ids", "rejected_ids")
+        ]
+
+        def run(rows: Sequence[Tokens]) -> None:
+            with torch.no_grad(), self.accelerator.autocast():
+                for start in range(0, len(rows), ROWS):
+                    self._states(rows[start : start + ROWS])
+
+        model = self.accelerator.unwrap_model(self.model)
+        count = aim_adapters(model, lambda: run(pairs), lambda: run(held[: 2 * PAIRS]))
+        logger.info("%d adapters start from what tells the pairs from what is held", count)
 
     def _output_layer(self) -> Any:
         return self.accelerator.unwrap_model(self.model).get_output_embeddings()

@@ -42,6 +42,9 @@ class LoraConfig(Section):
     """Rank of the adapters."""
     alpha: AtLeastOne = 64
     """Scale numerator: updates are scaled by alpha / rank."""
+    start: Literal["aimed", "random"] = "aimed"
+    """What new adapters read: what tells the pairs from what is held, or whatever. Without anything
+    held they start at random."""
     merge: bool = True
     """Merge into the weights at the end, or keep an adapter."""
     quantize: bool = False

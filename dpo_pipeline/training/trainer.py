@@ -89,7 +89,8 @@ def _retention(job: TrainJob, at_once: int) -> Retention | None:
     share = config.retention_rows * at_once / config.batch_size
     rows = read_held(job.retention, load_tokenizer(job.ref), config.completion_tokens)
     random.Random(config.seed).shuffle(rows)
-    return Retention(rows, config.retention_weight, max(1, round(share)))
+    aimed = config.method == "lora" and config.lora.start == "aimed"
+    return Retention(rows, config.retention_weight, max(1, round(share)), aimed)
 
 
 def plan(kind: type, tokens: "Dataset", config: TrainConfig) -> MicroBatch:

@@ -1,0 +1,118 @@
+"""Adapters that look where the pairs differ from what must stay.
+
+An adapter reads the input of its layer along `rank` directions. Drawn at random, these answer to
+any text, and training has to undo that for all but the pairs. Here they are the directions along
+which the pairs are strongest in proportion to what is held: the generalised eigenvectors of the
+second moments of both.
+
+Source: Abid et al. 2018, doi:10.1038/s41467-018-04608-8 (contrastive components); Yang et al. 2024,
+arXiv:2406.05223 (adapters from the covariance of activations).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+WIDEST = 2048  # inputs wider than this cost more to look at than they gain
+SAMPLED = 1024  # tokens of the pairs
+FLOOR = 0.05  # share of the mean second moment that every direction has at least
+
+
+def aim_adapters(model: Module, run_pairs: Callable[[], None], run_held: Callable[[], None]) -> int:
+    """Point the adapters of a model at what tells its pairs from what is held.
+
+    They stay without effect, as new adapters are: only what they read is chosen.
+
+    Args:
+        model: With new LoRA adapters of PEFT.
+        run_pairs: Runs the model over some pairs.
+        run_held: Runs it over some of what is held.
+
+    Returns:
+        How many adapters were pointed; inputs wider than WIDEST are left as they are.
+    """
+    layers: dict[str, Any] = {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and module.in_features <= WIDEST
+    }
+    ours: dict[str, list[Tensor]] = {}
+    with _watched(layers, lambda name, x: ours.setdefault(name, []).append(x.cpu())) as alike:
+        run_pairs()
+    moments: dict[str, Tensor] = {}
+    with _watched(layers, lambda name, x: _add(moments, name, x.mT @ x / len(x))):
+        run_held()
+    for first in ours:
+        tokens = torch.cat(ours[first])
+        tokens = tokens[:: max(1, len(tokens) // SAMPLED)].to(moments[first].device)
+        for name in (first, *(other for other, source in alike.items() if source == first)):
+            read = layers[name].lora_A["default"].weight
+            with torch.no_grad():
+                read.copy_(directions(tokens, moments[first], len(read)))
+    return len(layers)
+
+
+def _add(sums: dict[str, Tensor], name: str, term: Tensor) -> None:
+    sums[name] = sums[name] + term if name in sums else term
+
+
+@contextmanager
+def _watched(
+    layers: dict[str, Any], note: Callable[[str, Tensor], Any]
+) -> Iterator[dict[str, str]]:
+    """Note the inputs of layers, (tokens, width), once where several read the same.
+
+    Yields:
+        Layers that read what another does -> that one; complete when the model has run.
+    """
+    alike: dict[str, str] = {}
+    last: tuple[Any, str] = (None, "")
+
+    def hook_of(name: str) -> Any:
+        def hook(module: Module, inputs: tuple[Tensor, ...]) -> None:
+            nonlocal last
+            if inputs[0] is last[0]:
+                alike[name] = last[1]
+                return
+            last = inputs[0], name
+            note(name, inputs[0].detach().reshape(-1, inputs[0].shape[-1])[::2].float())
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(hook_of(name)) for name, layer in layers.items()]
+    try:
+        yield alike
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def directions(tokens: Tensor, held: Tensor, rank: int) -> Tensor:
+    """Find the directions in which tokens are strongest in proportion to what is held.
+
+    Args:
+        tokens: Activations on the pairs. Shape (tokens, width).
+        held: Second moment of activations on what is held. Shape (width, width).
+        rank: How many directions; where tokens span fewer, the others are zero.
+
+    Returns:
+        Shape (rank, width), the strongest first. Each answers to the tokens as strongly as one
+        drawn at random by PEFT does, on average.
+    """
+    width = len(held)
+    floor = FLOOR * held.trace() / width * torch.eye(width, device=held.device)
+    root = torch.linalg.cholesky(held + floor)
+    white = torch.linalg.solve_triangular(root, tokens.mT, upper=False)  # (width, tokens)
+    strengths, mixes = torch.linalg.eigh(white.mT @ white)
+    order = strengths.argsort(descending=True)[:rank]
+    found = torch.linalg.solve_triangular(root.mT, white @ mixes[:, order], upper=True).mT
+    answer = (tokens @ found.mT).square().mean(0).sqrt()  # (rank,), root mean square
+    usual = (tokens.square().sum(1).mean() / (3 * width)).sqrt()
+    found = found * (usual / answer.clamp(min=1e-12))[:, None]
+    out = tokens.new_zeros(rank, width)
+    out[: len(found)] = found
+    return out
