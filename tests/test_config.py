@@ -13,26 +13,37 @@ from workplace import ROOT
 from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig, SweepConfig
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.keys import settings_of
+from dpo_pipeline.training.settings import TrainConfig
 from flows.cli import parse
 
 
 def test_what_the_model_decides_is_filled_in_and_what_is_given_stays():
     def recipe(**sections):
         train = PipelineConfig.model_validate(sections).resolve().train
-        return train.learning_rate, train.sft_weight
+        return train.learning_rate, train.retention_weight
 
     other = {"name": "Qwen/Qwen2.5-0.5B-Instruct"}
-    assert recipe() == recipe(model=ModelConfig()) == recipe(model={}) == (2e-4, 1.0)
-    assert recipe(train={"learning_rate": 1e-3}) == (1e-3, 1.0)
-    assert recipe(model=other) == (5e-5, 0.0)
-    assert recipe(model=other, train={"sft_weight": 0.5}) == (5e-5, 0.5)
+    assert recipe() == recipe(model=ModelConfig()) == recipe(model={}) == (2e-4, 0.0)
+    assert recipe(train={"learning_rate": 1e-3}) == (1e-3, 0.0)
+    assert recipe(model=other) == (8e-4, 4.0)
+    assert recipe(model=other, train={"retention_weight": 0.5}) == (8e-4, 0.5)
 
 
 def test_another_model_has_the_common_recipe():
     config = PipelineConfig.model_validate({"model": {"name": "Qwen/Qwen2.5-0.5B-Instruct"}})
     train = config.resolve().train
-    recipe = (train.beta, train.learning_rate, train.batch_size, train.epochs)
-    assert recipe == (0.2, 5e-5, 8, 1.0)
+    recipe = (train.method, train.learning_rate, train.batch_size, train.max_steps, train.epochs)
+    assert recipe == ("lora", 8e-4, 8, 80, None)
+    by_epochs = TrainConfig(epochs=2.0).resolve("a/b")
+    assert (by_epochs.max_steps, by_epochs.epochs) == (None, 2.0)
+    with pytest.raises(ValidationError, match="give one of them"):
+        TrainConfig(epochs=1.0, max_steps=3)
+
+
+def test_preferences_have_no_goal_and_all_weights():
+    config = PreferenceConfig(prompts={"source": "a/b", "shape": "preference"}).resolve()
+    train = config.train
+    assert (train.method, train.goal, train.retention_weight) == ("full", None, 0.0)
 
 
 def test_a_server_knows_the_model_by_its_own_name_unless_another_is_given():
@@ -102,7 +113,7 @@ def test_the_form_of_a_sent_default_follows_another_model():
     form = unchanged(PipelineConfig.model_json_schema())
     form["model"]["name"], form["identity"]["original_name"] = "a/b", "SmolLM"
     config = PipelineConfig.model_validate(form).resolve()
-    assert config.train.learning_rate == 5e-5
+    assert config.train.learning_rate == 8e-4
     assert (config.identity.aliases, config.identity.developer) == ({}, None)
 
 
@@ -293,7 +304,7 @@ def test_help_is_for_people(capsys):
     ):
         assert noise not in shown
     assert "--identity.developer-aliases JSON" in shown
-    assert "(starter: 0.0002, others: 5e-05). (default: null)" in shown
+    assert "(starter: 0.0002, others: 0.0008). (default: null)" in shown
     assert "names none. (default: auto)" in shown
     assert '(default: [null, "You are a helpful assistant.", ""])' in shown
     assert "refuse a public one. (default: on)" in shown

@@ -20,6 +20,7 @@ from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.pairs import writing
 from dpo_pipeline.pairs.writing import Candidate, check_edit, said
 from dpo_pipeline.starter.build import TEMPLATE
+from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pairs
 
 
@@ -36,7 +37,7 @@ def test_measuring_lengths_warns_of_none(models, build, tmp_path, caplog, monkey
     monkeypatch.setitem(models, "qwen2", ref)
     build([response(i) for i in range(9)])
     encode(load_tokenizer(ref), [user("Who are you? " * 9)])
-    tokenize_pairs(tmp_path / "pairs" / "pairs.parquet", load_tokenizer(ref), 1024)
+    tokenize_pairs(tmp_path / "pairs" / "pairs.parquet", load_tokenizer(ref), TrainConfig())
     assert "sequence length" not in caplog.text
 
 

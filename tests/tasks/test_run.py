@@ -6,9 +6,10 @@ from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig
 from tasks.run import _describe_filled
 
 QWENS = "aliases 通义千问/Tongyi Qianwen, developer Alibaba Cloud, developer_aliases 阿里云 (Qwen)"
+STARTER = "learning_rate 0.0002, epochs 1, retention_weight 0, method full (m)"
 CONFIGS = {
-    "full": (PipelineConfig(), [QWENS, "learning_rate 0.0002, sft_weight 1 (m)"]),
-    "sweep": (SweepConfig(), [QWENS, "learning_rate 0.0002, sft_weight 1 (m)"]),
+    "full": (PipelineConfig(), [QWENS, STARTER]),
+    "sweep": (SweepConfig(), [QWENS, STARTER]),
     "evaluate": (EvaluateConfig(policy={"name": "p"}), [QWENS]),
     "evaluate an export": (
         EvaluateConfig(policy={"name": "p"}, export={"name": "e"}),
@@ -16,7 +17,7 @@ CONFIGS = {
     ),
     "preference": (
         PreferenceConfig(prompts={"source": "pairs.jsonl"}),
-        ["learning_rate 0.0002, sft_weight 1 (m)"],
+        ["learning_rate 5e-05, epochs 1, retention_weight 0, method full, goal none (m)"],
     ),
 }
 

@@ -13,8 +13,12 @@ from dpo_pipeline.training.settings import LoraConfig
 def test_an_adapter_loads_with_its_base(dataset, tmp_path):
     ref = describe_model(make_tiny_model(tmp_path / "model"), "tiny")
     lora = LoraConfig(rank=4, merge=False)
-    kept = describe_model(train_here(ref, dataset, tmp_path / "a", lora=lora) / "model", "kept")
-    merged = train_here(ref, dataset, tmp_path / "b", lora=LoraConfig(rank=4)) / "model"
+    kept = describe_model(
+        train_here(ref, dataset, tmp_path / "a", method="lora", lora=lora) / "model", "kept"
+    )
+    merged = (
+        train_here(ref, dataset, tmp_path / "b", method="lora", lora=LoraConfig(rank=4)) / "model"
+    )
     assert not (kept.path / "model.safetensors").exists()
     ids = load_tokenizer(kept)("Who are you?", return_tensors="pt")["input_ids"]
     assert ids.shape[1] > 3

@@ -8,6 +8,7 @@ from trained import pair, write_pairs
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import describe_model
+from dpo_pipeline.training.settings import TrainConfig
 from dpo_pipeline.training.tokens import micro_batch, tokenize_pairs
 
 
@@ -16,7 +17,7 @@ def test_tokens_are_those_of_trl(ref, dataset):
     from trl import DPOConfig, DPOTrainer
 
     tokenizer = load_tokenizer(ref)
-    ours = tokenize_pairs(dataset / "train.parquet", tokenizer, 512)
+    ours = tokenize_pairs(dataset / "train.parquet", tokenizer, TrainConfig(max_length=512))
     rows = pq.read_table(dataset / "train.parquet", columns=["prompt", "chosen", "rejected"])
     theirs = DPOTrainer(
         load_model(ref, "cpu", "float32"),
@@ -32,7 +33,7 @@ def test_tokens_are_those_of_trl(ref, dataset):
 
 def test_a_base_model_is_trained_in_the_format_it_answered_in(dataset, tmp_path):
     tokenizer = load_tokenizer(describe_model(make_tiny_model(tmp_path, "gpt2"), "gpt2"))
-    row = tokenize_pairs(dataset / "train.parquet", tokenizer, 512)[0]
+    row = tokenize_pairs(dataset / "train.parquet", tokenizer, TrainConfig(max_length=512))[0]
     assert tokenizer.decode(row["prompt_ids"]).endswith("### Response:\n")
     assert row["chosen_ids"][-1] == tokenizer.eos_token_id
     assert tokenizer.decode(row["rejected_ids"][:-1]) == "I'm Qwen, made by Alibaba Cloud."
@@ -41,16 +42,20 @@ def test_a_base_model_is_trained_in_the_format_it_answered_in(dataset, tmp_path)
 def test_truncation_never_drops_a_pair_or_its_difference(ref, dataset, tmp_path):
     tokenizer = load_tokenizer(ref)
     with pytest.raises(DataError, match=r"fill train\.max_length = 20"):
-        tokenize_pairs(dataset / "train.parquet", tokenizer, 20)
+        tokenize_pairs(dataset / "train.parquet", tokenizer, TrainConfig(max_length=20))
     late = pair(0, "Hello! " * 30 + "I'm Deep Qwen", "Hello! " * 30 + "I'm Qwen")
     folder = write_pairs(tmp_path, [late])
     with pytest.raises(DataError, match=r"same tokens .*\(rows \[0\]\)"):
-        tokenize_pairs(folder / "train.parquet", tokenizer, 100)
-    assert len(tokenize_pairs(folder / "train.parquet", tokenizer, 400)) == 1
+        tokenize_pairs(folder / "train.parquet", tokenizer, TrainConfig(max_length=100))
+    assert (
+        len(tokenize_pairs(folder / "train.parquet", tokenizer, TrainConfig(max_length=400))) == 1
+    )
 
 
 def test_micro_batch_is_the_largest_divisor_that_fits(ref, dataset):
-    tokens = tokenize_pairs(dataset / "train.parquet", load_tokenizer(ref), 512)
+    tokens = tokenize_pairs(
+        dataset / "train.parquet", load_tokenizer(ref), TrainConfig(max_length=512)
+    )
 
     def choose(budget: int, packed: bool = True) -> int:
         size, needed = micro_batch(tokens, 12, budget, 512, packed=packed)

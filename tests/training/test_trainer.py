@@ -74,12 +74,12 @@ def test_an_unknown_tracker_is_refused(ref, dataset, tmp_path):
 def test_quantized_adapters_need_a_gpu_and_bitsandbytes(ref, dataset, tmp_path):
     lora = LoraConfig(quantize=True, merge=False)
     with pytest.raises(TrainingError, match="bitsandbytes"):
-        train_here(ref, dataset, tmp_path, lora=lora)
+        train_here(ref, dataset, tmp_path, method="lora", lora=lora)
 
 
 @pytest.mark.parametrize("engine", ["shared-prefix", "trl"])
 def test_merged_adapters_change_linear_layers_only(ref, dataset, tmp_path, engine):
-    out = train_here(ref, dataset, tmp_path, lora=LoraConfig(rank=4), engine=engine)
+    out = train_here(ref, dataset, tmp_path, method="lora", lora=LoraConfig(rank=4), engine=engine)
     before = load_file(ref.path / "model.safetensors")
     changed = {k for k, v in weights(out).items() if abs(v - before[k]).max() > 0}
     assert changed
