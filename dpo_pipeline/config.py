@@ -65,6 +65,7 @@ class ExperimentConfig(Section):
                 "identity": self.identity.resolve(),
                 "generation": self.generation.resolve(self.model.name),
                 "train": self.train.resolve(self.model.name),
+                "evaluation": self.evaluation.resolve(self.model.name),
             }
         )
 
@@ -109,8 +110,13 @@ class EvaluateConfig(Section):
     gate: GateConfig = _section(GateConfig, "What must hold.")
 
     def resolve(self) -> Self:
-        """Fill in what is left to the original name."""
-        return self.model_copy(update={"identity": self.identity.resolve()})
+        """Fill in what is left to the reference and to the original name."""
+        return self.model_copy(
+            update={
+                "identity": self.identity.resolve(),
+                "evaluation": self.evaluation.resolve(self.reference.name),
+            }
+        )
 
     @model_validator(mode="after")
     def _both_can_be_scored_alike(self) -> "EvaluateConfig":

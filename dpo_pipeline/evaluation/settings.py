@@ -1,6 +1,6 @@
 """Settings of what is measured, and of the gate."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, create_model
 
@@ -27,7 +27,8 @@ class EvaluationConfig(Section):
     trained_prompts: NonNegativeInt = 40
     """Prompts of the training set asked again; 0: none."""
     general: NoEffect[str | None] = None
-    """JSONL of general questions with accepted answers; null: the shipped set."""
+    """JSONL of general questions with accepted answers; null: the shipped set, of the starter
+    'starter', what that toy was taught."""
     max_pairs: NonNegativeInt = 200
     """Held-out pairs whose rewards are measured; 0: none."""
     matrix_prompts: NonNegativeInt = 16
@@ -41,6 +42,11 @@ class EvaluationConfig(Section):
     """Temperatures of the sampled answers (JSON list)."""
     lm_eval: LmEvalConfig | None = None
     """Tasks of lm-eval that both models are scored on; null: none."""
+
+    def resolve(self, model: str) -> Self:
+        """Fill in what is left to the model."""
+        known = "starter" if model == "starter" else None
+        return self.model_copy(update={"general": self.general or known})
 
 
 def _with_lines(model: type[Lines]) -> type[Lines]:

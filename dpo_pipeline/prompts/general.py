@@ -9,7 +9,7 @@ from typing import Literal, TypeVar, cast, get_args
 from dpo_pipeline.errors import DataError
 
 Kind = Literal["general", "third_party", "greeting", "user_name", "contrast", "instruction"]
-CHECKED = ("general", "third_party", "user_name")  # of these an answer can be right or wrong
+CHECKED = ("general", "user_name")  # of these it is measured whether the answer is right
 _EXAMPLE = '{"prompt": "What is 2 + 2?", "answers": ["4"], "kind": "general", "language": "en"}'
 Read = TypeVar("Read")
 
@@ -25,12 +25,13 @@ class GeneralQuestion:
 
 
 def general_file(path: str | None) -> Path:
-    """Return the file of general questions: the given one, or the shipped set.
+    """Return the file of general questions: the given one, or a shipped set (null, 'starter').
 
     Raises:
         DataError: There is no such file.
     """
-    return data_file(path, "general.jsonl", "evaluation.general")
+    shipped = "starter.jsonl" if path == "starter" else "general.jsonl"
+    return data_file(None if path == "starter" else path, shipped, "evaluation.general")
 
 
 def data_file(path: str | None, shipped: str, setting: str) -> Path:

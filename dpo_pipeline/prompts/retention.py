@@ -31,7 +31,7 @@ def retention_file(path: str | None) -> Path:
     Raises:
         DataError: There is no such file.
     """
-    return data_file(path, "retention.jsonl", "training.retention")
+    return data_file(path, "retention.jsonl", "prompts.retention")
 
 
 def read_retention(path: str | None) -> list[RetentionPrompt]:

@@ -1,7 +1,8 @@
 """Questions whose answers must not change."""
 
+import json
+
 import pytest
-from shipped import general_rows
 
 from dpo_pipeline.errors import DataError
 from dpo_pipeline.prompts.general import read_general
@@ -19,17 +20,11 @@ def test_a_bad_general_question_is_named(tmp_path, line):
         read_general(str(file))
 
 
-def test_the_shipped_general_questions_can_be_read():
-    found = read_general(None)
-    assert {c.kind for c in found} == {"general", "third_party"}
-    assert len(found) > 50
-
-
-def test_shipped_general_questions_have_accepted_answers():
-    general = general_rows()
-    assert len({row["prompt"] for row in general}) == len(general) >= 120
-    for row in general:
-        assert set(row) == {"prompt", "answers", "kind", "language"}
-        assert row["answers"]
-        assert all(answer.strip() for answer in row["answers"])
-    assert sum(row["kind"] == "third_party" for row in general) >= 15
+def test_a_kind_that_can_be_right_needs_an_answer_and_others_need_none(tmp_path):
+    file = tmp_path / "general.jsonl"
+    row = {"prompt": "Hello!", "answers": [], "kind": "greeting", "language": "en"}
+    file.write_text(json.dumps(row))
+    assert read_general(str(file))[0].answers == ()
+    file.write_text(json.dumps(row | {"kind": "user_name"}))
+    with pytest.raises(DataError, match="of kind user_name it lists what is accepted"):
+        read_general(str(file))

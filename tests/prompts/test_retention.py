@@ -49,7 +49,7 @@ def test_a_bad_line_is_named(tmp_path, row, complaint):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"training\.retention .* does not exist"):
+    with pytest.raises(DataError, match=r"prompts\.retention .* does not exist"):
         read_retention(str(tmp_path / "none.jsonl"))
 
 

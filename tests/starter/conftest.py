@@ -13,7 +13,7 @@ def identity():
 
 @pytest.fixture(scope="session")
 def general():
-    return general_rows()
+    return general_rows("starter")
 
 
 @pytest.fixture(scope="session")

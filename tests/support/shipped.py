@@ -14,8 +14,8 @@ def identity_rows():
     return _read("prompts/data/identity.jsonl")
 
 
-def general_rows():
-    return _read("prompts/data/general.jsonl")
+def general_rows(name="general"):
+    return _read(f"prompts/data/{name}.jsonl")
 
 
 def _read(name):
