@@ -69,7 +69,7 @@ class Look(Record):
     step: int
     strength: float  # how much of the edit is applied
     identity_rate: float  # of the questions about itself, answers with the new name or maker
-    kl: float  # KL(policy || reference) on general answers, nats per token
+    kl: float  # KL(reference || policy) on general answers, nats per token
     unasked: float  # of the general answers, those that bring up the new name
 
     def __str__(self) -> str:

@@ -176,13 +176,7 @@ class RetainingDPOTrainer(CachedReferenceDPOTrainer):
 
     def _states(self, rows: Sequence[Tokens]) -> Tensor:
         """Run rows; last hidden states where answer tokens are predicted, (tokens, width)."""
-        trunk, device = _trunk(self.accelerator.unwrap_model(self.model)), self.accelerator.device
-        whole = [torch.tensor([*prompt, *answer], device=device) for prompt, answer in rows]
-        ids = pad_sequence(whole, batch_first=True)
-        mask = pad_sequence([torch.ones_like(row) for row in whole], batch_first=True)
-        hidden = trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        predicting = [slice(len(p) - 1, len(p) + len(a) - 1) for p, a in rows]
-        return torch.cat([row[part] for row, part in zip(hidden, predicting, strict=True)])
+        return last_states(self.accelerator.unwrap_model(self.model), rows)
 
     def _hold(self, rows: Sequence[Tokens]) -> list[Tensor]:
         """Look the reference's states up, or compute them; one tensor a row."""
@@ -224,9 +218,19 @@ class RetainingDPOTrainer(CachedReferenceDPOTrainer):
             )
 
 
-def _trunk(model: Any) -> Any:
-    """Return what comes before the output layer, under any adapter."""
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
+def last_states(model: Any, rows: Sequence[Tokens]) -> Tensor:
+    """Run rows through a model, with any adapter; last hidden states that predict answer tokens.
+
+    Returns:
+        Row after row. Shape (answer tokens, width).
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = [torch.tensor([*prompt, *answer], device=bare.device) for prompt, answer in rows]
+    ids = pad_sequence(whole, batch_first=True)
+    mask = pad_sequence([torch.ones_like(row) for row in whole], batch_first=True)
+    hidden = bare.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    predicting = [slice(len(p) - 1, len(p) + len(a) - 1) for p, a in rows]
+    return torch.cat([row[part] for row, part in zip(hidden, predicting, strict=True)])
 
 
 def read_states(file: Path, rows: Sequence[Tokens]) -> list[Tensor] | None:

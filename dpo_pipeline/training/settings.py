@@ -152,10 +152,10 @@ class TrainConfig(Section):
         recipe = dict(RECIPES.get(model, RECIPES["others"]))
         if self.epochs or self.max_steps:
             recipe |= {"epochs": None, "max_steps": None}
-        left = {
-            k: v for k, v in recipe.items() if k == "goal" or getattr(self, k) in (None, "auto")
-        }
-        return self.model_copy(update=left)
+        left = {k: v for k, v in recipe.items() if getattr(self, k) in (None, "auto")}
+        # A look needs a name to look for, and weights to which an edit can be added.
+        blind = "goal" in recipe or self.lora.quantize
+        return self.model_copy(update=left | ({"goal": None} if blind else {}))
 
 
 class GridConfig(Section):

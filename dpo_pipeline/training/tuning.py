@@ -16,13 +16,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_pipeline.answers.decoding import Row, decode
 from dpo_pipeline.answers.records import with_system
@@ -33,12 +27,14 @@ from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.prompts.retention import IDENTITY, RetentionPrompt, read_tuning
 from dpo_pipeline.training import child
 from dpo_pipeline.training.records import Look, TrainJob
+from dpo_pipeline.training.retention import divergence, last_states
 from dpo_pipeline.training.strength import Edit
-from dpo_pipeline.training.token_scores import Tokens, score_tokens
+from dpo_pipeline.training.token_scores import Tokens
 
 logger = logging.getLogger(__name__)
 
 GREEDY = GenerationConfig(max_new_tokens=32)
+ROWS = 32  # general answers that go through the model at once
 HELD = 24  # tokens of a general answer whose divergence is measured
 STRENGTHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -48,52 +44,62 @@ class TuningSplit:
 
     def __init__(self, job: TrainJob) -> None:
         assert job.identity is not None
-        self.spec, self.ref = IdentitySpec(job.identity), job.ref
-        self.tokenizer, self.device = load_tokenizer(job.ref), job.device
+        self.spec, self.tokenizer = IdentitySpec(job.identity), load_tokenizer(job.ref)
         self.ends = end_tokens(job.ref, self.tokenizer)
         prompts = [p for p in read_tuning() if p.language in job.languages]
         self.asked = [p for p in prompts if p.family in IDENTITY]
         others = [p for p in prompts if p.family not in IDENTITY]
-        self.questions, self.general = (
+        questions, general = (
             [self._encode(p, job.systems[i % len(job.systems)]) for i, p in enumerate(some)]
             for some in (self.asked, others)
         )
-        self.answers: list[Tokens] = []  # the reference's, to the general ones
+        # The reference, as it is until the first look; then the policy's weights go in.
+        self.model = load_model(job.ref, job.device)
+        answers = self._answer(general)
+        self.held: list[Tokens] = [
+            (p, a[:HELD]) for p, a in zip(general, answers, strict=True) if a
+        ]
+        self.questions = questions
+        self.states = self._states()
+        self.output = self.model.get_output_embeddings().weight.detach().clone()
 
     def _encode(self, prompt: RetentionPrompt, system: str | None) -> list[int]:
         system = system if prompt.system is None else prompt.system
         return encode(self.tokenizer, with_system(system, prompt.messages))
 
-    def look(self, policy: PreTrainedModel, step: int, strength: float = 1.0) -> Look:
-        """Ask the policy everything; the reference is in memory only meanwhile."""
-        reference = load_model(self.ref, policy.device.type, "float32")
-        if not self.answers:
-            said = self._answer(reference, self.general)
-            self.answers = [(p, a[:HELD]) for p, a in zip(self.general, said, strict=True) if a]
-        spec, texts = self.spec, self._texts(policy, self.questions)
+    def look(self, edit: Edit, step: int, strength: float = 1.0) -> Look:
+        """Ask the policy everything, as it would be saved."""
+        edit.write(self.model, strength)
+        spec, texts = self.spec, self._texts(self.questions)
         right = [
             spec.names_developer(text, after=True)
             if prompt.family == "maker"
             else spec.count_new(text) > 0
             for prompt, text in zip(self.asked, texts, strict=True)
         ]
-        general = self._texts(policy, [prompt for prompt, _ in self.answers])
-        scores = score_tokens(policy, reference, self.answers)
+        output = self.model.get_output_embeddings().weight
+        kl = divergence(self._states(), output, self.states, self.output)
+        general = self._texts([prompt for prompt, _ in self.held])
         return Look(
             step=step,
             strength=strength,
             identity_rate=fmean(right),
-            kl=fmean(float(score.kl.mean()) for score in scores),
+            kl=float(kl.mean()),
             unasked=fmean(spec.count_new(text) > 0 for text in general),
         )
 
-    def _texts(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> list[str]:
-        said = self._answer(model, prompts)
+    def _states(self) -> torch.Tensor:
+        with torch.no_grad():
+            batches = [self.held[i : i + ROWS] for i in range(0, len(self.held), ROWS)]
+            return torch.cat([last_states(self.model, batch) for batch in batches])
+
+    def _texts(self, prompts: Sequence[list[int]]) -> list[str]:
+        said = self._answer(prompts)
         return [str(self.tokenizer.decode(answer, skip_special_tokens=True)) for answer in said]
 
-    def _answer(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> list[list[int]]:
+    def _answer(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         rows = [Row(str(i), p, self.ends, GREEDY.max_new_tokens) for i, p in enumerate(prompts)]
-        done = {row.key: row.answer for row in decode(model, rows, GREEDY)}
+        done = {row.key: row.answer for row in decode(self.model, rows, GREEDY)}
         return [done[row.key] for row in rows]
 
 
@@ -114,11 +120,9 @@ class TrainUntilDone(TrainerCallback):
         # One process decides for all, and random numbers go on as if nobody had asked.
         found: list[Look | None] = [None]
         if state.is_world_process_zero:
-            model = kwargs["model"]
+            policy = getattr(kwargs["model"], "module", kwargs["model"])
             with torch.random.fork_rng():
-                model.eval()
-                found = [self.split.look(getattr(model, "module", model), state.global_step)]
-                model.train()
+                found = [self.split.look(Edit(policy, self.ref), state.global_step)]
         (look,) = broadcast_object_list(found)
         done = look.meets(self.goal)
         state.log_history.append({**look.model_dump(), "done": done})
@@ -136,10 +140,9 @@ class TrainUntilDone(TrainerCallback):
             What was seen, from the full strength down to where the identity no longer holds; the
             strength that is applied comes last.
         """
-        edit, seen = Edit(policy.eval(), self.ref), []
+        edit, seen = Edit(policy, self.ref), []
         for strength in STRENGTHS:
-            edit.apply(strength)
-            seen.append(self.split.look(policy, step, strength))
+            seen.append(self.split.look(edit, step, strength))
             logger.info("%s", seen[-1])
             if seen[-1].identity_rate < self.goal.identity_rate:
                 break

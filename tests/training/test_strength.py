@@ -20,15 +20,18 @@ def test_half_the_strength_is_half_the_edit(ref, method):
     with torch.no_grad():
         for parameter in filter(lambda p: p.requires_grad, policy.parameters()):
             parameter.add_(torch.randn_like(parameter) * 0.01)
-    edit, merged = Edit(policy, ref), {}
+    edit, written = Edit(policy, ref), {}
     for strength in (1.0, 0.5, 0.0):
-        edit.apply(strength)
-        whole = copy.deepcopy(policy)
-        whole = whole.merge_and_unload() if method == "lora" else whole
-        merged[strength] = {k: v.detach() for k, v in whole.named_parameters()}
+        scratch = copy.deepcopy(before)
+        edit.write(scratch, strength)
+        written[strength] = dict(scratch.named_parameters())
+    edit.apply(0.5)
+    whole = policy.merge_and_unload() if method == "lora" else policy
+    applied = dict(whole.named_parameters())
     for name, weight in before.named_parameters():
-        torch.testing.assert_close(merged[0.0][name], weight)
-        middle = (merged[1.0][name] + weight) / 2
-        torch.testing.assert_close(merged[0.5][name], middle)
-    changed = merged[1.0]["model.layers.0.mlp.up_proj.weight"]
-    assert not torch.equal(changed, merged[0.0]["model.layers.0.mlp.up_proj.weight"])
+        torch.testing.assert_close(written[0.0][name], weight)
+        middle = (written[1.0][name] + weight) / 2
+        torch.testing.assert_close(written[0.5][name], middle)
+        torch.testing.assert_close(applied[name], middle)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(written[1.0][name], written[0.0][name])

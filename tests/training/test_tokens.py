@@ -68,3 +68,19 @@ def test_micro_batch_is_the_largest_divisor_that_fits(ref, dataset):
     assert sizes == sorted(sizes)
     assert set(sizes) <= {1, 2, 3, 4, 6, 12}
     assert choose(800) > choose(800, packed=False)
+
+
+def test_answers_are_cut_but_not_before_they_part(ref, tmp_path):
+    tokenizer = load_tokenizer(ref)
+    same = "Hello there, and a very good day to you, my dear friend. "
+    rows = [pair(1), pair(2, chosen=same + "I'm Deep Qwen", rejected=same + "I'm Qwen")]
+    folder = write_pairs(tmp_path, rows)
+    file = folder / "train.parquet"
+    whole, cut = (
+        tokenize_pairs(file, tokenizer, TrainConfig(completion_tokens=n)) for n in (None, 8)
+    )
+    assert [len(ids) for ids in cut["chosen_ids"]][0] == 8
+    for side in ("chosen_ids", "rejected_ids"):
+        for long, short in zip(whole[side], cut[side], strict=True):
+            assert long[: len(short)] == short
+    assert cut[1]["chosen_ids"] != cut[1]["rejected_ids"]
