@@ -79,7 +79,7 @@ def test_answers_are_cut_but_not_before_they_part(ref, tmp_path):
     whole, cut = (
         tokenize_pairs(file, tokenizer, TrainConfig(completion_tokens=n)) for n in (None, 8)
     )
-    assert [len(ids) for ids in cut["chosen_ids"]][0] == 8
+    assert len(cut[0]["chosen_ids"]) < len(whole[0]["chosen_ids"])
     for side in ("chosen_ids", "rejected_ids"):
         for long, short in zip(whole[side], cut[side], strict=True):
             assert long[: len(short)] == short
