@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Module
 
 WIDEST = 2048  # inputs wider than this cost more to look at than they gain
-SAMPLED = 1024  # tokens of the pairs
+SAMPLED = 4096  # tokens of the pairs
 FLOOR = 0.05  # share of the mean second moment that every direction has at least
 
 
@@ -79,7 +79,8 @@ def _watched(
                 alike[name] = last[1]
                 return
             last = inputs[0], name
-            note(name, inputs[0].detach().reshape(-1, inputs[0].shape[-1])[::2].float())
+            with torch.autocast(inputs[0].device.type, enabled=False):
+                note(name, inputs[0].detach().reshape(-1, inputs[0].shape[-1])[::2].float())
 
         return hook
 
@@ -107,9 +108,10 @@ def directions(tokens: Tensor, held: Tensor, rank: int) -> Tensor:
     floor = FLOOR * held.trace() / width * torch.eye(width, device=held.device)
     root = torch.linalg.cholesky(held + floor)
     white = torch.linalg.solve_triangular(root, tokens.mT, upper=False)  # (width, tokens)
-    strengths, mixes = torch.linalg.eigh(white.mT @ white)
-    order = strengths.argsort(descending=True)[:rank]
-    found = torch.linalg.solve_triangular(root.mT, white @ mixes[:, order], upper=True).mT
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # where its search starts
+        strongest = torch.svd_lowrank(white, min(rank + 8, *white.shape), niter=4)[0][:, :rank]
+    found = torch.linalg.solve_triangular(root.mT, strongest, upper=True).mT
     answer = (tokens @ found.mT).square().mean(0).sqrt()  # (rank,), root mean square
     usual = (tokens.square().sum(1).mean() / (3 * width)).sqrt()
     found = found * (usual / answer.clamp(min=1e-12))[:, None]
