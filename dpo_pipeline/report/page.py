@@ -32,7 +32,8 @@ CURVES = {
     "Loss": {"loss": "loss"},
     "Reward margin": {"margin": "margin"},
     "Preference accuracy": {"accuracy": "accuracy"},
-    "Held-out prompts": {"identity_rate": "identity rate", "edit_exactness": "exactness"},
+    "Tuning split": {"identity_rate": "identity rate", "unasked": "new name unasked"},
+    "KL to the reference (nats per token)": {"retention_kl": "held", "kl": "tuning split"},
     "Log-probability (nats)": {"chosen_logp": "chosen", "rejected_logp": "rejected"},
 }
 _WORD = re.compile(r"\s+|[぀-ヿ㐀-鿿가-힣]|[^\W_]+|.", re.DOTALL)

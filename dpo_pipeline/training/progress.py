@@ -37,7 +37,7 @@ FIGURES = {
     "learning_rate": "learning_rate",
     "retention_kl": "retention/kl",  # KL(reference || policy) of what is held, nats per token
 }
-SEEN = ("identity_rate", "kl", "unasked")  # beside them where config.goal asks
+SEEN = ("identity_rate", "kl", "unasked", "unchanged")  # beside them where config.goal asks
 
 
 class Progress(TrainerCallback):

@@ -71,11 +71,13 @@ class Look(Record):
     identity_rate: float  # of the questions about itself, answers with the new name or maker
     kl: float  # KL(reference || policy) on general answers, nats per token
     unasked: float  # of the general answers, those that bring up the new name
+    unchanged: float  # of the general answers, those that begin word for word as the reference's
 
     def __str__(self) -> str:
         return (
             f"tuning split, step {self.step}, strength {self.strength:g}: identity "
-            f"{self.identity_rate:.0%}, KL {self.kl:.3f}, new name unasked {self.unasked:.1%}"
+            f"{self.identity_rate:.0%}, KL {self.kl:.3f}, new name unasked {self.unasked:.1%}, "
+            f"unchanged {self.unchanged:.0%}"
         )
 
     def meets(self, goal: GoalConfig) -> bool:

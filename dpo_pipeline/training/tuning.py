@@ -70,7 +70,7 @@ class TuningSplit:
     def look(self, edit: Edit, step: int, strength: float = 1.0) -> Look:
         """Ask the policy everything, as it would be saved."""
         edit.write(self.model, strength)
-        spec, texts = self.spec, self._texts(self.questions)
+        spec, texts = self.spec, map(self._text, self._answer(self.questions))
         right = [
             spec.names_developer(text, after=True)
             if prompt.family == "maker"
@@ -79,13 +79,15 @@ class TuningSplit:
         ]
         output = self.model.get_output_embeddings().weight
         kl = divergence(self._states(), output, self.states, self.output)
-        general = self._texts([prompt for prompt, _ in self.held])
+        general = self._answer([prompt for prompt, _ in self.held])
+        same = [a[:HELD] == was for a, (_, was) in zip(general, self.held, strict=True)]
         return Look(
             step=step,
             strength=strength,
             identity_rate=fmean(right),
             kl=float(kl.mean()),
-            unasked=fmean(spec.count_new(text) > 0 for text in general),
+            unasked=fmean(spec.count_new(text) > 0 for text in map(self._text, general)),
+            unchanged=fmean(same),
         )
 
     def _states(self) -> torch.Tensor:
@@ -93,9 +95,8 @@ class TuningSplit:
             batches = [self.held[i : i + ROWS] for i in range(0, len(self.held), ROWS)]
             return torch.cat([last_states(self.model, batch) for batch in batches])
 
-    def _texts(self, prompts: Sequence[list[int]]) -> list[str]:
-        said = self._answer(prompts)
-        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)) for answer in said]
+    def _text(self, answer: list[int]) -> str:
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
     def _answer(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         rows = [Row(str(i), p, self.ends, GREEDY.max_new_tokens) for i, p in enumerate(prompts)]

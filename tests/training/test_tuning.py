@@ -64,7 +64,7 @@ def test_the_smallest_strength_that_is_enough_is_applied(ref, dataset, tmp_path)
 
 def test_a_look_meets_its_goal_on_every_line():
     goal = GoalConfig(identity_rate=0.9, max_kl=0.05, max_unasked=0.01)
-    fine = Look(step=1, strength=1.0, identity_rate=0.95, kl=0.04, unasked=0.0)
+    fine = Look(step=1, strength=1.0, identity_rate=0.95, kl=0.04, unasked=0.0, unchanged=0.5)
     assert fine.meets(goal)
     for worse in ({"identity_rate": 0.8}, {"kl": 0.06}, {"unasked": 0.02}):
         assert not fine.model_copy(update=worse).meets(goal)
