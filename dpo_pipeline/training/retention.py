@@ -33,7 +33,7 @@ from dpo_pipeline.training.token_scores import Tokens
 
 logger = logging.getLogger(__name__)
 
-PAIRS = 100  # pairs, and twice as many rows, that adapters start from
+PAIRS = 60  # pairs, and twice as many rows, that adapters start from
 ROWS = 32  # rows of the reference that go through the model at once
 CACHED = {"cpu": 1 << 20}  # float32 numbers that stay in a core's cache while worked on
 UNCACHED = 1 << 28

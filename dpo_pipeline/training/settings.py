@@ -31,7 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 # By TRL's names.
 Loss = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "nca_pair", "bco_pair", "sppo_hard",
-    "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop",
+    "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
 
 
@@ -90,7 +90,7 @@ class TrainConfig(Section):
     """Budget of optimizer steps; null: by the epochs, or from the model where these are null too
     (starter: one epoch, others: 80 steps)."""
     loss_type: Loss = "sigmoid"
-    """Loss, by TRL's name; sigmoid is DPO's own."""
+    """Loss, by TRL's name; sigmoid is DPO's own, sft leaves the rejected answers out."""
     sft_weight: NonNegativeFloat = 1.0
     """Weight of an SFT term on the chosen answer, which keeps the sentence whole. Averaged over the
     tokens that go through the model at once."""

@@ -158,7 +158,9 @@ def trainer_arguments(job: TrainJob, at_once: int) -> "DPOConfig":
             raise TrainingError(f"train.report_to names {tracker}: pip install {tracker}.")
     if config.learning_rate is None:
         raise TrainingError("train.learning_rate is left to the model: use TrainConfig.resolve()")
-    losses = {config.loss_type: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
+    losses = {config.loss_type: 1.0}
+    if config.sft_weight and config.loss_type != "sft":
+        losses["sft"] = config.sft_weight
     return DPOConfig(
         output_dir=str(job.checkpoints),
         use_cpu=device == "cpu",
