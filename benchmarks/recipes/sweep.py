@@ -10,12 +10,8 @@ that was cut short goes on. Figures go to results/recipes-<model>.json, a table 
 import argparse
 import json
 import platform
-import sys
 import time
 from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 
 from prefect import flow
 
@@ -26,6 +22,7 @@ from flows.cli import parse
 from flows.full import make_dataset, train_and_score
 from tasks.run import begin
 
+ROOT = Path(__file__).parents[2]
 FREE = {"retention_weight": 0.0, "goal": None}
 # Name -> what it changes of the settings that are used.
 RECIPES: dict[str, dict[str, object]] = {
