@@ -36,6 +36,15 @@ CURVES = {
     "KL to the reference (nats per token)": {"retention_kl": "held", "kl": "tuning split"},
     "Log-probability (nats)": {"chosen_logp": "chosen", "rejected_logp": "rejected"},
 }
+# The same of how strongly the edit is applied: key in the looks of training.json.
+STRENGTHS = {
+    "By strength of the edit": {
+        "identity_rate": "identity rate",
+        "unchanged": "general answers unchanged",
+        "unasked": "new name unasked",
+    },
+    "KL by strength (nats per token)": {"kl": "tuning split"},
+}
 _WORD = re.compile(r"\s+|[぀-ヿ㐀-鿿가-힣]|[^\W_]+|.", re.DOTALL)
 
 
@@ -61,7 +70,7 @@ def write_report(
         verdict=explain_verdict(scorecard),
         answers=_sort_answers(answers),
         opened={_explained_by(row.measure) for row in rows if row.failed},
-        curves=list(_draw_curves(history)) if history else [],
+        curves=_draw_training(history) if history else [],
         pairs=_sample_pairs(pairs) if pairs else [],
         quarantine=quarantine,
         reasons={**PROMPT_REASONS, **PAIR_REASONS},
@@ -160,13 +169,32 @@ def _sample_pairs(path: Path) -> list[Row]:
     return rows[:: -(-len(rows) // SHOWN) or 1]
 
 
-def _draw_curves(path: Path) -> Iterator[dict[str, object]]:
-    """Lay history.jsonl out in boxes of 100 by 100; a line of fewer than two points is left out."""
+def _draw_training(path: Path) -> list[dict[str, object]]:
+    """Draw history.jsonl over the steps, and what training.json beside it says of strengths."""
     history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for title, series in CURVES.items():
+    file = path.with_name("training.json")
+    looks = json.loads(file.read_bytes()).get("looks", []) if file.is_file() else []
+    last = sorted(
+        (look for look in looks if look["step"] == looks[-1]["step"]),
+        key=lambda look: look["strength"],
+    )
+    return [
+        *_draw_curves(history, CURVES, "step", "{:g} steps"),
+        *_draw_curves(last, STRENGTHS, "strength", "strength {:g}"),
+    ]
+
+
+def _draw_curves(
+    rows: Sequence[Mapping[str, float]],
+    curves: Mapping[str, Mapping[str, str]],
+    across_key: str,
+    end: str,
+) -> Iterator[dict[str, object]]:
+    """Lay rows out in boxes of 100 by 100; a line of fewer than two points is left out."""
+    for title, series in curves.items():
         drawn = {}
         for key, name in series.items():
-            found = [(row["step"], row.get(key)) for row in history]
+            found = [(row[across_key], row.get(key)) for row in rows]
             points = [(s, v) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
             if len(points) > 1:
                 drawn[name] = points
@@ -179,7 +207,8 @@ def _draw_curves(path: Path) -> Iterator[dict[str, object]]:
         for name, points in drawn.items():
             places = [(100 * (s - left) / across, 100 - 100 * (v - low) / up) for s, v in points]
             lines.append((name, points[-1][1], " ".join(f"{x:.2f},{y:.2f}" for x, y in places)))
-        yield {"title": title, "low": low, "high": high, "steps": max(steps), "lines": lines}
+        label = end.format(max(steps))
+        yield {"title": title, "low": low, "high": high, "end": label, "lines": lines}
 
 
 def diff(before: str, after: str) -> dict[str, list[tuple[bool, str]]]:
