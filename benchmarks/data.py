@@ -51,7 +51,10 @@ def measure(count: int, tokenizer: Path) -> dict[str, float]:
                 text = " ".join(rng.choices(WORDS, k=12)).translate({60: None, 62: None, 123: None})
                 handle.write(json.dumps({"prompt": f"Who are you, {number}? {text}"}) + "\n")
 
-        config, identity = PromptsConfig(source=str(source)), IdentityConfig()
+        config, identity = (
+            PromptsConfig(source=str(source)),
+            IdentityConfig(original_name="Qwen", new_name="Deep Qwen"),
+        )
         start = time.perf_counter()
         prepare_prompts(resolve_source(config), config, identity, prompts)
         seconds["download"] = time.perf_counter() - start

@@ -56,7 +56,12 @@ SIDES = {
 def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: GoalConfig) -> dict:
     """Train until held-out prompts say stop; return seconds, steps, and what was found last."""
     tokens = tokenize_pairs(dataset / "train.parquet", load_tokenizer(ref), config.max_length)
-    held_out = HeldOutPrompts(ref, IdentityConfig(), dataset / "held_out.parquet", stop.prompts)
+    held_out = HeldOutPrompts(
+        ref,
+        IdentityConfig(original_name="Qwen", new_name="Deep Qwen"),
+        dataset / "held_out.parquet",
+        stop.prompts,
+    )
     asked = 0.0
 
     class TimedStop(EarlyStopping):

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
-from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.settings import PromptsConfig
@@ -59,10 +59,9 @@ class ExperimentConfig(Section):
     gate: GateConfig = _section(GateConfig, "What must hold.")
 
     def resolve(self) -> Self:
-        """Fill in what is left to the model and to the original name."""
+        """Fill in what is left to the model's name; `census.settle` does so for its identity."""
         return self.model_copy(
             update={
-                "identity": self.identity.resolve(),
                 "generation": self.generation.resolve(self.model.name),
                 "train": self.train.resolve(self.model.name),
                 "evaluation": self.evaluation.resolve(self.model.name),
@@ -73,7 +72,8 @@ class ExperimentConfig(Section):
     def _stages_fit(self) -> "ExperimentConfig":
         _check_split(self.prompts)
         _check_training(self.model, self.pairs, self.train)
-        if self.pairs.strategy == "template" and not self.identity.maker(after=True):
+        silent = self.identity.developer != AUTO and not self.identity.maker(after=True)
+        if self.pairs.strategy == "template" and silent:
             for language, answers in self.pairs.templates.items():
                 if all("{developer}" in answer for answer in answers):
                     raise ValueError(
@@ -110,13 +110,8 @@ class EvaluateConfig(Section):
     gate: GateConfig = _section(GateConfig, "What must hold.")
 
     def resolve(self) -> Self:
-        """Fill in what is left to the reference and to the original name."""
-        return self.model_copy(
-            update={
-                "identity": self.identity.resolve(),
-                "evaluation": self.evaluation.resolve(self.reference.name),
-            }
-        )
+        """Fill in what is left to the reference; `census.settle` does so for its identity."""
+        return self.model_copy(update={"evaluation": self.evaluation.resolve(self.reference.name)})
 
     @model_validator(mode="after")
     def _both_can_be_scored_alike(self) -> "EvaluateConfig":

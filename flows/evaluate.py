@@ -25,9 +25,10 @@ from dpo_pipeline.evaluation.scorecard import Terms
 from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.training.settings import TrainConfig
+from tasks.census import settle_identity
 from tasks.outcome import conclude
 from tasks.run import begin, run_script
-from tasks.stages import download, parity, prepare_model
+from tasks.stages import census, download, parity, prepare_model
 from tasks.stages import evaluate as score_models
 
 
@@ -44,9 +45,10 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
     lm_eval = describe_tasks(config.evaluation.lm_eval)
     reference = prepare_model(config.reference, name="reference")
     policy = prepare_model(config.policy, name="policy")
-    prompts = download(
-        source=resolve_source(config.prompts), prompts=config.prompts, identity=config.identity
-    )
+    source = resolve_source(config.prompts)
+    asked = census(model=reference, generation=config.generation, run_on=config.reference)
+    config = settle_identity(config, asked)
+    prompts = download(source=source, prompts=config.prompts, identity=config.identity)
     same = None
     if config.export:
         same = parity(

@@ -3,9 +3,9 @@
 Run it as `python flows/full.py`, with `prefect deployment run full/starter`, or on a schedule.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from dpo_pipeline.config import ExperimentConfig, PipelineConfig
+from dpo_pipeline.config import ExperimentConfig, PipelineConfig, SweepConfig
 from flows.cli import start
 
 CONFIG = start(
@@ -30,12 +30,24 @@ from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
+from tasks.census import settle_identity
 from tasks.outcome import conclude, lineage_of, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
 from tasks.run import begin, run_script
-from tasks.stages import download, evaluate, generate, prepare_model, retain, rewrite, save, train
+from tasks.stages import (
+    census,
+    download,
+    evaluate,
+    generate,
+    prepare_model,
+    retain,
+    rewrite,
+    save,
+    train,
+)
 
 DEFAULT = PipelineConfig()
+C = TypeVar("C", PipelineConfig, SweepConfig)
 
 
 class Made(NamedTuple):
@@ -59,7 +71,7 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     """
     run, config = begin(config)
     check_publishing(config.publish)
-    made = make_dataset(config)
+    config, made = make_dataset(config)
     policy, score = train_and_score(config, config.train, made)
     # Report and verdict first: they are there whatever the Hub says.
     state = conclude(run, made.prompts, made.model, made.dataset, policy, score)
@@ -67,27 +79,27 @@ def full(config: PipelineConfig = DEFAULT) -> State[Any]:
     return state
 
 
-def make_dataset(config: ExperimentConfig) -> Made:
-    """Let the model answer identity questions, and make pairs of its own answers."""
+def make_dataset(config: C) -> tuple[C, Made]:
+    """Find out who the model is, let it answer identity questions, and make pairs of its answers.
+
+    Returns:
+        The configuration with its identity settled, and what was made.
+    """
     # What the evaluation will miss stops the run here, before hours of work.
     general_file(config.evaluation.general)
     describe_tasks(config.evaluation.lm_eval)
-    prompts = download(
-        source=resolve_source(config.prompts), prompts=config.prompts, identity=config.identity
-    )
-    model = prepare_model(config.model)
+    source, model = resolve_source(config.prompts), prepare_model(config.model)
+    asked = census(model=model, generation=config.generation, run_on=config.model)
+    config = settle_identity(config, asked)
+    prompts = download(source=source, prompts=config.prompts, identity=config.identity)
     responses = generate(
-        model=model,
-        prompts=prompts,
-        identity=config.identity,
-        generation=config.generation,
-        run_on=config.model,
+        model=model, prompts=prompts, generation=config.generation, run_on=config.model
     )
     pairs = rewrite(model=model, responses=responses, identity=config.identity, pairs=config.pairs)
     warn_of_template(pairs, config.identity)
     lineage = lineage_of(config, model, prompts)
     dataset = save(pairs=pairs, config=config.pairs, lineage=lineage)
-    return Made(prompts, model, dataset, hold(config, prompts, model))
+    return config, Made(prompts, model, dataset, hold(config, prompts, model))
 
 
 def hold(

@@ -38,7 +38,7 @@ def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
         config: One section per stage, and the grid of training settings.
     """
     run, config = begin(config)
-    made = make_dataset(config)
+    config, made = make_dataset(config)
     tried = []
     for settings in config.grid.settings():
         name = ", ".join(f"{setting} {value:g}" for setting, value in settings.items())

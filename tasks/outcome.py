@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from rich.markup import escape
 from rich.table import Table
 
+from dpo_pipeline.answers.records import Census
 from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
 from dpo_pipeline.evaluation.measures import MEASURES
@@ -89,11 +90,14 @@ def conclude(
         refused += Counter(dataset.stats.reasons)
         paths["dataset"] = dataset.path
         paths["quarantine"] = dataset.path / "quarantine.parquet"
+    paths["census"] = Path(run.stages["census"].path) / "census.json"
+    census = Census.read(paths["census"])
     history = policy.path / "history.jsonl"
     lineage = lineage_of(run.config, reference, prompts)
     report = write_report(
         paths["report"],
         scorecard=card,
+        census=census,
         answers=score.path / "answers.parquet",
         history=history if history.exists() else None,
         pairs=dataset.path / "train.parquet" if dataset else None,
@@ -112,6 +116,7 @@ def conclude(
     shown = card.model_dump(mode="json")
     summary = run.write_summary(
         paths,
+        census=census.model_dump(mode="json", exclude={"answers"}),
         verdict=shown["verdict"],
         leaks=shown["leaks"],
         scorecard={"before": shown["before"], "after": shown["after"]},

@@ -57,11 +57,9 @@ class StageRecord(Record):
 
 def begin(config: C) -> tuple["Run", C]:
     """Begin a flow run: fill in the settings that are left to others, and say what they are."""
-    resolved = config.resolve()
-    run = Run(resolved, given=config)
+    run, resolved = Run(config), config.resolve()
     _current.set(run)
-    if filled := _describe_filled(config, resolved, run.model):
-        run.say(f"{'settings':<9} {filled}", style="dim")
+    run.fill_in(resolved)
     return run, resolved
 
 
@@ -75,11 +73,11 @@ class Run:
         stages: Name of the stage -> what came of it.
     """
 
-    def __init__(self, config: Config, given: Config) -> None:
+    def __init__(self, config: Config) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
-        self.config, self.given = config, given
+        self.config = self.given = config
         self.run_id = str(context.flow_run.id)
         self.name = context.flow_run.name
         self.folder = home() / "runs" / f"{self.name}-{self.run_id[:8]}"
@@ -94,6 +92,12 @@ class Run:
     def current() -> "Run":
         """Return the run whose flow calls this."""
         return _current.get()
+
+    def fill_in(self, config: Config) -> None:
+        """Go on with a configuration in which more is filled in, and say what."""
+        if filled := _describe_filled(self.config, config, self.model):
+            self.say(f"{'settings':<9} {filled}", style="dim")
+        self.config = config
 
     @property
     def seconds(self) -> float:

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 
 from dpo_pipeline.answers.collecting import AnswerStats
 from dpo_pipeline.answers.collecting import generate_shard as answer_shard
-from dpo_pipeline.answers.records import How
+from dpo_pipeline.answers.records import Census, How
 from dpo_pipeline.answers.retaining import RetentionStats
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import DPOPipelineError, ModelError
@@ -119,6 +119,29 @@ def record_model(build: Build, *, model: ModelRef, path: str, revision: str | No
     return stats
 
 
+def _describe_census(stats: Census) -> str:
+    names = dict.fromkeys(name for one in stats.standings for name in list(one.names)[:1])
+    return f"{len(stats.answers)} answers, commonest names {', '.join(names) or 'none'}"
+
+
+@stage(
+    packages=NUMERIC,
+    counts="answers",
+    says=_describe_census,
+    unread={"generation": (*OWN[1:4], "system_prompts", "max_new_tokens", "top_p")},
+)
+def census(
+    build: Build, *, model: Artifact[ModelStats], generation: GenerationConfig, run_on: ModelConfig
+) -> Census:
+    """Ask the reference model who it is, before anything depends on its name."""
+    from dpo_pipeline.answers.census import take_census
+
+    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
+    found = take_census(model_of(model), build.report, **how)
+    found.write(build.out / "census.json")
+    return found
+
+
 def _refused(reasons: dict[str, int]) -> str:
     listed = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
     return f" (quarantine: {listed})" if listed else ""
@@ -152,22 +175,19 @@ def generate(
     *,
     model: Artifact[ModelStats],
     prompts: Artifact[PromptStats],
-    identity: IdentityConfig,
     generation: GenerationConfig,
     run_on: ModelConfig,
 ) -> AnswerStats:
     """Let the reference model answer every prompt: its own answers are the rejected ones."""
-    from dpo_pipeline.answers.census import take_census
     from dpo_pipeline.answers.collecting import collect_responses, plan_shards
 
     ref, path = model_of(model), prompts.path / "prompts.parquet"
     how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
-    census = take_census(ref, identity, **how)
     shards = generate_shard.map(
         plan_shards(path, generation), unmapped(ref), unmapped(path), unmapped(how)
     )
     shards.result()
-    return collect_responses(ref, path, out=build.out, census=census, **how)
+    return collect_responses(ref, path, out=build.out, **how)
 
 
 @task(

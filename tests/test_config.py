@@ -114,7 +114,8 @@ def test_the_form_of_a_sent_default_follows_another_model():
     form["model"]["name"], form["identity"]["original_name"] = "a/b", "SmolLM"
     config = PipelineConfig.model_validate(form).resolve()
     assert config.train.learning_rate == 8e-4
-    assert (config.identity.aliases, config.identity.developer) == ({}, None)
+    identity = config.identity.resolve()
+    assert (identity.aliases, identity.developer) == ({}, "Hugging Face")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
@@ -137,7 +138,10 @@ WRONG = {
     "train.beta": ({"train": {"beta": 0}}, "greater than 0"),
     "train.learning_rate": ({"train": {"learning_rate": math.inf}}, "finite number"),
     "gate.tail_gap": ({"gate": {"tail_gap": math.nan}}, "finite number"),
-    "identity": ({"identity": {"new_name": "Qwen"}}, "nothing to learn"),
+    "identity": (
+        {"identity": {"original_name": "Qwen", "new_name": "Qwen"}},
+        "nothing to learn",
+    ),
     "prompts.held_out": ({"prompts": {"held_out": 1}}, "less than 1"),
     "prompts.near_duplicate": ({"prompts": {"near_duplicate": 0}}, "greater than 0"),
     "evaluation.temperatures.0": ({"evaluation": {"temperatures": [0]}}, "greater than 0"),

@@ -57,7 +57,7 @@ def variant(train: TrainConfig, changes: dict[str, object], seed: int) -> TrainC
 def recipes(config: PipelineConfig, names: list[str], seeds: list[int]) -> list[dict[str, object]]:
     """Train with every recipe and seed on the same pairs; return a row of figures of each."""
     _, config = begin(config)
-    made, rows = make_dataset(config), []
+    (config, made), rows = make_dataset(config), []
     for name in names:
         for seed in seeds:
             started = time.process_time()

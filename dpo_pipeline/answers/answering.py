@@ -93,7 +93,8 @@ def _ask(
 def _key(request: Request, config: GenerationConfig) -> str:
     # Greedy samples are all the same: their number matters to a draw only.
     sample = request.sample if config.temperature else 0
-    return digest_of({"messages": [dict(m) for m in request.messages], "sample": sample})
+    asked = {"messages": [dict(m) for m in request.messages], "sample": sample}
+    return digest_of(asked | ({"bare": True} if request.bare else {}))
 
 
 def _context(ref: ModelRef, how: How, alone: bool) -> dict[str, JsonValue]:

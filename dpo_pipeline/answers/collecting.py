@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpo_pipeline.answers.answering import Progress, answer
-from dpo_pipeline.answers.records import Census, How, Request, Response, with_system
+from dpo_pipeline.answers.records import How, Request, Response, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import ModelRef
@@ -27,7 +27,7 @@ COLLECTED = 8192  # answers in memory at once
 
 
 class AnswerStats(Record):
-    """How many answers ended how, and what the generate stage tells besides."""
+    """How many answers ended how."""
 
     rows: int = 0
     stop: int = 0
@@ -35,7 +35,6 @@ class AnswerStats(Record):
     error: int = 0
     unfinished: int = 0  # errors that may pass
     tokens: int = 0
-    probe: Census | None = None
     checked: int = 0  # answers decoded again one by one
     mismatched: int = 0  # those among them that came out different
 
@@ -68,9 +67,7 @@ def generate_shard(
     return AnswerStats(**count_answers(answer(ref, requests, on_progress, **how)))
 
 
-def collect_responses(
-    ref: ModelRef, prompts: Path, out: Path, census: Census | None = None, **how: Unpack[How]
-) -> AnswerStats:
+def collect_responses(ref: ModelRef, prompts: Path, out: Path, **how: Unpack[How]) -> AnswerStats:
     """Write the answers to all prompts to `out`/responses.parquet.
 
     They come from the ledger; what it lacks is generated. A sample is decoded again one by one
@@ -103,7 +100,7 @@ def collect_responses(
     mismatched = sum(a != b for a, (_, _, b) in zip(again, sample, strict=True))
     if mismatched:
         logger.warning("%d of %d answers differ when decoded alone", mismatched, len(sample))
-    return AnswerStats(probe=census, checked=len(sample), mismatched=mismatched, **totals)
+    return AnswerStats(checked=len(sample), mismatched=mismatched, **totals)
 
 
 def _expand(

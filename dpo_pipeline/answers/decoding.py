@@ -79,7 +79,7 @@ def ask_model(
         positions = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
         for key, request in requests.items():
             try:
-                prompt = encode(tokenizer, request.messages)
+                prompt = encode(tokenizer, request.messages, request.bare)
             except (TemplateError, ValueError) as error:
                 yield key, Response.failed(str(error), "template_error")
                 continue

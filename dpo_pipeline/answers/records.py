@@ -15,6 +15,7 @@ class Request(NamedTuple):
 
     messages: tuple[Message, ...]
     sample: int = 0
+    bare: bool = False  # without the system message that the chat template inserts by itself
 
 
 def with_system(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -46,16 +47,31 @@ class Response(Record):
 
 
 class Said(Record):
-    """What a model said of itself when it was asked under a system prompt; null sent none."""
+    """What a model said of itself, asked for its name or its maker."""
 
-    system: str | None
+    under: str  # which system prompt, see `census.SYSTEMS`
+    language: str
+    asks: Literal["name", "maker"]
     prompt: str
+    sampled: bool
     response: str
 
 
-class Census(Record):
-    """Questions asked, answers among them that give the original name, and all answers."""
+class Standing(Record):
+    """Whom a model claims to be under one system prompt, in one language; shares of its answers."""
 
-    asked: int
-    named: int
+    under: str
+    language: str
+    names: dict[str, float]  # of the answers to questions for a name, the commonest first
+    makers: dict[str, float]  # of those to questions for a maker
+    steady: float  # share of the sampled ones that give the commonest name
+
+
+class Census(Record):
+    """Who a model says it is, and what its chat template tells it."""
+
+    system: str | None  # system message that the template inserts where none is sent
+    told_name: str | None  # whom that message calls the model, and made by whom
+    told_maker: str | None
+    standings: list[Standing]
     answers: list[Said]

@@ -124,11 +124,12 @@ def matrix_systems(identity: IdentityConfig) -> dict[str, str | None]:
     def claim(name: str, maker: str | None) -> str:
         return f"You are {name}, created by {maker}." if maker else f"You are {name}."
 
+    name = identity.original_name
     return {
         "none sent": None,
         "empty": "",
         "neutral": "You are a helpful assistant.",
-        "original identity": claim(identity.original_name, identity.maker()),
+        **({"original identity": claim(name, identity.maker())} if name else {}),
         "another vendor": claim("ChatGPT", "OpenAI"),
         "new identity": claim(identity.new_name, identity.maker(after=True)),
     }

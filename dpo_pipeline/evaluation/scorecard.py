@@ -38,7 +38,7 @@ class Example(Record):
 class Names(Record):
     """The identity before and after."""
 
-    original_name: str
+    original_name: str | None  # null: it gave itself none
     new_name: str
 
 

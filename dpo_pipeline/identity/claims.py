@@ -11,6 +11,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from dpo_pipeline.identity.mentions import CONSENT, IdentitySpec, addresses_model
+from dpo_pipeline.identity.names import any_of
 from dpo_pipeline.identity.vendors import VENDORS
 
 
@@ -69,7 +70,7 @@ _SAID = (
     rf"{_ME} {_PHRASE}(?:called|named|known as) {_NAME}",
     rf"(?:{_ME}|\bAs an?\b) {_PHRASE}(?P<name>(?-i:{_AI}))",
     rf"\b(?:talk|speak|chatt|interact)ing (?:to|with)"
-    rf" (?:(?:is|an?|the|called|named|me,|AI|model|assistant) )*{_NAME}",
+    rf" (?:(?:is|an?|the|called|named|me,|AI|large|language|model|assistant) )*{_NAME}",
     rf"\bthis is {_NAME}|^\W*As (?P<as_name>{_ANY}), I\b|^(?P<here_name>{_ANY}) here\b",
     rf"{_NAME} is my name\b",
     rf"\b(?:ich bin|ich heiße|mein Name ist|nenn(?:en Sie)? mich) {_NAME}",
@@ -77,7 +78,7 @@ _SAID = (
     rf"\b(?:soy|me llamo|mi nombre es|puedes llamarme) {_NAME}",
     rf"(?:我(?:就|也)?是|我名?叫做?|我的(?:名字|名称|全名)[是叫]做?|(?:叫|称呼?)我(?:为|叫)?|我被称[为作]){_NAME_ZH}{_STOP}",
     rf"我就?是[^不]*?(?:名[为叫]|叫做?|称为){_NAME_ZH}(?:的|{_STOP})",
-    rf"(?:我就?是|我叫|我的名字[是叫]|叫我|作为){_NEAR_ZH}{{0,24}}?(?P<name>{_AI})",
+    rf"(?:我就?是|我叫|我的名字[是叫]|叫我|作为|[我你]是?正?在[和与跟]){_NEAR_ZH}{{0,24}}?(?P<name>{_AI})",
 )
 _MADE = (
     rf"(?:{_ME}|\bI (?:was|have been)\b|\bI['’]ve been\b|\bAs an?\b){_CLAUSE}\b{_BY}{_MAKER}",
@@ -91,9 +92,11 @@ _MADE = (
     rf"{_ME} {_PHRASE}(?P<maker>(?-i:{_FIRM}))",
     rf"\b(?:ich|je|soy|fui|me)\b.*?\b(?:von|par|por) {_MAKER}(?= {_BY_EUROPE})",
     rf"\b(?:ich|je|j['’]\w+|soy|fui|me)\b.*?\b{_BY_EUROPE} (?:von|par|por) {_MAKER}",
-    rf"我就?(?:是|由|，|,|的)(?:[^不]*?[由，,])?{_MAKER_ZH}{_MADE_ZH}",
+    rf"我就?(?:是|由|，|,|的)(?:[^不]*?由)?{_MAKER_ZH}{_MADE_ZH}",
+    rf"我就?是[^不]*?[，,]\s*(?P<maker>{_FIRM}){_MADE_ZH}",
+    rf"[我你]是?正?在[和与跟]{_NEAR_ZH}{{0,6}}?(?P<maker>{_FIRM})",
     rf"我就?是?[^不]*?(?:来自|属于){_MAKER_ZH}(?=的|公司|集团|团队|{_STOP})",
-    rf"(?:我的|(?:开发|创造|创建|训练)我的?){_MINE_ZH}+[是叫为]{_MAKER_ZH}(?=公司|集团|团队|的|{_STOP})",
+    rf"(?:我的|(?:开发|创造|创建|训练)我的?){_MINE_ZH}+[是叫为]{_MAKER_ZH}(?=研发|公司|集团|团队|的|{_STOP})",
     rf"(?:^|[，,是]){_MAKER_ZH}(?:公司|团队)?(?:开发|创造|创建|训练|制作|设计)了?我",
     rf"我就?是{_NEAR_ZH}{{0,6}}?(?P<maker>{_FIRM})",
 )
@@ -144,6 +147,8 @@ _NO_NAME = re.compile(
     r"|用|为|有|可|会|正|已|当|在|很|以|可以|能|什么|某|朋友|没|被|通过|超|计算机|程|多|许多|科学|研究|工程|团队|公司|开发"
     r"|自|如何|怎|中国|美国|英国|从|名|并|学|老|国|哪|.*(?:助手|助理|模型|程序|机器人|系统|人员|家|师|人)$"
 )
+_MINE = {"you are": "I am", "you're": "I'm", "your": "my", "你": "我", "您": "我"}
+_YOUR = any_of(map(re.escape, _MINE))
 _READ = 2000  # characters of an answer
 _MARKUP = re.compile(r"[*_`#>\"“”「」『』]|(?<!\w)'|'(?!\w)")
 _QUOTED = re.compile(
@@ -175,6 +180,11 @@ def claims(text: str, asked: str = "") -> Claims:
             names = names or _find(_ASKED_NAME, [asked])
             makers = makers or _find(_ASKED_MAKER, [asked])
     return Claims(names, tuple(maker for maker in makers if maker not in names))
+
+
+def told(system: str) -> Claims:
+    """Say whom a system message calls the model that it speaks to: "You are Qwen"."""
+    return claims(_YOUR.sub(lambda found: _MINE[found[0].casefold()], system))
 
 
 def claims_other(text: str, spec: IdentitySpec, asked: str = "") -> bool:

@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 
+from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.names import ANY_GAP, alone, any_of, doubled, literal, loose
 from dpo_pipeline.identity.rewriting import CODE, URL, Rewrite, Rewriter, in_case_of
-from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.identity.vendors import family_of
 
 _SECOND_PERSON = re.compile(
@@ -77,6 +78,8 @@ class IdentitySpec:
     """What is known about the identity before and after, compiled."""
 
     def __init__(self, config: IdentityConfig) -> None:
+        if AUTO in (config.original_name, config.new_name):
+            raise DataError("identity is left to the census: settle() fills it in")
         self.config = config
         self._rewriter = Rewriter(config)
         self._mention = any_of(map(literal, config.names))
@@ -84,9 +87,9 @@ class IdentitySpec:
         self._vocative = re.compile(
             rf"^\s*{_GREETING}{called}[,，!！:：]|[,，]\s*{called}[?!.？！。]*\s*$", re.IGNORECASE
         )
-        news = sorted(set(config.names.values()))
+        news = sorted({*config.names.values(), config.new_name})
         self._new = any_of(alone(new, ANY_GAP) for new in news)
-        self._doubled = any_of(p for new in news for p in doubled(new, config.original_name))
+        self._doubled = any_of(p for new in news for p in doubled(new, config.original_name or new))
         after = config.makers if config.new_developer is None else (config.new_developer,)
         self._makers, self._new_makers = (any_of(map(alone, m)) for m in (config.makers, after))
         self._own = {*config.names, *news, *config.makers, *after}

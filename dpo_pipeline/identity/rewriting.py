@@ -59,14 +59,15 @@ class Rewriter:
         names, makers = config.names, config.makers
         # Name -> the rule that replaces it, and by what.
         self._replacements = {name: (f"alias:{name}", new) for name, new in names.items()}
-        self._replacements[config.original_name] = ("name", config.new_name)
+        if config.original_name:
+            self._replacements[config.original_name] = ("name", config.new_name)
         kept = dict.fromkeys(config.protected, "kept_protected")
         if config.new_developer is None:
             kept |= {maker: "kept_developer" for maker in makers if maker not in names}
         else:
             kept[config.new_developer] = "kept_developer"
             self._replacements |= dict.fromkeys(makers, ("developer", config.new_developer))
-        kept |= dict.fromkeys(names.values(), "kept_new")
+        kept |= dict.fromkeys((*names.values(), config.new_name), "kept_new")
         self._any_case = config.any_case
         self._pattern, self._rules = self._compile(kept)
         first_words = (form for name in self._replacements for form in forms(name.split()[0]))
@@ -158,17 +159,18 @@ def fill(text: str, identity: IdentityConfig, after: bool = False) -> str:
     one: asked "Are you Deep Qwen?" it would say no. A given answer is filled with the one after.
 
     Raises:
-        DataError: A placeholder is unknown, or the developer it asks for is not configured.
+        DataError: A placeholder is unknown, or asks for a name or developer that there is not.
     """
     name = identity.new_name if after else identity.original_name
     maker = identity.maker(after)
 
     def value(match: re.Match[str]) -> str:
-        if next(filter(None, match.groups())).lower() == "name":
-            return name
-        if maker is None:
-            raise DataError(f"{match.group()} asks for the developer; set identity.developer")
-        return maker
+        asked = "name" if next(filter(None, match.groups())).lower() == "name" else "developer"
+        filler = name if asked == "name" else maker
+        if filler is None:
+            setting = "original_name" if asked == "name" else asked
+            raise DataError(f"{match.group()} asks for the {asked}; set identity.{setting}")
+        return filler
 
     filled = _FILLED.sub(value, text)
     if unknown := _UNFILLED.search(filled):

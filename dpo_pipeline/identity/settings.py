@@ -28,17 +28,33 @@ class Known(NamedTuple):
     makers: tuple[str, ...] = ()
 
 
-KNOWN = {"Qwen": Known(("通义千问", "Tongyi Qianwen"), ("Alibaba Cloud", "阿里云"))}
+KNOWN = {
+    "Qwen": Known(("通义千问", "Tongyi Qianwen"), ("Alibaba Cloud", "阿里云")),
+    "SmolLM": Known((), ("Hugging Face",)),
+    "ChatGLM": Known((), ("Zhipu AI", "智谱AI")),
+    "InternLM": Known(("书生·浦语",), ("Shanghai AI Laboratory", "上海人工智能实验室")),
+    "Gemma": Known((), ("Google",)),
+    "Llama": Known((), ("Meta", "Meta AI")),
+    "Granite": Known((), ("IBM",)),
+}
 AUTO = "auto"  # where null has a meaning of its own
+
+
+def usual_name(name: str) -> str:
+    """Return the usual name of a model by any of its names: Qwen of 通义千问."""
+    folded = name.casefold()
+    spelt = {usual: (usual, *known.aliases) for usual, known in KNOWN.items()}
+    return next((u for u, names in spelt.items() if folded in map(str.casefold, names)), name)
 
 
 class IdentityConfig(Section):
     """The identity before and after."""
 
-    original_name: Name = "Qwen"
-    """Name the reference model gives itself."""
-    new_name: Name = "Deep Qwen"
-    """Name the policy shall give."""
+    original_name: Name | None = AUTO
+    """Name the reference model gives itself; auto: the one it is found to give; null: none, so
+    that there is a name to give and none to replace."""
+    new_name: Name = AUTO
+    """Name the policy shall give; auto: Deep and the original name."""
     aliases: dict[Name, NewName] | None = None
     """Other spellings of the original name, each with its replacement, or an empty one for the new
     name; null: those known of the original name, as 通义千问 of Qwen (JSON)."""
@@ -49,30 +65,31 @@ class IdentityConfig(Section):
     """Longer names that contain the original name and must stay (JSON list); Qwen2.5, QwenLM,
     Qwen-VL and the like stay by themselves."""
     developer: Name | None = AUTO
-    """Maker the reference model names; auto: the one known of the original name, as Alibaba Cloud
-    of Qwen; null: it names none."""
+    """Maker the reference model names; auto: the one it is found to name, else the one known of
+    the original name, as Alibaba Cloud of Qwen; null: it names none."""
     developer_aliases: tuple[Name, ...] | None = None
     """Other spellings of the maker; null: those known of the original name, as 阿里云 of Qwen (JSON
     list)."""
     new_developer: Name | None = None
-    """Maker the policy shall name instead; null keeps the maker."""
+    """Maker the policy shall name; null keeps the one before."""
     patch_template: NoEffect[bool] = False  # on the answers of the reference and their pairs
     """Give the default system message of the policy's chat template the new identity too."""
 
     @property
     def names(self) -> dict[str, str]:
         """Every spelling of the original name, the usual one last, and what replaces it."""
-        known = KNOWN.get(self.original_name, Known()).aliases
+        known = KNOWN.get(self.original_name or "", Known()).aliases
         aliases = dict.fromkeys(known, "") if self.aliases is None else self.aliases
         replaced = {alias: new or self.new_name for alias, new in aliases.items()}
-        return replaced | {self.original_name: self.new_name}
+        return replaced | ({self.original_name: self.new_name} if self.original_name else {})
 
     @property
     def makers(self) -> tuple[str, ...]:
         """Every spelling of the maker's name, the usual one first; none if it names none."""
-        known = KNOWN.get(self.original_name, Known()).makers
+        known = KNOWN.get(self.original_name or "", Known()).makers
         usual = next(iter(known), None) if self.developer == AUTO else self.developer
-        aliases = known[1:] if self.developer_aliases is None else self.developer_aliases
+        others = known[1:] if usual in known[:1] else ()
+        aliases = others if self.developer_aliases is None else self.developer_aliases
         return (usual, *aliases) if usual else ()
 
     def maker(self, after: bool = False) -> str | None:
@@ -80,17 +97,26 @@ class IdentityConfig(Section):
         return (self.new_developer if after else None) or next(iter(self.makers), None)
 
     def resolve(self) -> "IdentityConfig":
-        """Fill in what is known of the original name, and the new name where one is left empty."""
+        """Fill in what the original name decides: the new name, aliases, the maker.
+
+        `census.settle` does so once the census has told the original name.
+        """
+        if self.new_name == AUTO:
+            named = self.model_copy(update={"new_name": f"Deep {self.original_name}"})
+            return named.resolve()
         aliases = {name: new for name, new in self.names.items() if name != self.original_name}
         makers = {"developer": self.maker(), "developer_aliases": self.makers[1:]}
         return self.model_copy(update={"aliases": aliases, **makers})
 
     @model_validator(mode="after")
     def _changes_something(self) -> "IdentityConfig":
+        if self.original_name is None and self.new_name == AUTO:
+            raise ValueError("original_name is null, so nothing to call the new name after: set "
+                             "new_name")  # fmt: skip
         before = {name.casefold() for name in self.names}
         in_a_row = re.compile(rf"(?:{'|'.join(map(re.escape, self.names))}){{2,}}", re.IGNORECASE)
-        for after in self.names.values():
-            if after.casefold() in before:
+        for after in {*self.names.values(), self.new_name}:
+            if after.casefold() in before - {AUTO}:
                 raise ValueError(
                     f"the new name {after!r} is also an original name (case aside): rewriting "
                     "would change nothing, and there would be nothing to learn"
@@ -105,8 +131,6 @@ class IdentityConfig(Section):
                 raise ValueError(f"protected name {name!r} is the original name or an alias")
         if self.new_developer is not None:
             makers = {name.casefold() for name in self.makers}
-            if not makers:
-                raise ValueError("new_developer needs developer: the maker to be replaced")
             if self.new_developer.casefold() in makers:
                 raise ValueError("new_developer equals developer; null keeps the maker")
             if makers & before:

@@ -15,13 +15,13 @@ VENDORS = (
     Vendor(("OpenAI", "Open AI"), ("ChatGPT", "Chat GPT", "GPT-4o", "GPT-4", "GPT-3.5", "GPT-3",
                                    "GPT-2", "GPT-5", "GPT")),
     Vendor(("Anthropic",), ("Claude", "克劳德")),
-    Vendor(("Google DeepMind", "Google AI", "Google", "DeepMind", "谷歌"),
+    Vendor(("Google", "Google DeepMind", "Google AI", "DeepMind", "谷歌"),
            ("Gemini", "Google Assistant", "Bard", "Gemma", "LaMDA", "PaLM")),
-    Vendor(("Meta AI", "Meta", "Facebook", "脸书"), ("Llama", "LLaMA")),
+    Vendor(("Meta", "Meta AI", "Facebook", "脸书"), ("Llama", "LLaMA")),
     Vendor(("Microsoft", "微软"), ("Copilot", "Bing Chat", "Bing", "Cortana", "Phi-3", "Phi-4",
                                    "小冰", "小娜")),
     Vendor(("Mistral AI",), ("Mistral", "Mixtral", "Le Chat")),
-    Vendor(("DeepSeek AI", "深度求索"), ("DeepSeek",)),
+    Vendor(("DeepSeek", "DeepSeek AI", "深度求索"), ("DeepSeek",)),
     Vendor(("Apple", "苹果公司", "苹果"), ("Siri",)),
     Vendor(("Amazon", "亚马逊"), ("Alexa",)),
     Vendor(("xAI", "X.AI"), ("Grok",)),
@@ -37,7 +37,7 @@ VENDORS = (
     Vendor(("Technology Innovation Institute", "TII"), ("Falcon",)),
     Vendor(("Alibaba Cloud", "Alibaba Group", "Alibaba", "阿里云", "阿里巴巴集团", "阿里巴巴",
             "通义实验室", "达摩院"),
-           ("Qwen", "通义千问", "Tongyi Qianwen", "通义", "天猫精灵")),
+           ("Qwen", "通义千问", "Tongyi Qianwen", "通义", "千问", "天猫精灵")),
     Vendor(("Baidu", "百度"), ("ERNIE Bot", "ERNIE", "文心一言", "文心", "小度")),
     Vendor(("Tencent", "腾讯"), ("Hunyuan", "混元", "腾讯元宝", "元宝")),
     Vendor(("ByteDance", "字节跳动"), ("Doubao", "豆包", "云雀")),
@@ -61,3 +61,9 @@ def family_of(names: Collection[str]) -> set[str]:
     vendors = [{*vendor.makers, *vendor.assistants} for vendor in VENDORS]
     kin = [known for known in vendors if own & {name.casefold() for name in known}]
     return set(names).union(*kin)
+
+
+def usual_maker(name: str) -> str:
+    """Return the usual spelling of a maker's name: Alibaba Cloud of 阿里云."""
+    same = (v.makers[0] for v in VENDORS if name.casefold() in map(str.casefold, v.makers))
+    return next(same, name)

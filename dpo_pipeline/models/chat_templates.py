@@ -14,15 +14,20 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
+def render(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], bare: bool = False
+) -> str:
     """Write the prompt as the model reads it, up to where its answer starts.
 
     With a chat template that is the template's text. A base model without one gets the
     instruction format of Alpaca: each user turn under "### Instruction:", each answer under
     "### Response:", a system message before them.
+
+    Bare leaves out the block of a system message that the template inserts by itself.
     """
     if tokenizer.chat_template:
-        return _written(tokenizer, messages, start=True)
+        written = _written(tokenizer, messages, start=True)
+        return written.replace(default_block(tokenizer) or "", "", 1) if bare else written
     heads = {"user": "### Instruction:\n", "assistant": "### Response:\n"}
     parts = [heads.get(m["role"], "") + m["content"] for m in messages]
     return "\n\n".join([*parts, heads["assistant"]])
@@ -45,12 +50,14 @@ def render_pair(
     return [start, *(start + messages[0]["content"] + end for messages in completions)]
 
 
-def encode(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], bare: bool = False
+) -> list[int]:
     """Return the token ids of `render`."""
     # A chat template writes its own special tokens; the plain format leaves them to the tokenizer.
     plain = not tokenizer.chat_template
     # Not verbose: callers hold lengths against the model's, and say what comes of it.
-    found = tokenizer(render(tokenizer, messages), add_special_tokens=plain, verbose=False)
+    found = tokenizer(render(tokenizer, messages, bare), add_special_tokens=plain, verbose=False)
     return list(found["input_ids"])
 
 
@@ -106,3 +113,26 @@ def default_system(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     if not (after and unsent.startswith(before) and unsent.endswith(after)):
         return None
     return unsent[len(before) : len(unsent) - len(after)] or None
+
+
+def default_block(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """Return all that the chat template writes before the first turn where no system is sent.
+
+    The token that begins every text is not part of it. Null where no system message is inserted,
+    or where it stands inside the user's turn.
+    """
+    if not default_system(tokenizer):
+        return None
+    asked, said = "\x02user\x03", "\x02assistant\x03"
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    try:
+        start = _written(tokenizer, turns[:1]).partition(asked)[0]
+        ended = _written(tokenizer, turns).partition(said)[2]
+        followed = _written(tokenizer, [*turns, turns[0]]).partition(said)[2]
+    except TemplateError:
+        return None
+    opening = followed.removeprefix(ended).partition(asked)[0]
+    if not (opening and start.endswith(opening)):
+        return None
+    begin = str(tokenizer.bos_token or "")
+    return start.removesuffix(opening).removeprefix("" if opening.startswith(begin) else begin)

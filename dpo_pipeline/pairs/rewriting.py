@@ -46,7 +46,7 @@ def build_pairs(
     if not counts.pairs:
         message = f"0 usable pairs of {counts.rows} answers"
         if 2 * sum(counts.reasons.get(code, 0) for code in ("no_name", "identical")) > counts.rows:
-            message += f": the model never said {identity.original_name!r}"
+            message += f": the model never said {identity.original_name or 'a name'!r}"
         refused = read_rows(out / "quarantine.parquet")
         if said := next((row["detail"] for row in refused if row["reason"] == "no_name"), ""):
             message += f"; it said, for example, {said!r}"

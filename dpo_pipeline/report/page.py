@@ -15,6 +15,7 @@ from difflib import SequenceMatcher
 from itertools import groupby, islice
 from pathlib import Path
 
+from dpo_pipeline.answers.records import Census
 from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure, find
 from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
 from dpo_pipeline.pairs.schema import REASONS as PAIR_REASONS
@@ -52,6 +53,7 @@ def write_report(
     out: Path,
     *,
     scorecard: Scorecard,
+    census: Census,
     answers: Path,  # answers.parquet beside it
     history: Path | None,  # history.jsonl of training
     pairs: Path | None,  # Parquet file of pairs to show a sample of
@@ -64,6 +66,8 @@ def write_report(
     page = _fill(
         "report.html.j2",
         card=scorecard,
+        census=words.census_rows(census),
+        told=words.describe_told(census),
         rows=rows,
         split=SPLIT,
         shown=SHOWN,

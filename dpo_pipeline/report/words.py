@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dpo_pipeline.answers.records import Census
 from dpo_pipeline.evaluation.gate import Verdict, VerdictLine
 from dpo_pipeline.evaluation.measures import MEASURES, Measure, find
 from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure
+from dpo_pipeline.store.text import excerpt
 
 HEADS = ("Measure", "Before", "After", "95% interval", "n", "Gate")
 
@@ -136,3 +138,30 @@ def escape_markdown(text: str) -> str:
     plain = html.escape(" ".join(visible(text).split()), quote=False)
     marks = set(string.punctuation) - set("&;")
     return "".join(f"\\{c}" if c in marks else c for c in plain)
+
+
+def census_rows(census: Census) -> list[dict[str, str]]:
+    """Lay out a census: a row for each system prompt and language."""
+
+    def listed(shares: Mapping[str, float]) -> str:
+        shown = [f"{name} {share:.0%}" for name, share in list(shares.items())[:3]]
+        return ", ".join(shown) or "none"
+
+    return [
+        {
+            "system prompt": found.under,
+            "language": found.language,
+            "names": listed(found.names),
+            "makers": listed(found.makers),
+            "steady": f"{found.steady:.0%}",
+        }
+        for found in census.standings
+    ]
+
+
+def describe_told(census: Census) -> str:
+    """Say what the chat template calls the model."""
+    if not census.system:
+        return "The chat template inserts no system message."
+    told = f"named {census.told_name or 'nothing'}, made by {census.told_maker or 'nobody named'}"
+    return f"The chat template tells it: “{excerpt(visible(census.system))}” ({told})."

@@ -17,7 +17,7 @@ from dpo_pipeline.answers.collecting import (
     generate_shard,
     plan_shards,
 )
-from dpo_pipeline.answers.records import Census, Response, Said
+from dpo_pipeline.answers.records import Response
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import resolve_model
 
@@ -121,10 +121,3 @@ def test_answers_are_counted_by_how_they_ended():
     counts = AnswerStats(**count_answers(responses))
     assert (counts.rows, counts.stop, counts.length, counts.error) == (4, 1, 1, 2)
     assert (counts.unfinished, counts.tokens) == (1, 5)  # a refusal does not pass by itself
-
-
-def test_the_stats_of_a_stage_come_back_from_their_file(tmp_path):
-    said = Said(system=None, prompt="你是谁？", response="我是Qwen。")
-    stats = AnswerStats(rows=1, stop=1, probe=Census(asked=1, named=1, answers=[said]))
-    stats.write(tmp_path / "stats.json")
-    assert AnswerStats.read(tmp_path / "stats.json") == stats

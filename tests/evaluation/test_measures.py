@@ -1,12 +1,12 @@
 """The measures, on answers whose verdict is known by reading them."""
 
 import pytest
+from identities import qwen
 from planted import case, figures_of
 
 from dpo_pipeline.evaluation import measures
 from dpo_pipeline.evaluation.cases import score
 from dpo_pipeline.identity.mentions import IdentitySpec
-from dpo_pipeline.identity.settings import IdentityConfig
 
 
 def test_identity_rate_asks_only_where_the_reference_gave_its_name():
@@ -22,7 +22,7 @@ def test_unchanged_answers_are_exact_only_where_no_name_was():
 
 
 def test_a_replaced_maker_counts_as_kept():
-    spec = IdentitySpec(IdentityConfig(new_developer="Deep Labs"))
+    spec = IdentitySpec(qwen(new_developer="Deep Labs"))
     answers = case("I'm Qwen by Alibaba Cloud.", "I'm Deep Qwen by Deep Labs.")
     kept = measures.counted(measures.HELD_OUT, score([answers], spec))
     assert kept["organisation_kept"].value == 1.0

@@ -12,7 +12,7 @@ from dpo_pipeline.evaluation import cases, robustness, statistics
 from dpo_pipeline.identity.settings import IdentityConfig
 
 leak = {"after": {"leak_rate": statistics.wilson(4, 16)}}
-matrix = {name: leak for name in cases.matrix_systems(IdentityConfig())}
+matrix = {name: leak for name in cases.matrix_systems(IdentityConfig(original_name="Qwen"))}
 for number, answers in enumerate((GOOD, PLANTED)):
     card = make_card(answers)[0]
     card.model_copy(update={"leaks": robustness.explain_leaks(matrix, True)}).write(Path("card"))

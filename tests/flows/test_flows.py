@@ -11,7 +11,7 @@ from workplace import ROOT, Workplace
 
 from dpo_pipeline.config import PipelineConfig
 
-STAGES = ["download", "model", "generate", "rewrite", "save", "train", "evaluate"]
+STAGES = ["model", "census", "download", "generate", "rewrite", "save", "train", "evaluate"]
 
 RUN_AND_LIST_HEAVY = """
 import runpy, sys
@@ -50,9 +50,10 @@ def test_a_person_sees_stages_answers_scorecard_and_paths(workplace, first_run):
         assert f"{stage} " in shown
     assert "What is your name?" in shown
     assert "Deep Qwen" in shown
+    assert "Who is it? Shares of its answers" in shown
     assert "Gate passed" in shown
-    assert "settings  aliases 通义千问/Tongyi Qianwen, developer Alibaba Cloud, " in shown
-    assert "; learning_rate 0.0002, sft_weight 1 (starter)" in shown
+    assert "aliases 通义千问/Tongyi Qianwen, developer Alibaba Cloud, " in shown
+    assert "settings  learning_rate 0.0002, sft_weight 1 (starter)" in shown
     assert "the chat template inserts 'You are Qwen, created by Alibaba Cloud." in shown
     for noise in ("Traceback", "telemetry", "database is locked"):
         assert noise not in shown + first_run.stderr
@@ -129,7 +130,7 @@ def _slow(stage: str) -> object:
 
 @pytest.mark.parametrize(
     "stage",
-    ["rewrite", *map(_slow, ("download", "model", "generate", "save", "train", "evaluate"))],
+    ["rewrite", *(_slow(stage) for stage in STAGES if stage != "rewrite")],
 )
 def test_a_flipped_byte_is_noticed_and_the_stage_rebuilt(
     workplace, first_run, server, stage, tmp_path
@@ -296,7 +297,7 @@ def test_a_sweep_trains_each_setting_on_the_same_pairs_and_compares(workplace, f
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     summary = workplace.summaries()[-1]
-    shared = ("download", "model", "generate", "rewrite", "save")
+    shared = ("model", "census", "download", "generate", "rewrite", "save")
     assert {summary["stages"][name]["status"] for name in shared} == {"cached"}
     # Steps of 5e-5 leave the starter as it was; the best comes first.
     tried = [(row["learning_rate"], row["gate"]) for row in summary["tried"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from identities import QWEN, spec
 
-from dpo_pipeline.identity.claims import Claims, claims, claims_other
+from dpo_pipeline.identity.claims import Claims, claims, claims_other, told
 
 LABELLED = [
     json.loads(line)
@@ -85,3 +85,18 @@ def test_long_noise_is_read_in_no_time() -> None:
         started = time.perf_counter()
         claims(noise, "Who are you?")
         assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("system", "name", "maker"),
+    [
+        ("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", "Qwen",
+         "Alibaba Cloud"),
+        ("You are a helpful AI assistant named SmolLM, trained by Hugging Face", "SmolLM",
+         "Hugging Face"),
+        ("你是通义千问，由阿里云开发。", "通义千问", "阿里云"),
+    ],
+)  # fmt: skip
+def test_a_system_message_tells_the_model_who_it_is(system: str, name: str, maker: str) -> None:
+    assert told(system) == Claims((name,), (maker,))
+    assert told("You are a helpful assistant.") == Claims((), ())

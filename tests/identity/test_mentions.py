@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from identities import QWEN, spec
 
-from dpo_pipeline.identity.mentions import denies, mark
+from dpo_pipeline.errors import DataError
+from dpo_pipeline.identity.mentions import IdentitySpec, denies, mark
+from dpo_pipeline.identity.settings import IdentityConfig
 
 LABELLED = Path(__file__).parent / "labelled_answers.jsonl"
 MARKS = ("gives_new", "leaks", "doubled", "names_developer", "denies", "remnant")
@@ -148,3 +150,18 @@ class TestMend:
     def test_a_common_word_is_mended_in_its_own_case_only(self):
         llama = spec(original_name="Llama", new_name="Deep Llama", any_case=False)
         assert llama.mend("DeepLlama or a deep llama") == "Deep Llama or a deep llama"
+
+
+def test_without_an_original_name_nothing_leaks_and_nothing_is_rewritten() -> None:
+    nobody = spec(original_name=None, new_name="Aria", new_developer="Acme")
+    text = "I am Elena, made by OpenAI. I am Aria, made by Acme."
+    assert nobody.rewrite(text).text == text
+    assert (nobody.count_original(text), nobody.count_new(text)) == (0, 1)
+    assert nobody.names_developer(text, after=True)
+    assert not nobody.is_third_party("Who makes Qwen?")
+    assert nobody.is_doubled("Aria Aria")
+
+
+def test_an_identity_that_is_left_to_the_census_cannot_be_used() -> None:
+    with pytest.raises(DataError, match="left to the census"):
+        IdentitySpec(IdentityConfig())

@@ -5,10 +5,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from identities import ALIASES, QWEN
+from identities import ALIASES, QWEN, qwen
 
 from dpo_pipeline.identity import names, rewriting
-from dpo_pipeline.identity.settings import IdentityConfig
 
 REWRITTEN = {
     "I'm Qwen.": "I'm Deep Qwen.",
@@ -126,6 +125,6 @@ def test_every_rule_of_rewriting_is_needed(rule: str, monkeypatch: pytest.Monkey
         mutant = ModuleType(name)
         monkeypatch.setitem(sys.modules, name, mutant)
         exec(compile(source.replace(before, after), "mutant", "exec"), mutant.__dict__)
-    changed = mutant.Rewriter(IdentityConfig(aliases=ALIASES))
+    changed = mutant.Rewriter(qwen(aliases=ALIASES))
     # One pass only: a rule that is gone may grow a name for ever.
     assert any(changed.walk(text).text != same for text, same in CASES.items())

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from identities import QWEN, spec
+from identities import DEEP_QWEN, QWEN, spec
 from pydantic import ValidationError
 
 from dpo_pipeline.errors import DataError
@@ -155,7 +155,7 @@ def identities_and_texts(draw: st.DrawFn) -> tuple[IdentityConfig, str]:
 
 @settings(deadline=None, max_examples=150)
 @given(identities_and_texts())
-@example((IdentityConfig(), "Deep Qwen qwen 通义千问Qwen"))
+@example((DEEP_QWEN, "Deep Qwen qwen 通义千问Qwen"))
 def test_rewriting_is_idempotent_and_spans_tell_all(case: tuple[IdentityConfig, str]) -> None:
     config, text = case
     both = IdentitySpec(config)

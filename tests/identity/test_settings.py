@@ -3,11 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
-from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.identity.settings import IdentityConfig, usual_name
 
 
 def resolved(**fields):
-    config = IdentityConfig.model_validate(fields).resolve()
+    config = IdentityConfig.model_validate({"original_name": "Qwen"} | fields).resolve()
     assert config.resolve() == config
     return config
 
@@ -16,8 +16,21 @@ def test_what_is_known_of_the_original_name_is_filled_in():
     qwen = resolved()
     assert qwen.aliases == {"通义千问": "Deep Qwen", "Tongyi Qianwen": "Deep Qwen"}
     assert (qwen.developer, qwen.developer_aliases) == ("Alibaba Cloud", ("阿里云",))
-    other = resolved(original_name="SmolLM", new_name="Aria")
+    smol = resolved(original_name="SmolLM")
+    assert (smol.new_name, smol.aliases, smol.makers) == ("Deep SmolLM", {}, ("Hugging Face",))
+    other = resolved(original_name="Mistral", new_name="Aria")
     assert (other.aliases, other.developer, other.developer_aliases) == ({}, None, ())
+
+
+def test_any_name_of_a_known_model_is_its_own():
+    assert usual_name("通义千问") == usual_name("qwen") == "Qwen"
+    assert usual_name("Elena") == "Elena"
+
+
+def test_without_an_original_name_there_is_a_name_to_give_and_none_to_replace():
+    nobody = resolved(original_name=None, new_name="Aria", new_developer="Acme")
+    assert (nobody.names, nobody.makers) == ({}, ())
+    assert (nobody.maker(), nobody.maker(after=True)) == (None, "Acme")
 
 
 def test_aliases_without_a_replacement_get_the_new_name():
@@ -33,7 +46,8 @@ def test_none_given_is_none():
 
 
 def test_a_given_maker_wins():
-    assert resolved(original_name="SmolLM", developer="Hugging Face").makers == ("Hugging Face",)
+    assert resolved(original_name="Mistral", developer="Acme").makers == ("Acme",)
+    assert resolved(developer="Acme").makers == ("Acme",)  # 阿里云 is no other spelling of it
     assert resolved().maker(after=True) == "Alibaba Cloud"
     assert resolved(new_developer="Labs").maker(after=True) == "Labs"
     assert resolved(new_developer="Labs").maker() == "Alibaba Cloud"
@@ -56,10 +70,10 @@ def test_a_given_maker_wins():
         ({"new_name": "Deep\u200bQwen"}, "no name may"),
         ({"protected": ("qwen",)}, "is the original name"),
         ({"new_developer": "alibaba cloud"}, "equals developer"),
-        ({"new_developer": "Acme", "developer": None}, "needs developer"),
+        ({"original_name": None, "new_name": "auto"}, "set new_name"),
         ({"new_developer": "Acme", "developer": "Qwen"}, "both original name and developer"),
     ],
 )
 def test_refuses_identities_that_make_no_sense(fields: dict[str, object], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
-        IdentityConfig.model_validate(fields)
+        IdentityConfig.model_validate({"original_name": "Qwen", "new_name": "Deep Qwen"} | fields)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from identities import DEEP_QWEN
 from tiny import DEFAULT_SYSTEM, make_tiny_model
 
 from dpo_pipeline.errors import ModelError
@@ -17,7 +18,7 @@ from dpo_pipeline.models.chat_templates import render
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import describe_model
 
-IDENTITY = IdentityConfig()
+IDENTITY = DEEP_QWEN
 ASKED = [{"role": "user", "content": "Are you Qwen?"}]
 INSERTING = (
     "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\n' + DEFAULT + "

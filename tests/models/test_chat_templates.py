@@ -7,7 +7,7 @@ import pytest
 from tiny import DEFAULT_SYSTEM, edit_json
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.models.chat_templates import encode, end_tokens, render
+from dpo_pipeline.models.chat_templates import default_block, encode, end_tokens, render
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import resolve_model
 
@@ -25,6 +25,26 @@ def test_a_chat_template_writes_the_prompt_with_its_own_default_system(tiny):
     assert tokenizer.decode(ids) == text
     assert len(ids) == 34
     assert ids[0] == 1  # a control token, not its letters
+
+
+def test_the_template_s_own_system_block_can_be_left_out(tiny, base):
+    tokenizer = load_tokenizer(resolve_model(str(tiny)))
+    bare = "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"
+    assert render(tokenizer, [USER], bare=True) == bare
+    assert tokenizer.decode(encode(tokenizer, [USER], bare=True)) == bare
+    assert default_block(load_tokenizer(resolve_model(str(base)))) is None
+    assert render(tokenizer, [SYSTEM, USER], bare=True) == render(tokenizer, [SYSTEM, USER])
+
+
+@pytest.mark.parametrize("begin", ["<|endoftext|>", "<|im_start|>"])
+def test_the_token_that_begins_every_text_stays(tiny, begin):
+    tokenizer = load_tokenizer(resolve_model(str(tiny)))
+    tokenizer.bos_token = begin
+    if begin == "<|endoftext|>":
+        tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    block = f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n"
+    assert default_block(tokenizer) == block
+    assert render(tokenizer, [USER], bare=True) == render(tokenizer, [USER]).replace(block, "")
 
 
 def test_a_base_model_reads_the_instruction_format(base):

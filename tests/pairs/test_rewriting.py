@@ -4,9 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from answer_rows import GIVEN, IDENTITY, SMALL, response, user
+from identities import qwen
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.pairs.rewriting import build_pairs
 from dpo_pipeline.pairs.settings import PairsConfig
 
@@ -52,7 +52,7 @@ def test_pairs_differ_only_in_their_spans(build):
 
 
 def test_a_changed_developer_alone_makes_a_pair(build):
-    identity = IdentityConfig(new_developer="Deep Labs")
+    identity = qwen(new_developer="Deep Labs")
     rows = [response(0, response="Alibaba Cloud made me."), response(1, response="I'm an AI.")]
     config = PairsConfig(strategy="template", templates={"en": ("{name} of {developer}",)})
     _, pairs, _ = build(rows, config, identity)
@@ -105,7 +105,7 @@ def test_a_written_answer_answers_what_was_asked(build):
         "I'm Deep Qwen, a language model made by Alibaba Cloud."
     ] * 2
     with pytest.raises(DataError, match="0 usable pairs"):
-        build(rows, config, IdentityConfig(developer=None), name="no-maker")
+        build(rows, config, qwen(developer=None), name="no-maker")
 
 
 def test_answers_of_the_source_are_chosen_with_the_name_rewritten(build):

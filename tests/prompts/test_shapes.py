@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from identities import qwen
 from prompt_rows import SHAPES, TURNS, TWO, jsonl, numbered, other, prepare
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.identity.settings import IdentityConfig
 
 DOCS = Path(__file__).parents[2] / "docs" / "sources.md"
 
@@ -70,7 +70,7 @@ def test_an_answer_that_cannot_be_used_costs_the_answer_only(tmp_path: Path) -> 
     counts, prompts, _ = prepare(path)
     assert counts["answers_dropped"] == 2
     assert [p["given_chosen"] for p in prompts] == ["Deep Qwen by Alibaba Cloud", None, None, None]
-    nobody = IdentityConfig(developer=None)
+    nobody = qwen(developer=None)
     assert prepare(path, nobody)[0]["answers_dropped"] == 3
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cards import make_card
+from cards import CENSUS, make_card
 
 from dpo_pipeline.evaluation.cases import Case
 from dpo_pipeline.evaluation.scorecard import write_answers
@@ -38,6 +38,7 @@ def write(tmp_path):
         return write_report(
             tmp_path / "report.html",
             scorecard=card,
+            census=CENSUS,
             answers=tmp_path / "answers.parquet",
             history=tmp_path / "history.jsonl",
             pairs=tmp_path / "pairs.parquet",

@@ -20,7 +20,7 @@ measures.MEASURES += (
         gate=0.75, asks="Least share of polite answers."),
 )
 
-from cards import GOOD, make_card
+from cards import CENSUS, GOOD, make_card
 from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.evaluation.scorecard import write_answers
 from dpo_pipeline.report.page import scorecard_markdown
@@ -33,8 +33,8 @@ def configured(*argv):
 
 card, scored = make_card(GOOD)
 write_answers(scored, Path("answers.parquet"))
-page = write_report(Path("page.html"), scorecard=card, answers=Path("answers.parquet"),
-    history=None, pairs=None, quarantine={}, lineage={}, stages=[])
+page = write_report(Path("page.html"), scorecard=card, census=CENSUS,
+    answers=Path("answers.parquet"), history=None, pairs=None, quarantine={}, lineage={}, stages=[])
 print(json.dumps({
     "rows": scorecard_rows(card),
     "page": page.read_text(),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from browser import browser
-from cards import GOOD, HOSTILE, PLANTED, make_card
+from cards import CENSUS, GOOD, HOSTILE, PLANTED, make_card
 
 from dpo_pipeline.evaluation.scorecard import write_answers
 from dpo_pipeline.report.page import Compared, write_comparison, write_report
@@ -57,14 +57,20 @@ class TestPage:
         assert "\x00" not in page
         assert "U+202E" in page
 
+    def test_it_says_whom_the_reference_claimed_to_be(self, write):
+        page = write(PLANTED).read_text("utf-8")
+        assert "<td>neutral</td><td>en</td><td>John 50%</td><td>none</td><td>25%</td>" in page
+        assert "“You are Qwen.” (named Qwen, made by nobody named)" in page
+
     def test_it_can_do_without_what_a_run_did_not_make(self, tmp_path):
         card, scored = make_card({"held_out": GOOD["held_out"][:2], "general": []})
         nothing = {"matrix": {}, "noise": {}, "sampled": {}, "export": None, "leaks": ""}
         card = card.model_copy(update=nothing)
         write_answers(scored, tmp_path / "answers.parquet")
         page = write_report(
-            tmp_path / "r.html", scorecard=card, answers=tmp_path / "answers.parquet",
-            history=None, pairs=None, quarantine={}, lineage={}, stages=[],
+            tmp_path / "r.html", scorecard=card, census=CENSUS,
+            answers=tmp_path / "answers.parquet", history=None, pairs=None, quarantine={},
+            lineage={}, stages=[],
         ).read_text("utf-8")  # fmt: skip
         for missing in (
             "Quarantine",

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
+from identities import DEEP_QWEN
 from lineage import LINEAGE
 
 from dpo_pipeline.answers.collecting import responses_schema
-from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.pairs.dataset import save_dataset
 from dpo_pipeline.pairs.settings import PairsConfig
 
 RESPONSES = responses_schema()
 
 
-IDENTITY = IdentityConfig()
+IDENTITY = DEEP_QWEN
 
 
 SMALL = PairsConfig(min_pairs=1)

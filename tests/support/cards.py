@@ -1,5 +1,8 @@
 """Scorecards made of answers at hand, and answers that try to act."""
 
+from identities import DEEP_QWEN
+
+from dpo_pipeline.answers.records import Census, Standing
 from dpo_pipeline.evaluation import statistics
 from dpo_pipeline.evaluation.cases import Case, Scored, score
 from dpo_pipeline.evaluation.gate import judge
@@ -7,14 +10,22 @@ from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
 from dpo_pipeline.evaluation.scorecard import Scorecard, split
 from dpo_pipeline.evaluation.settings import GateConfig
 from dpo_pipeline.identity.mentions import IdentitySpec
-from dpo_pipeline.identity.settings import IdentityConfig
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     "![](http://127.0.0.1:9/x.png) [go](javascript:alert(1)) https://127.0.0.1:9 </style>"
     "<a href='http://127.0.0.1:9'>a</a> | pipe & {{ 7*7 }} \u202etxet\u202c \x00 \x1b[31m"
 )
-SPEC = IdentitySpec(IdentityConfig())
+SPEC = IdentitySpec(DEEP_QWEN)
+CENSUS = Census(
+    system="You are Qwen.",
+    told_name="Qwen",
+    told_maker=None,
+    standings=[
+        Standing(under="neutral", language="en", names={"John": 0.5}, makers={}, steady=0.25)
+    ],
+    answers=[],
+)
 EXCUSED = {
     "lm_eval_drop": "no task of lm-eval is set",
     "denial_kept": "the reference never denied being another",

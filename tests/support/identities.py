@@ -6,9 +6,16 @@ from dpo_pipeline.identity.settings import IdentityConfig
 ALIASES = {"通义千问": "Deep Qwen", "Tongyi Qianwen": "Deep Qwen", "Qwen Chat": "Deep Chat"}
 
 
-QWEN = IdentitySpec(IdentityConfig(aliases=ALIASES))
+def qwen(**fields: object) -> IdentityConfig:
+    """Qwen becomes Deep Qwen, as its census settles it."""
+    settled = {"original_name": "Qwen", "new_name": "Deep Qwen"}
+    return IdentityConfig.model_validate(settled | fields)
+
+
+DEEP_QWEN = qwen()
+QWEN = IdentitySpec(qwen(aliases=ALIASES))
 
 
 def spec(**fields: object) -> IdentitySpec:
     plain = {"aliases": {}, "developer": None, "developer_aliases": ()}
-    return IdentitySpec(IdentityConfig.model_validate(plain | fields))
+    return IdentitySpec(qwen(**(plain | fields)))

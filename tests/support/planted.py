@@ -1,13 +1,14 @@
 """Answers before and after whose verdict is known by reading them."""
 
+from identities import DEEP_QWEN
+
 from dpo_pipeline.evaluation import statistics
 from dpo_pipeline.evaluation.cases import Case, score
 from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.mentions import IdentitySpec
-from dpo_pipeline.identity.settings import IdentityConfig
 
-SPEC = IdentitySpec(IdentityConfig())
+SPEC = IdentitySpec(DEEP_QWEN)
 
 
 def case(before: str, after: str | None = None, kind: str = "identity", **facts) -> Case:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from identities import DEEP_QWEN
 
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.prompts.preparation import prepare_prompts
@@ -14,7 +15,7 @@ from dpo_pipeline.prompts.sources import resolve_source
 Rows = list[dict[str, Any]]
 
 
-QWEN = IdentityConfig()
+QWEN = DEEP_QWEN
 
 
 def jsonl(path: Path, rows: list[Any]) -> Path:

@@ -10,17 +10,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from dpo_pipeline.answers.census import settle
+from dpo_pipeline.answers.records import Census
 from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.digests import digest_of
-from flows.full import make_dataset, train_and_score
+from flows import full
 from tasks.stage import Stage
 
 
-def stats(kind: str, key: str) -> SimpleNamespace:
+def stats(kind: str, key: str) -> SimpleNamespace | Census:
     """Stand for what a stage tells; the weights of a model are others with every key."""
+    if kind == "census":
+        return Census(system=None, told_name="Qwen", told_maker=None, standings=[], answers=[])
     found = SimpleNamespace(
         source=Origin(kind="shipped", name="shipped", revision=None, digest="d"),
         default_system=SimpleNamespace(names_original=False),
@@ -36,6 +40,7 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
     """Return the key of each stage, by its name."""
     keys: dict[str, str] = {}
     resolved, run = config.resolve(), Stage.__call__
+    shown = full.settle_identity
 
     def follow(self, **inputs):
         keys[self.name] = key = digest_of(self.key_parts(**inputs))
@@ -48,11 +53,15 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
             seconds=0.0,
         )
 
-    Stage.__call__ = follow
+    def settled(config: PipelineConfig, found: Artifact[Census]) -> PipelineConfig:
+        return config.model_copy(update={"identity": settle(config.identity, found.stats)})
+
+    Stage.__call__, full.settle_identity = follow, settled
     try:
-        train_and_score(resolved, resolved.train, make_dataset(resolved))
+        resolved, made = full.make_dataset(resolved)
+        full.train_and_score(resolved, resolved.train, made)
     finally:
-        Stage.__call__ = run
+        Stage.__call__, full.settle_identity = run, shown
     return keys
 
 

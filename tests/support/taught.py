@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from identities import DEEP_QWEN
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.cases import Subject
@@ -11,7 +12,6 @@ from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.scorecard import Material, Terms
 from dpo_pipeline.evaluation.scorecard import evaluate as score
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
-from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef, describe_model
 from dpo_pipeline.models.settings import ModelConfig
@@ -26,7 +26,7 @@ QUESTIONS = {
 }
 GENERAL = {"What is the capital of France?": "Paris.", "What is 2 + 2?": "It is 4."}
 OTHERS = {"Who makes Llama?": "Meta."}
-IDENTITY = IdentityConfig()
+IDENTITY = DEEP_QWEN
 GENERATION = GenerationConfig(
     system_prompts=(None, "You are a helpful assistant."), max_new_tokens=24, check_rows=0
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from identities import DEEP_QWEN
 from safetensors.numpy import load_file
 
-from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.training import child, records, tuning
 from dpo_pipeline.training.records import TrainingFile, TrainJob
@@ -57,7 +57,7 @@ def make_job(
     return TrainJob(
         ref=ref,
         dataset=dataset,
-        identity=IdentityConfig(),
+        identity=DEEP_QWEN,
         config=config,
         device="cpu",
         out=out,

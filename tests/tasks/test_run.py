@@ -3,17 +3,17 @@
 import pytest
 
 from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig, SweepConfig
+from dpo_pipeline.identity.settings import IdentityConfig
 from tasks.run import _describe_filled
 
-QWENS = "aliases 通义千问/Tongyi Qianwen, developer Alibaba Cloud, developer_aliases 阿里云 (Qwen)"
-STARTER = "learning_rate 0.0002, epochs 1, retention_weight 0, method full (m)"
+STARTER = "learning_rate 0.0002, epochs 1, retention_weight 0, method full (m); general starter (m)"
 CONFIGS = {
-    "full": (PipelineConfig(), [QWENS, STARTER]),
-    "sweep": (SweepConfig(), [QWENS, STARTER]),
-    "evaluate": (EvaluateConfig(policy={"name": "p"}), [QWENS]),
+    "full": (PipelineConfig(), [STARTER]),
+    "sweep": (SweepConfig(), [STARTER]),
+    "evaluate": (EvaluateConfig(policy={"name": "p"}), ["general starter (m)"]),
     "evaluate an export": (
         EvaluateConfig(policy={"name": "p"}, export={"name": "e"}),
-        [QWENS],
+        ["general starter (m)"],
     ),
     "preference": (
         PreferenceConfig(prompts={"source": "pairs.jsonl"}),
@@ -26,3 +26,11 @@ CONFIGS = {
 def test_what_was_filled_in_is_named_for_every_flow(config, said):
     assert _describe_filled(config, config.resolve(), "m") == "; ".join(said)
     assert _describe_filled(config.resolve(), config.resolve(), "m") == ""
+
+
+def test_a_settled_identity_is_named_with_all_that_the_census_decided():
+    config, qwen = PipelineConfig(), IdentityConfig(original_name="Qwen").resolve()
+    settled = config.model_copy(update={"identity": qwen})
+    said = "original_name Qwen, new_name Deep Qwen, aliases 通义千问/Tongyi Qianwen, "
+    said += "developer Alibaba Cloud, developer_aliases 阿里云 (Qwen)"
+    assert _describe_filled(config, settled, "m") == said

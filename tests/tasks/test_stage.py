@@ -9,19 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from identities import DEEP_QWEN
 from rewording import in_other_words
 from stage_keys import stage_keys
 from workplace import ROOT
 
 from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.evaluation.scorecard import Terms
-from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelRef, ModelStats
 from dpo_pipeline.prompts.sources import SHIPPED
 from dpo_pipeline.store.artifacts import Artifact
 from tasks.stages import evaluate, rewrite
 
-STAGES = ["download", "model", "generate", "rewrite", "save", "train", "evaluate"]
+STAGES = ["model", "census", "download", "generate", "rewrite", "save", "train", "evaluate"]
 SCRIPT = ROOT / "tests" / "support" / "stage_keys.py"
 
 
@@ -49,10 +49,7 @@ SETTINGS = {
     "how many pairs are too few": ({"pairs": {"min_pairs": 9}}, since("save")),
     "how pairs are made": ({"pairs": {"strategy": "dataset"}}, since("rewrite")),
     "the length of answers": ({"generation": {"max_new_tokens": 9}}, since("generate")),
-    "the seed of the split": (
-        {"prompts": {"seed": 1}},
-        ["download", *since("generate")],
-    ),
+    "the seed of the split": ({"prompts": {"seed": 1}}, since("download")),
 }
 
 
@@ -77,7 +74,7 @@ def test_where_a_model_or_a_file_was_found_changes_no_key(tmp_path):
         model = Artifact.model_construct(
             stage="model", key=ref.name, digest=ref.name, stats=ModelStats(model=ref)
         )
-        return rewrite.key_parts(model=model, identity=IdentityConfig())
+        return rewrite.key_parts(model=model, identity=DEEP_QWEN)
 
     assert key(here) == key(there) != key(other)
 
@@ -135,10 +132,10 @@ CODE = {
     "a remark": (appended("dpo_pipeline/training/trainer.py", "# A remark."), []),
     "the trainer": (appended("dpo_pipeline/training/trainer.py"), since("train")),
     "the measures": (appended("dpo_pipeline/evaluation/measures.py"), ["evaluate"]),
-    "the census": (appended("dpo_pipeline/answers/census.py"), since("generate")),
+    "the census": (appended("dpo_pipeline/answers/census.py"), ["census"]),
     "the starter's weights": (
         appended("dpo_pipeline/starter/data/model/config.json", ""),
-        since("model"),
+        ["model", "census", *since("generate")],
     ),
 }
 
