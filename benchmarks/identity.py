@@ -28,11 +28,11 @@ from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef, describe_model
 from dpo_pipeline.starter.build import STARTER
-from dpo_pipeline.training.early_stopping import EarlyStopping, HeldOutPrompts
 from dpo_pipeline.training.records import TrainJob
 from dpo_pipeline.training.settings import GoalConfig, TrainConfig
 from dpo_pipeline.training.tokens import tokenize_pairs
 from dpo_pipeline.training.trainer import build_trainer
+from dpo_pipeline.training.tuning import TrainUntilDone
 
 DEFAULTS = PipelineConfig().resolve().train
 RECIPE = TrainConfig(
@@ -41,6 +41,8 @@ RECIPE = TrainConfig(
     learning_rate=5e-5,
     sft_weight=0.0,
     epochs=4,
+    method="full",
+    retention_weight=0.0,
     row_tokens=1,
     gradient_checkpointing=True,
     precision="fp32",
@@ -53,18 +55,11 @@ SIDES = {
 }
 
 
-def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: GoalConfig) -> dict:
-    """Train until held-out prompts say stop; return seconds, steps, and what was found last."""
-    tokens = tokenize_pairs(dataset / "train.parquet", load_tokenizer(ref), config.max_length)
-    held_out = HeldOutPrompts(
-        ref,
-        IdentityConfig(original_name="Qwen", new_name="Deep Qwen"),
-        dataset / "held_out.parquet",
-        stop.prompts,
-    )
+def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, goal: GoalConfig) -> dict:
+    """Train until the tuning split says so; return seconds, steps, and what was seen last."""
     asked = 0.0
 
-    class TimedStop(EarlyStopping):
+    class TimedLooks(TrainUntilDone):
         def on_step_end(self, *args: object, **kwargs: object) -> None:
             nonlocal asked
             started = time.process_time()
@@ -72,23 +67,26 @@ def time_side(config: TrainConfig, ref: ModelRef, dataset: Path, stop: GoalConfi
             asked += time.process_time() - started
 
     with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
         work = Path(folder)
         job = TrainJob(
             ref=ref,
             dataset=dataset,
-            config=config,
+            identity=IdentityConfig(original_name="Qwen", new_name="Deep Qwen"),
+            config=config.model_copy(update={"goal": goal}),
             device="cpu",
             out=work,
             work=work,
             references=work / "references",
         )
-        trainer = build_trainer(job, tokens)
+        tokens = tokenize_pairs(job.pairs, load_tokenizer(ref), job.config)
+        watcher = TimedLooks(job)
+        started = time.process_time()
+        trainer, _ = build_trainer(job, tokens)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(TimedStop(held_out, stop))
+        trainer.add_callback(watcher)
         trainer.train()
         seconds = time.process_time() - started - asked
-    found = next(row for row in reversed(trainer.state.log_history) if "outcome" in row)
+    found = next(row for row in reversed(trainer.state.log_history) if "done" in row)
     return {"seconds": seconds, **found}
 
 
@@ -108,11 +106,11 @@ def main() -> None:
     summary = json.loads(runs[-1].read_text())
     ref = describe_model(STARTER, "starter")
     dataset = Path(summary["stages"]["save"]["path"])
-    stop = GoalConfig(identity_rate=options.rate, max_kl=1e9, every=5)
+    goal = GoalConfig(identity_rate=options.rate, max_kl=1e9, max_unasked=1.0, every=5)
     times: dict[str, list[float]] = {name: [] for name in SIDES}
     for number in range(options.rounds):
         for name, config in SIDES.items():
-            found = time_side(config, ref, dataset, stop)
+            found = time_side(config, ref, dataset, goal)
             times[name].append(found["seconds"])
             print(
                 f"round {number}: {name:24} {found['seconds']:6.1f} s, {found['step']:4} steps, "
