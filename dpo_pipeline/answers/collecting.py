@@ -51,7 +51,8 @@ def count_answers(responses: Sequence[Response]) -> Counter[str]:
 def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
     """Cut prompts.parquet into ranges of prompts, of about `shard_rows` answers each."""
     count: int = pq.read_metadata(prompts).num_rows
-    step = max(1, config.shard_rows // (len(config.system_prompts) * config.samples))
+    systems = 1 if config.in_turn else len(config.system_prompts)
+    step = max(1, config.shard_rows // (systems * config.samples))
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
@@ -107,8 +108,9 @@ def _expand(
     prompts: Path, shard: tuple[int, int], config: GenerationConfig
 ) -> Iterator[tuple[Row, Request]]:
     """Yield each row of responses.parquet, still without its answer, and its request."""
-    for prompt in _read_range(prompts, *shard):
-        for system in config.system_prompts:
+    for number, prompt in enumerate(_read_range(prompts, *shard), shard[0]):
+        systems = config.system_prompts
+        for system in [systems[number % len(systems)]] if config.in_turn else systems:
             messages = with_system(system, prompt["messages"])
             for sample in range(config.samples):
                 new = {"prompt_id": prompt["id"], "system": system, "sample": sample}

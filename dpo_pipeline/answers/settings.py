@@ -30,6 +30,9 @@ class GenerationConfig(Section):
     system_prompts: SystemPrompts = (None, "You are a helpful assistant.", "")
     """Every prompt is asked once under each, so that the new name holds under more than one; null
     sends none, so that the chat template inserts its own default if it has one (JSON list)."""
+    in_turn: bool = False
+    """Ask each prompt under one of the system prompts, in turn, and not under every one: more
+    prompts for the same time."""
     max_new_tokens: AtLeastOne = 128
     """Longest answer (tokens)."""
     temperature: NonNegativeFloat = 0.0

@@ -67,6 +67,7 @@ class TuningSplit:
         system = system if prompt.system is None else prompt.system
         return encode(self.tokenizer, with_system(system, prompt.messages))
 
+    @torch.no_grad()
     def look(self, edit: Edit, step: int, strength: float = 1.0) -> Look:
         """Ask the policy everything, as it would be saved."""
         edit.write(self.model, strength)
@@ -90,10 +91,10 @@ class TuningSplit:
             unchanged=fmean(same),
         )
 
+    @torch.no_grad()
     def _states(self) -> torch.Tensor:
-        with torch.no_grad():
-            batches = [self.held[i : i + ROWS] for i in range(0, len(self.held), ROWS)]
-            return torch.cat([last_states(self.model, batch) for batch in batches])
+        batches = [self.held[i : i + ROWS] for i in range(0, len(self.held), ROWS)]
+        return torch.cat([last_states(self.model, batch) for batch in batches])
 
     def _text(self, answer: list[int]) -> str:
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))

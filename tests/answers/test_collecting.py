@@ -121,3 +121,15 @@ def test_answers_are_counted_by_how_they_ended():
     counts = AnswerStats(**count_answers(responses))
     assert (counts.rows, counts.stop, counts.length, counts.error) == (4, 1, 1, 2)
     assert (counts.unfinished, counts.tokens) == (1, 5)  # a refusal does not pass by itself
+
+
+def test_in_turn_each_prompt_meets_one_system_prompt_whatever_the_shards(tmp_path):
+    prompts = write_prompts(tmp_path / "prompts.parquet", 23)
+    systems = (None, "You help.", "")
+    changed = {"system_prompts": systems, "in_turn": True, "shard_rows": 5}
+    config = GREEDY.model_copy(update=changed)
+    shards = plan_shards(prompts, config)
+    assert shards[0] == (0, 5)
+    rows = [row for shard in shards for row, _ in collecting._expand(prompts, shard, config)]
+    assert [row["system"] for row in rows] == [systems[i % 3] for i in range(len(rows))]
+    assert len({row["prompt_id"] for row in rows}) == len(rows) == 23
