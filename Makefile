@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Give the starter, a toy, a new identity and show the proof (a minute)
 	@$(BIN)/python flows/full.py --config configs/starter.yaml $(ARGS)
 
-run: $(STAMP)  ## Give a model a new identity and show the proof
-	@$(BIN)/python flows/full.py $(ARGS)
+run: $(STAMP)  ## Give SmolLM2, a real chat model, a new identity and show the proof
+	@$(BIN)/python flows/full.py --config configs/smollm2.yaml $(ARGS)
 
 test: $(STAMP)  ## Run the tests (under 6 minutes on two cores)
 	@$(BIN)/python -m pytest

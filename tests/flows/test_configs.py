@@ -23,7 +23,10 @@ pytestmark = pytest.mark.slow
 
 DATASET = "mrfakename/identity"
 ENDS = {"eos_token_id": 2, "bos_token_id": 1}
-SIZES = ["--prompts.limit", "40", "--generation.max-new-tokens", "32", "--model.device", "cpu"]
+SIZES = [
+    *("--prompts.source", DATASET, "--prompts.limit", "40", "--model.device", "cpu"),
+    *("--train.max-steps", "10", "--train.retention-rows", "4"),
+]
 SAVE_BLOCK = """
 import sys
 from tasks.runtime import prepare_environment
@@ -53,12 +56,12 @@ class Case:
 
 
 SMOL = Case(
-    "smollm2-cpu.yaml", "HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM",
+    "smollm2.yaml", "HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM",
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face", "Hugging Face",
     "llama", "GPT2Tokenizer", {**ENDS, "pad_token_id": 2},
 )  # fmt: skip
 QWEN = Case(
-    "qwen2.5-gpu.yaml", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen",
+    "qwen2.5.yaml", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen",
     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", "Alibaba Cloud",
     "qwen2", "Qwen2Tokenizer",
     {**ENDS, "eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": True, "temperature": 0.7,
@@ -135,7 +138,8 @@ class Place:
         return self.work.python(*args, **{**own, "NO_PROXY": "127.0.0.1", **env})
 
     def full(self, case: Case, *options: str, **env: str) -> CompletedProcess[str]:
-        config = ["--config", str(ROOT / "configs" / case.config), *SIZES]
+        there = ["--config", str(ROOT / "configs" / case.config), "--model.name", case.model]
+        config = [*there, *SIZES]
         return self.python(str(ROOT / "flows" / "full.py"), *config, *options, **env)
 
     def publish(self, case: Case, *options: str, **env: str) -> CompletedProcess[str]:
