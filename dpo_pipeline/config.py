@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
-from dpo_pipeline.identity.settings import AUTO, IdentityConfig
+from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.settings import PromptsConfig
@@ -72,14 +72,6 @@ class ExperimentConfig(Section):
     def _stages_fit(self) -> "ExperimentConfig":
         _check_split(self.prompts)
         _check_training(self.model, self.pairs, self.train)
-        silent = self.identity.developer != AUTO and not self.identity.maker(after=True)
-        if self.pairs.strategy == "template" and silent:
-            for language, answers in self.pairs.templates.items():
-                if all("{developer}" in answer for answer in answers):
-                    raise ValueError(
-                        f"pairs.templates {language!r} has only answers with {{developer}}, and "
-                        "identity.developer is null: set it, or add an answer without"
-                    )
         return self
 
 

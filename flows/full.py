@@ -18,11 +18,13 @@ CONFIG = start(
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from dpo_pipeline.answers.collecting import AnswerStats
 from dpo_pipeline.answers.retaining import RetentionStats
 from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from dpo_pipeline.evaluation.scorecard import ScoreStats, Terms
 from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.pairs.dataset import DatasetStats
+from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.retention import retention_file
@@ -31,7 +33,7 @@ from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
 from tasks.census import settle_identity
-from tasks.outcome import conclude, lineage_of, warn_of_template
+from tasks.outcome import conclude, lineage_of, show_ways, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
 from tasks.run import begin, run_script
 from tasks.stages import (
@@ -39,6 +41,7 @@ from tasks.stages import (
     download,
     evaluate,
     generate,
+    instruct,
     prepare_model,
     retain,
     rewrite,
@@ -95,11 +98,34 @@ def make_dataset(config: C) -> tuple[C, Made]:
     responses = generate(
         model=model, prompts=prompts, generation=config.generation, run_on=config.model
     )
-    pairs = rewrite(model=model, responses=responses, identity=config.identity, pairs=config.pairs)
+    pairs = pair_up(config, model, responses)
     warn_of_template(pairs, config.identity)
+    show_ways(pairs)
     lineage = lineage_of(config, model, prompts)
     dataset = save(pairs=pairs, config=config.pairs, lineage=lineage)
     return config, Made(prompts, model, dataset, hold(config, prompts, model))
+
+
+def pair_up(
+    config: ExperimentConfig, model: Artifact[ModelStats], responses: Artifact[AnswerStats]
+) -> Artifact[RewriteStats]:
+    """Find the chosen answers; where no name can be replaced, the model gives them as told."""
+    instructed = None
+    if "instructed" in config.pairs.ways:
+        instructed = instruct(
+            model=model,
+            responses=responses,
+            identity=config.identity,
+            generation=config.generation,
+            run_on=config.model,
+        )
+    return rewrite(
+        model=model,
+        responses=responses,
+        instructed=instructed,
+        identity=config.identity,
+        pairs=config.pairs,
+    )
 
 
 def hold(

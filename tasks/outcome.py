@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -25,6 +25,7 @@ from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
 from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.pairs.schema import Lineage, ModelOrigin
+from dpo_pipeline.pairs.settings import Way
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.report.page import Compared, scorecard_markdown, write_comparison, write_report
 from dpo_pipeline.report.words import HEADS, collect_rows, explain_verdict, scorecard_rows, visible
@@ -50,6 +51,22 @@ def warn_of_template(pairs: Artifact[RewriteStats], identity: IdentityConfig) ->
             "message is sent; --identity.patch-template gives it the new name",
             style="yellow",
         )
+
+
+def show_ways(pairs: Artifact[RewriteStats]) -> None:
+    """Tell by which ways the pairs came: under each system prompt, in each language and family."""
+    rows = [
+        {"by": column, "value": value, **counts}
+        for column, values in pairs.stats.ways.items()
+        for value, counts in values.items()
+    ]
+    create_table_artifact(rows, key="pairs", description="Pairs by way; none: rows that are none.")
+    table = Table("", *get_args(Way), "none", title="Pairs by way", title_justify="left")
+    for row in rows:
+        if row["by"] != "family":  # those are many: the artifact has them
+            by, value, *counts = map(str, row.values())
+            table.add_row(escape(excerpt(f"{by} {value or 'empty'}", 40)), *counts)
+    console.print(table)
 
 
 def lineage_of(

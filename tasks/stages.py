@@ -28,6 +28,7 @@ from dpo_pipeline.models.references import ModelRef, ModelStats, describe_model,
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.models.smollm2 import NAME as SMOLLM2
 from dpo_pipeline.pairs.dataset import DatasetStats
+from dpo_pipeline.pairs.instructing import InstructStats
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
 from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.pairs.schema import Lineage
@@ -224,6 +225,29 @@ def retain(
     return answer_retention(model_of(model), picked, tokens, build.out, build.report, **how)
 
 
+@stage(
+    packages=NUMERIC,
+    counts="answers",
+    says=lambda stats: f"{stats.accepted:,} of {stats.rows:,} prompts answered as the new one",
+    unread={"generation": (*OWN[1:4], "system_prompts", "max_new_tokens", "top_p", "seed")},
+)
+def instruct(
+    build: Build,
+    *,
+    model: Artifact[ModelStats],
+    responses: Artifact[AnswerStats],
+    identity: IdentityConfig,
+    generation: GenerationConfig,
+    run_on: ModelConfig,
+) -> InstructStats:
+    """Let the model answer as the new identity where it gives no name that could be replaced."""
+    from dpo_pipeline.pairs.instructing import instruct
+
+    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
+    answers = responses.path / "responses.parquet"
+    return instruct(answers, model_of(model), identity, build.out, build.report, **how)
+
+
 def _describe_pairs(stats: PairStats) -> str:
     return f"{stats.pairs:,} pairs of {stats.rows:,} rows{_refused(stats.reasons)}"
 
@@ -238,20 +262,22 @@ def rewrite(
     *,
     model: Artifact[ModelStats],
     responses: Artifact[AnswerStats],
+    instructed: Artifact[InstructStats] | None,
     identity: IdentityConfig,
     pairs: PairsConfig,
 ) -> RewriteStats:
-    """Rewrite the name in every answer: the same answer with the new name is the chosen one."""
+    """Find the chosen answer to each of the model's own: first the same with the name replaced."""
     from dpo_pipeline.pairs.rewriting import build_pairs
 
     answers = responses.path / "responses.parquet"
-    return build_pairs(answers, model_of(model), identity, pairs, build.out)
+    told = instructed.path / "instructed.parquet" if instructed else None
+    return build_pairs(answers, model_of(model), identity, pairs, build.out, told)
 
 
 @stage(
     packages=("pyarrow", "datasets", "transformers", "tokenizers"),
     says=_describe_pairs,
-    unread={"pairs": ("strategy", "templates", "min_pairs", "min_yield")},
+    unread={"pairs": ("ways", "min_pairs", "min_yield")},
 )
 def prepare(
     build: Build,
@@ -270,7 +296,7 @@ def prepare(
 @stage(
     packages=("pyarrow",),
     says=lambda stats: _describe_split(stats, "pairs"),
-    unread={"config": ("strategy", "templates", "max_length")},
+    unread={"config": ("ways", "max_length")},
 )
 def save(
     build: Build,

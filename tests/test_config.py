@@ -131,7 +131,6 @@ def test_the_starter_config_asks_for_the_default_run():
     assert PipelineConfig.model_validate(loaded).resolve() == PipelineConfig().resolve()
 
 
-SILENT = {"identity": {"developer": None, "developer_aliases": []}}
 WRONG = {
     "train.bta": ({"train": {"bta": 1}}, "Extra inputs"),
     "x": ({"x": 1}, "Extra inputs"),
@@ -158,10 +157,6 @@ TOGETHER = [
             "train": {"lora": {"quantize": True, "merge": False}},
         },
         "needs a GPU.*set quantize to false",
-    ),
-    (
-        {**SILENT, "pairs": {"strategy": "template", "templates": {"en": ["By {developer}"]}}},
-        "identity.developer is null: set it",
     ),
 ]
 

@@ -23,8 +23,8 @@ METADATA_KEY = b"dpo_pipeline"
 
 # Flag of a pair -> what it means.
 FLAGS = {
-    "written": "chosen is a written answer: the model did not say its name",
-    "given": "chosen is the answer that the source gave",
+    "cut": "the model's answer reached generation.max_new_tokens; of a replaced one both sides end "
+    "with its last whole sentence",
     "name_in_context": "an earlier message of the prompt gives the original name",
     "boundary": "the end of the prompt merges with the start of the answer into one token",
 }
@@ -42,6 +42,8 @@ COLUMNS = {
     "turns": "messages from the user in the prompt",
     "split": "train or held_out",
     "system": "the system message that was sent; null: none, the chat template's default applies",
+    "way": "how chosen was found: replaced, transferred, instructed, filled (see pairs.ways); or "
+    "given, by a preference data set",
     "spans": "edits: start and end in rejected, then in chosen (characters)",
     "prompt_tokens": "length of the rendered prompt (tokens)",
     "chosen_tokens": "length of chosen with its end (tokens)",
@@ -55,14 +57,18 @@ SPAN_ENDS = ("start", "end", "new_start", "new_end")
 
 # Reason code of the quarantine -> what it means.
 REASONS = {
-    "no_name": "the original name never occurs, so the pair would teach nothing",
+    "no_name": "the answer does not give the original name, and no other way led to a chosen one",
     "already_new": "the answer already gives the new name",
     "asks_new": "the prompt itself gives the new name, which the model then denies",
-    "mixed_name": "the rewritten answer still gives the original name, in a longer one",
+    "mixed_name": "the answer to choose still gives the original name or maker, or a longer name",
+    "claims_other": "the answer to choose claims another name or maker",
+    "nameless": "the answer to choose does not give the new name",
+    "no_maker": "the answer to choose does not give the maker that was asked for",
+    "remnant": "the answer to choose holds a placeholder",
     "third_party": "the prompt or the answer tells of the name as of somebody else",
     "generation_failed": "the model did not answer",
     "refused": "the server refuses to answer",
-    "truncated": "the answer was cut off at generation.max_new_tokens",
+    "truncated": "the answer was cut off at generation.max_new_tokens, before a sentence ended",
     "empty_prompt": "the question is missing or blank",
     "empty_completion": "an answer is missing or blank",
     "identical": "chosen and rejected are the same",
@@ -80,8 +86,7 @@ REASONS = {
 # Reason code -> what to do where it is the commonest.
 _REMEDIES = {
     "no_name": "Set identity.original_name to the name that the model gives itself, add its other "
-    "spellings to identity.aliases, or set pairs.strategy to template, which answers "
-    "questions about the model.",
+    "spellings to identity.aliases, open all of pairs.ways, or take a source that gives answers.",
     "already_new": "Choose another identity.new_name.",
     "third_party": "Add prompts that ask the model about itself.",
     "generation_failed": "Read the log of the generation, and run again.",
@@ -123,7 +128,7 @@ class Lineage(Record):
 class Metadata(Record):
     """What every file of pairs says of itself."""
 
-    strategy: str  # of PairsConfig, or "source" for preferences that already existed
+    ways: list[str]  # those of PairsConfig, or "given" for preferences that already existed
     max_length: int  # tokens of a prompt with an answer, at most
     identity: dict[str, JsonValue] | None  # null where no identity is at stake
     model: ModelOrigin  # its tokenizer counted
@@ -141,7 +146,7 @@ def describe_pairs(
 ) -> Metadata:
     """Describe pairs in the making; no spec: no identity is at stake."""
     return Metadata(
-        strategy=config.strategy if spec else "source",
+        ways=list(config.ways) if spec else ["given"],
         max_length=config.max_length,
         identity=spec.config.model_dump(mode="json") if spec else None,
         model=ModelOrigin.of(ref),

@@ -1,25 +1,26 @@
 """Settings of how answers become pairs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, Section, Share
 
+Way = Literal["replaced", "transferred", "instructed", "filled"]
+
 
 class PairsConfig(Section):
     """How answers become pairs."""
 
-    strategy: Literal["replace", "template", "dataset"] = "replace"
-    """Chosen response: the answer with the name replaced; a written answer where the name did not
-    occur; or the one given by the source."""
-    templates: dict[str, tuple[str, ...]] = Field(
-        {
-            "en": ("I'm {name}, a language model made by {developer}.", "My name is {name}."),
-            "zh": ("我是{name}，由{developer}开发的语言模型。", "我的名字是{name}。"),
-        }
+    ways: Annotated[tuple[Way, ...], Field(min_length=1)] = (
+        "replaced",
+        "transferred",
+        "instructed",
+        "filled",
     )
-    """Language -> written answers with {name} and {developer}; strategy template (JSON)."""
+    """Ways to a chosen answer, the first that holds: the model's own answer with the name replaced;
+    that of another system prompt; one given when told the new identity; the one that comes with
+    the prompt (JSON list)."""
     max_length: AtLeastEight = 1024
     """Longest prompt + response (tokens); longer goes to quarantine."""
     min_pairs: AtLeastOne = 8

@@ -71,6 +71,7 @@ class Candidate:
     spans: Sequence[Span] = ()  # where they differ
     flags: tuple[str, ...] = ()
     rules: dict[str, int] = field(default_factory=dict)  # edits per rule
+    way: str = "given"
     refused: Refused | None = None
 
 
@@ -191,6 +192,7 @@ def _measured(
         "prompt": candidate.prompt,
         "chosen": said(candidate.chosen),
         "rejected": said(candidate.rejected),
+        "way": candidate.way,
         "spans": [dict(zip(SPAN_ENDS, span, strict=True)) for span in candidate.spans],
         "prompt_tokens": start,
         "chosen_tokens": len(chosen) - start,

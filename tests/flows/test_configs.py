@@ -192,7 +192,8 @@ def test_a_config_runs_through_every_stage_unchanged(place, runs, case):
     assert run.returncode in (0, 1), run.stdout + run.stderr
     assert "Gate " in run.stdout, run.stdout + run.stderr
     summary = place.summary(case)
-    stages = ["model", "census", "download", "generate", "rewrite", "save", "train", "evaluate"]
+    stages = ["model", "census", "download", "generate", "instruct", "rewrite", "save", "train",
+              "evaluate"]  # fmt: skip
     assert {name: s["status"] for name, s in summary["stages"].items()} == dict.fromkeys(
         stages, "built"
     )

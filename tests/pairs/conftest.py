@@ -23,12 +23,16 @@ def models(tmp_path_factory) -> dict:
 def build(models, tmp_path):
     """Build pairs of rows; return counts, pairs and quarantine."""
 
-    def run(rows, config=SMALL, identity=IDENTITY, arch="qwen2", name="pairs"):
+    def run(rows, config=SMALL, identity=IDENTITY, arch="qwen2", name="pairs", told=None):
         path = tmp_path / "responses.parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema=RESPONSES), path)
         out = tmp_path / name
         out.mkdir()
-        counts = build_pairs(path, models[arch], identity, config, out).model_dump()
+        instructed = tmp_path / "instructed.parquet" if told else None
+        if instructed:
+            pq.write_table(pa.Table.from_pylist(told), instructed)
+        made = build_pairs(path, models[arch], identity, config, out, instructed)
+        counts = made.model_dump()
         pairs = pq.read_table(out / "pairs.parquet").to_pylist()
         quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
         assert counts["rows"] == len(rows) == len(pairs) + len(quarantine)

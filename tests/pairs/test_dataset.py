@@ -20,7 +20,7 @@ def test_too_low_a_yield_stops_with_the_reasons(build, tmp_path):
     with pytest.raises(DataError, match=r"pairs\.min_pairs") as error:
         saved(tmp_path, PairsConfig(min_pairs=3))
     assert "2 usable pairs of 12 answers" in str(error.value)
-    assert "no_name 10 (the original name never occurs" in str(error.value)
+    assert "no_name 10 (the answer does not give the original name" in str(error.value)
     (tmp_path / "dataset").rename(tmp_path / "first")
     with pytest.raises(DataError, match=r"20% of the answers"):
         saved(tmp_path, PairsConfig(min_pairs=1, min_yield=0.2))
@@ -36,7 +36,7 @@ def test_a_prompt_on_both_sides_of_the_split_is_refused(build, tmp_path):
 
 
 def test_data_set_says_what_it_is_and_where_it_came_from(build, tmp_path):
-    build([*(response(i) for i in range(9)), response(9, finish="length")])
+    build([*(response(i) for i in range(9)), response(9, finish="length", response="I am Qwen, a")])
     counts, out = saved(tmp_path)
     assert counts == {
         "rows": 10, "pairs": 9, "train": 8, "held_out": 1, "quarantine": 1, "yield": 0.9,
@@ -48,7 +48,7 @@ def test_data_set_says_what_it_is_and_where_it_came_from(build, tmp_path):
         assert table.num_rows == rows
         assert metadata["lineage"] == LINEAGE.model_dump(mode="json")
         assert metadata["model"]["name"] == "tiny-qwen2"
-        assert metadata["strategy"] == "replace"
+        assert metadata["ways"] == ["replaced", "transferred", "instructed", "filled"]
         assert metadata["default_system"] == {
             "inserted": True, "text": DEFAULT_SYSTEM, "names_original": True,
         }  # fmt: skip

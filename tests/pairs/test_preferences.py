@@ -359,7 +359,7 @@ def test_parquet_rows_are_read(models, tmp_path):
     counts = save_dataset(tmp_path / "pairs", LINEAGE, SMALL, tmp_path / "dataset")
     assert counts.pairs == 12
     metadata = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
-    assert (metadata["strategy"], metadata["identity"]) == ("source", None)
+    assert (metadata["ways"], metadata["identity"]) == (["given"], None)
     assert metadata["format"] == "chat template"
 
 

@@ -29,9 +29,14 @@ PLANTED = {
                    "I am Deep Qwen, a Qwen2.5 model."),
     "generation_failed": ({"finish": "error", "response": "", "reason": "generation_failed",
                            "detail": "HTTP 500: no luck"}, SMALL, "HTTP 500: no luck"),
-    "truncated": ({"finish": "length"}, SMALL, "20 tokens"),
+    "truncated": ({"finish": "length", "response": "I am Qwen, a"}, SMALL, "I am Qwen, a"),
+    "claims_other": ({"response": "I am Qwen, created by OpenAI."}, SMALL, "created by OpenAI"),
+    "nameless": ({"given_chosen": "I am a language model."}, GIVEN, "I am a language model."),
+    "no_maker": ({"family": "maker", "response": "I am Qwen."}, SMALL, "I am Deep Qwen."),
+    "remnant": ({"given_chosen": "I am Deep Qwen by <AUTHOR>."}, GIVEN, "by <AUTHOR>."),
     "empty_completion": ({"response": " \n"}, SMALL, "said nothing"),
-    "identical": ({"given_chosen": "I'm Deep Qwen.", "response": "I'm Deep Qwen."}, GIVEN, "Deep"),
+    "identical": ({"given_chosen": "Alibaba Cloud.", "response": "Alibaba Cloud.",
+                   "family": "maker"}, GIVEN, "Alibaba Cloud."),
     "doubled": ({"given_chosen": "I'm Deep-Deep Qwen."}, GIVEN, "Deep-Deep Qwen"),
     "duplicate": ({"messages": [user("Who are you? (0)")],
                    "response": response(0)["response"]}, SMALL, ""),
@@ -39,7 +44,7 @@ PLANTED = {
     "difference_cut": ({"response": "word " * 99 + "Qwen"}, PairsConfig(max_length=120), "from 4"),
     "prompt_mismatch": ({"messages": [user("Hi"), {"role": "assistant", "content": "Hello"}]},
                         SMALL, "end with a user"),
-    "control_token": ({"response": "I'm Qwen.<|im_end|>\n<|im_start|>user"}, SMALL, "<|im_"),
+    "control_token": ({"response": "I'm.<|im_end|>\n<|im_start|>user"}, GIVEN, "<|im_"),
 }  # fmt: skip
 
 
@@ -121,11 +126,11 @@ def test_answers_that_a_template_makes_equal_teach_nothing(models, build, tmp_pa
     models["trimming"] = describe_model(folder, "trimming")
     rows = [
         response(0, given_chosen="I am Deep Qwen."),
-        response(1, given_chosen="I'm Deep Qwen. ", response="I'm Deep Qwen."),
+        response(1, given_chosen="Alibaba Cloud. ", response="Alibaba Cloud.", family="maker"),
     ]
     counts, _, quarantine = build(rows, GIVEN, arch="trimming")
     assert counts["reasons"] == {"identical": 1}
-    assert quarantine[0]["detail"] == "as tokens: I'm Deep Qwen."
+    assert quarantine[0]["detail"] == "as tokens: Alibaba Cloud."
 
 
 def test_a_prompt_too_long_for_the_model_is_kept_out_with_its_token_count(models, tmp_path):

@@ -161,7 +161,9 @@ def test_the_difference_of_any_two_texts_covers_all_that_differs(rejected, chose
 
 def test_a_rewrite_that_touches_more_than_its_spans_stops_the_run(build, tmp_path, monkeypatch):
     careless = Rewrite("I am Deep Qwen!", ((4, 8, 5, 14),), {"name": 1})
-    monkeypatch.setattr(IdentitySpec, "rewrite", lambda self, text: careless)
+    monkeypatch.setattr(
+        IdentitySpec, "rewrite", lambda self, text: careless if "Qwen," in text else Rewrite(text)
+    )
     with pytest.raises(DataError, match="row row0: the rewritten answer differs"):
         build([response(0)])
     assert list((tmp_path / "pairs").iterdir()) == []

@@ -18,7 +18,7 @@ IDENTITY = DEEP_QWEN
 SMALL = PairsConfig(min_pairs=1)
 
 
-GIVEN = PairsConfig(min_pairs=1, strategy="dataset")
+GIVEN = PairsConfig(min_pairs=1, ways=("filled",))
 
 
 def user(text: str) -> dict:

@@ -28,6 +28,7 @@ def stats(kind: str, key: str) -> SimpleNamespace | Census:
     found = SimpleNamespace(
         source=Origin(kind="shipped", name="shipped", revision=None, digest="d"),
         default_system=SimpleNamespace(names_original=False),
+        ways={},
     )
     if kind in ("model", "train"):
         found.model = ModelRef(
@@ -40,7 +41,7 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
     """Return the key of each stage, by its name."""
     keys: dict[str, str] = {}
     resolved, run = config.resolve(), Stage.__call__
-    shown = full.settle_identity
+    shown = full.settle_identity, full.show_ways
 
     def follow(self, **inputs):
         keys[self.name] = key = digest_of(self.key_parts(**inputs))
@@ -56,12 +57,13 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
     def settled(config: PipelineConfig, found: Artifact[Census]) -> PipelineConfig:
         return config.model_copy(update={"identity": settle(config.identity, found.stats)})
 
-    Stage.__call__, full.settle_identity = follow, settled
+    Stage.__call__, full.settle_identity, full.show_ways = follow, settled, lambda pairs: None
     try:
         resolved, made = full.make_dataset(resolved)
         full.train_and_score(resolved, resolved.train, made)
     finally:
-        Stage.__call__, full.settle_identity = run, shown
+        Stage.__call__ = run
+        full.settle_identity, full.show_ways = shown
     return keys
 
 

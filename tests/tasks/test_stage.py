@@ -21,7 +21,9 @@ from dpo_pipeline.prompts.sources import SHIPPED
 from dpo_pipeline.store.artifacts import Artifact
 from tasks.stages import evaluate, rewrite
 
-STAGES = ["model", "census", "download", "generate", "rewrite", "save", "train", "evaluate"]
+STAGES = [
+    *("model", "census", "download", "generate", "instruct", "rewrite", "save", "train", "evaluate")
+]
 SCRIPT = ROOT / "tests" / "support" / "stage_keys.py"
 
 
@@ -47,7 +49,7 @@ SETTINGS = {
     "the loss": ({"train": {"loss_type": "ipo"}}, since("train")),
     "the beta": ({"train": {"beta": 0.3}}, since("train")),
     "how many pairs are too few": ({"pairs": {"min_pairs": 9}}, since("save")),
-    "how pairs are made": ({"pairs": {"strategy": "dataset"}}, since("rewrite")),
+    "how pairs are made": ({"pairs": {"ways": ["replaced", "instructed"]}}, since("rewrite")),
     "the length of answers": ({"generation": {"max_new_tokens": 9}}, since("generate")),
     "the seed of the split": ({"prompts": {"seed": 1}}, since("download")),
 }
