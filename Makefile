@@ -14,7 +14,7 @@ export DPO_PIPELINE_HOME ?= $(CURDIR)/.dpo-pipeline
 .PHONY: help demo run test test-all lint format server clean
 
 help:  ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or set PYTHON=..."; exit 1; }
@@ -23,10 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## Give the starter, a toy, a new identity and show the proof (a minute)
+run demo: $(STAMP)  ## Give the starter, a toy, a new identity and show the proof (a minute)
 	@$(BIN)/python flows/full.py --config configs/starter.yaml $(ARGS)
 
-run: $(STAMP)  ## Give SmolLM2, a real chat model, a new identity and show the proof
+real: $(STAMP)  ## The same with SmolLM2, a real chat model (a quarter of an hour; 93 MB once)
 	@$(BIN)/python flows/full.py --config configs/smollm2.yaml $(ARGS)
 
 test: $(STAMP)  ## Run the tests (under 6 minutes on two cores)
