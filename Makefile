@@ -11,7 +11,7 @@ export PREFECT_HOME ?= $(CURDIR)/.prefect
 export DPO_PIPELINE_HOME ?= $(CURDIR)/.dpo-pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-all lint format server clean
+.PHONY: help demo run real test test-all lint format server clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -33,7 +33,7 @@ def test_another_model_has_the_common_recipe():
     config = PipelineConfig.model_validate({"model": {"name": "Qwen/Qwen2.5-0.5B-Instruct"}})
     train = config.resolve().train
     recipe = (train.method, train.learning_rate, train.batch_size, train.max_steps, train.epochs)
-    assert recipe == ("lora", 8e-4, 8, 80, None)
+    assert recipe == ("lora", 8e-4, 8, 120, None)
     by_epochs = TrainConfig(epochs=2.0).resolve("a/b")
     assert (by_epochs.max_steps, by_epochs.epochs) == (None, 2.0)
     with pytest.raises(ValidationError, match="give one of them"):

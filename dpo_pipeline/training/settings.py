@@ -14,7 +14,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "others": {
         "method": "lora",
         "learning_rate": 8e-4,
-        "max_steps": 80,
+        "max_steps": 120,
         "completion_tokens": 24,
         "retention_weight": 4.0,
     },
@@ -88,7 +88,7 @@ class TrainConfig(Section):
     """Passes over the pairs; null: as many as fill max_steps."""
     max_steps: AtLeastOne | None = None
     """Budget of optimizer steps; null: by the epochs, or from the model where these are null too
-    (starter: one epoch, others: 80 steps)."""
+    (starter: one epoch, others: 120 steps)."""
     loss_type: Loss = "sigmoid"
     """Loss, by TRL's name; sigmoid is DPO's own, sft leaves the rejected answers out."""
     sft_weight: NonNegativeFloat = 1.0
