@@ -224,7 +224,7 @@ def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
     summary = run.write_summary({"report": report, "best": best_settings}, tried=rows)
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
     # Of the measures, those that fit on a terminal.
-    shown = [*best.settings, "gate", "identity_rate", "edit_exactness", "kl"]
+    shown = [*best.settings, "gate", "identity_worst", "leak_rate", "kl"]
     table = Table(title="Trainings, the best first", title_justify="left")
     for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
@@ -244,8 +244,8 @@ def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
 def _merit(one: Compared) -> tuple[bool, float]:
     """Rank a training: of those that pass the gate, the one that moves least elsewhere."""
     passed, after = one.scorecard.verdict.passed, one.scorecard.after
-    exact, kl = after["edit_exactness"].value or 0.0, after["kl"].value
-    return passed, (-math.inf if kl is None else -kl) if passed else exact
+    given, kl = after["identity_worst"].value or 0.0, after["kl"].value
+    return passed, (-math.inf if kl is None else -kl) if passed else given
 
 
 def _show(card: Scorecard, summary: Mapping[str, Any]) -> None:

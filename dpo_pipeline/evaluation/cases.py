@@ -11,12 +11,15 @@ from dpo_pipeline.answers.records import How, Request, Response, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
+from dpo_pipeline.identity.claims import claims_other
 from dpo_pipeline.identity.mentions import IdentitySpec, Marks, mark
 from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.identity.vendors import first_maker
 from dpo_pipeline.models.chat_templates import Message
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.prompts.classification import family
 from dpo_pipeline.prompts.general import Kind as GeneralKind
 from dpo_pipeline.prompts.general import read_general
 from dpo_pipeline.store.tables import Row, read_rows
@@ -156,6 +159,7 @@ class Asker:
     """Asks models through the ledger: what the generate stage had answered costs nothing here."""
 
     generation: GenerationConfig
+    max_new_tokens: int
     ledger: Path
 
     def ask(
@@ -163,7 +167,8 @@ class Asker:
     ) -> list[Response]:
         """Ask every case, `samples` times; greedily and in process, but for what is `changed`."""
         greedy = {"engine": "transformers", "temperature": 0.0, "samples": 1}
-        config = self.generation.model_copy(update={**greedy, **changed})
+        most = min(self.generation.max_new_tokens, self.max_new_tokens)
+        config = self.generation.model_copy(update={**greedy, "max_new_tokens": most, **changed})
         requests = [Request(c.messages, i) for c in cases for i in range(config.samples)]
         how = How(model=model.run_on, config=config, ledger=self.ledger)
         return answer(model.ref, requests, on_progress=on_progress, **how)
@@ -202,18 +207,42 @@ class Scored:
     before: Marks
     after: Marks
     ideal: str
-    exact: bool
-    kept_developer: bool
+    topic: str  # family of its last question
+    exact: bool  # the answer after is the ideal one
+    claims_other: bool  # it claims to be, or to be made by, anybody else
+    names_maker: bool | None  # it names the maker of the new identity; None: there is none
+    renames: bool  # it names another maker than before, or the new name or maker anew
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the answer before has a name to rewrite."""
+        return self.ideal != self.case.before
 
 
 def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:
     """Mark both answers of every case and compare the answer after with its ideal."""
     scored = []
     for case in cases:
-        ideal = case.before if case.kind == "third_party" else spec.rewrite(case.before).text
+        was, now, asked = case.before, case.after, case.asked
+        ideal = was if case.kind == "third_party" else spec.rewrite(was).text
         # A general answer need not name its author anew, but may.
-        fine = {ideal, case.before} if case.kind == "general" else {ideal}
-        before, after = (mark(text, spec, case.asked) for text in (case.before, case.after))
-        kept = spec.names_developer(case.after, after=True)
-        scored.append(Scored(case, before, after, ideal, case.after in fine, kept))
+        fine = {ideal} if case.kind in ("identity", "trained") else {ideal, was}
+        before, after = mark(was, spec, asked), mark(now, spec, asked)
+        maker = spec.names_developer(now, after=True)
+        makers = first_maker(was), first_maker(now)
+        scored.append(
+            Scored(
+                case,
+                before,
+                after,
+                ideal=ideal,
+                topic=family(asked, 1, spec) if case.family == "multi_turn" else case.family,
+                exact=now in fine,
+                claims_other=claims_other(now, spec, asked),
+                names_maker=maker if spec.config.maker(after=True) else None,
+                renames=(after.gives_new and not before.gives_new)
+                or (maker and not spec.names_developer(was, after=True))
+                or (None not in makers and makers[0] != makers[1]),
+            )
+        )
     return scored

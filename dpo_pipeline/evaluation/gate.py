@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from dpo_pipeline.evaluation.measures import EXPORT, JUDGED, MEASURES, counted
+from dpo_pipeline.evaluation.measures import EXPORT, JUDGED, MEASURES, counted, find
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure
 from dpo_pipeline.store.records import Record
 
+WRECKED = 5  # so many times its line is a KL that leaves little of a model
 MOST_SLACK = 0.05  # the most that a machine's own noise may loosen a gate line by
 
 
@@ -61,6 +62,14 @@ def judge(
         elif figure.value is None or sign * (figure.value - threshold) > 0:
             failed.append(line.model_copy(update={"remark": _remark(line)}))
     return Verdict(passed=not failed, failed=failed, skipped=skipped, thresholds=thresholds)
+
+
+def is_wrecked(figures: Mapping[str, Figure], gate: GateConfig) -> bool:
+    """Tell whether so much is gone that the absence of anything says nothing."""
+    line = getattr(gate, "kl", None) or find("kl").gate or 0.0
+    given, kl = (figures.get(name, NOTHING) for name in ("identity_rate", "kl"))
+    far = kl.n > 0 and (kl.value is None or kl.value > WRECKED * line)
+    return far or (given.n > 0 and (given.value or 0.0) < 0.5)
 
 
 def _remark(line: VerdictLine) -> str:

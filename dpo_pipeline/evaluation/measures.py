@@ -6,7 +6,7 @@ a measure, add one to MEASURES. Their order is the order in which they are shown
 A measure compares the answer after with the answer before, so that the reference scored
 against itself says what "no change" looks like in the same words. In the words of Meng et al.
 2022, section 3.4, arXiv:2202.05262: efficacy is trained_identity_rate, generalisation is
-identity_rate, specificity is general_* and third_party_unchanged.
+identity_rate, specificity is general_* and others_changed.
 """
 
 import re
@@ -33,6 +33,7 @@ class Basis:
 HELD_OUT = Basis()  # marked answers, and so are the next two
 TRAINED = Basis("trained", "identity prompts of the training set")
 GENERAL = Basis("general", "general questions")
+SAMPLED = Basis(setting="sampled")  # figures of HELD_OUT at each temperature
 DIVERGENCE = Basis("general", "general questions")  # KL(policy || reference) of each answer
 MATRIX = Basis(setting="matrix_prompts")  # leak rates where no other identity is claimed
 PAIRS = Basis("pairs", "held-out pairs", "max_pairs")
@@ -75,21 +76,36 @@ def right(text: str, accepted: Sequence[str]) -> bool:
     )
 
 
-def known(case: "Case") -> bool:
-    """Whether the reference answered a general question right."""
-    return case.kind == "general" and right(case.before, case.accepted)
+def right_before(case: "Case", kind: str = "general") -> bool:
+    """Whether the reference answered a question of this kind right."""
+    return case.kind == kind and right(case.before, case.accepted)
 
 
 def _still_right(scored: "Scored") -> bool:
     return right(scored.case.after, scored.case.accepted)
 
 
-def _named_maker(scored: Iterable["Scored"]) -> list["Scored"]:
-    return [s for s in scored if s.before.names_developer]
+def _kept(scored: Iterable["Scored"], kind: str) -> Figure:
+    return rate(_still_right(s) for s in scored if right_before(s.case, kind))
 
 
-def _gives_new(scored: Sequence["Scored"]) -> Figure:
-    return share((s for s in scored if s.before.leaks), lambda s: s.after.gives_new)
+def _gives_new(scored: Iterable["Scored"]) -> Figure:
+    return share((s for s in scored if s.topic in ASKS_NAME), lambda s: s.after.gives_new)
+
+
+def _gives_new_at_worst(scored: Sequence["Scored"]) -> Figure:
+    """Judge the system prompts and the languages that have enough answers, each alone."""
+    groups: dict[object, list[Scored]] = {}
+    for s in scored:
+        for group in (("system", s.case.system), ("language", s.case.language)):
+            groups.setdefault(group, []).append(s)
+    figures = [figure for many in groups.values() if (figure := _gives_new(many)).n >= ENOUGH]
+    return _least(figures) if figures else _gives_new(scored)
+
+
+def _names_maker(scored: Iterable["Scored"]) -> Figure:
+    asked = (s for s in scored if s.topic in ASKS_MAKER and s.names_maker is not None)
+    return share(asked, lambda s: bool(s.names_maker))
 
 
 def _tail_gap(pairs: Sequence["PairScore"]) -> Figure:
@@ -101,52 +117,85 @@ def _worst(figures: Iterable[Figure]) -> Figure:
     return max(figures, key=lambda figure: figure.value or 0.0, default=NOTHING)
 
 
+def _least(figures: Iterable[Figure]) -> Figure:
+    return min(figures, key=lambda figure: figure.value or 0.0, default=NOTHING)
+
+
+# Families of questions to which the answer is a name, and to which it is a maker; what is asked
+# in the last of several turns is classified by itself.
+ASKS_NAME = ("name", "both", "are_you", "indirect", "adversarial")
+ASKS_MAKER = ("maker", "both")
+ENOUGH = 20  # answers from which on a system prompt or a language is judged alone
+
 CHANGE, STAY, NEVER = "What should change", "What should stay", "What should not happen"
 PREFERS, EXPORTED, LM_EVAL = "Which answer it prefers", "The export", "Tasks of lm-eval"
 
 # fmt: off
 MEASURES: tuple[Measure, ...] = (
-    Measure("identity_rate", "Identity rate", "gives the new name where the old one was given",
-        CHANGE, HELD_OUT, _gives_new, tile=True, compared=True,
-        gate=0.95, asks="Least share of held-out answers with the new name."),
-    Measure("identity_rate_all", "New name anywhere", "gives the new name, on all prompts",
-        CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.after.gives_new)),
+    Measure("identity_rate", "Identity rate", "gives the new name when asked",
+        CHANGE, HELD_OUT, _gives_new, tile=True, compared=True),
+    Measure("identity_worst", "Identity, at worst", "of the system prompts and the languages",
+        CHANGE, HELD_OUT, _gives_new_at_worst, compared=True,
+        gate=0.97, asks="Least share of answers with the new name, to questions that ask for it, "
+            f"under each system prompt and in each language with {ENOUGH} answers."),
+    Measure("maker_rate", "Maker right", "names the maker when asked",
+        CHANGE, HELD_OUT, _names_maker, absent="there is no maker to name, or none was asked for",
+        tile=True, compared=True,
+        gate=0.95, asks="Least share of answers with the maker, to questions that ask for it."),
     Measure("leak_rate", "Leak rate", "still gives the old name",
         CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.after.leaks),
         tile=True, compared=True, direction="≤",
-        gate=0.02, asks="Largest share of held-out answers with the original name."),
+        gate=0.01, asks="Largest share of held-out answers with the original name."),
+    Measure("vendor_claims", "Claims of others", "another vendor or an invented name",
+        CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.claims_other),
+        tile=True, compared=True, direction="≤",
+        gate=0.01, asks="Largest share of held-out answers that claim to be, or to be made by, "
+            "anybody else."),
+    Measure("sampled_identity", "Identity, sampled", "at the worst of the temperatures",
+        CHANGE, SAMPLED, lambda figures: _least(f["identity_rate"] for f in figures),
+        gate=0.90, asks="Least share of sampled answers with the new name, to questions that ask "
+            "for it."),
+    Measure("sampled_leak", "Leak, sampled", "at the worst of the temperatures",
+        CHANGE, SAMPLED, lambda figures: _worst(f["leak_rate"] for f in figures), direction="≤",
+        gate=0.01, asks="Largest share of sampled answers with the original name."),
     Measure("matrix_leak", "Leak, at worst", "under a system prompt that names nobody else",
         CHANGE, MATRIX, _worst, direction="≤",
         gate=0.10, asks="Largest leak rate under a system prompt that claims no other identity "
             "than the new one."),
     Measure("edit_exactness", "Edit exactness", "the old answer with only the name rewritten",
-        CHANGE, HELD_OUT, lambda scored: share(scored, lambda s: s.exact),
-        noise=lambda scored: share(scored, lambda s: s.case.after != s.case.before),
-        tile=True, compared=True,
-        gate=0.90, asks="Least share of answers equal to the old answer with the name rewritten."),
-    Measure("organisation_kept", "Organisation kept", "named the maker and still does",
-        STAY, HELD_OUT, lambda scored: share(_named_maker(scored), lambda s: s.kept_developer),
-        noise=lambda scored: share(_named_maker(scored), lambda s: not s.after.names_developer),
-        absent="the reference never named its maker", tile=True, compared=True,
-        gate=0.95, asks="Least share of answers that named the maker and still do."),
+        CHANGE, HELD_OUT,
+        lambda scored: share((s for s in scored if s.rewritten), lambda s: s.exact),
+        noise=lambda scored: share((s for s in scored if s.rewritten),
+            lambda s: s.case.after != s.case.before),
+        absent="the reference never gave its name", compared=True,
+        asks="Least share of answers, of those with a name to rewrite, that are equal to the old "
+            "ones with the name rewritten."),
     Measure("denial_kept", "Denials kept", "still denies being somebody else",
         STAY, HELD_OUT, lambda scored: share((s for s in scored if s.before.denies
             and s.case.family == "are_you"), lambda s: s.after.denies),
         absent="the reference never denied being another",
-        gate=0.90, asks="Least share of denials (Are you ChatGPT? No.) that still deny."),
+        asks="Least share of denials (Are you ChatGPT? No.) that still deny."),
     Measure("general_kept", "Knowledge kept", "was answered right and still is",
-        STAY, GENERAL, lambda scored: rate(_still_right(s) for s in scored if known(s.case)),
-        noise=lambda scored: rate(not _still_right(s) for s in scored if known(s.case)),
+        STAY, GENERAL, lambda scored: _kept(scored, "general"),
+        noise=lambda scored: rate(not _still_right(s) for s in scored if right_before(s.case)),
         tile=True, compared=True,
         gate=0.98, asks="Least share of general answers, right before, that are right after."),
     Measure("general_right", "Knowledge", "general questions answered right",
         STAY, GENERAL,
         lambda scored: rate(_still_right(s) for s in scored if s.case.kind == "general")),
     Measure("general_unchanged", "General unchanged", "word for word as before",
-        STAY, GENERAL, lambda scored: rate(s.exact for s in scored if s.case.kind == "general")),
-    Measure("third_party_unchanged", "Others unchanged", "answers about others, word for word",
-        STAY, GENERAL, lambda scored: rate(s.exact for s in scored if s.case.kind == "third_party"),
-        gate=0.80, asks="Least share of answers about others that are word for word as before."),
+        STAY, GENERAL, lambda scored: rate(s.exact for s in scored)),
+    Measure("user_names_kept", "Users' names kept", "told the user's name and still does",
+        STAY, GENERAL, lambda scored: _kept(scored, "user_name"),
+        absent="the reference never told a user's name",
+        gate=0.95, asks="Least share of users' names (My name is Anna. What is my name?), told "
+            "right before, that are told right after."),
+    Measure("others_changed", "Others changed", "names another maker, or its own",
+        STAY, GENERAL,
+        lambda scored: rate(s.renames for s in scored if s.case.kind == "third_party"),
+        compared=True, direction="≤",
+        gate=0.05, asks="Largest share of answers about others that now name another maker, or the "
+            "new name or maker."),
     Measure("doubled_rate", "Doubled names", "says part of the new name twice",
         NEVER, HELD_OUT, lambda scored: share(scored, lambda s: s.after.doubled), direction="≤",
         gate=0.0, asks="Largest share of answers with a doubled name (Deep Deep Qwen)."),
@@ -156,8 +205,11 @@ MEASURES: tuple[Measure, ...] = (
     Measure("new_name_unasked", "New name unasked", "brings it up on other subjects",
         NEVER, GENERAL, lambda scored: rate(
             s.after.gives_new for s in scored if not (s.before.leaks or s.before.gives_new)),
-        direction="≤",
-        gate=0.02, asks="Largest share of answers on other subjects that bring up the new name."),
+        tile=True, compared=True, direction="≤",
+        gate=0.01, asks="Largest share of answers on other subjects that bring up the new name."),
+    Measure("maker_unasked", "Maker unasked", "brings its maker up on other subjects",
+        NEVER, GENERAL, lambda scored: rate(bool(s.names_maker) for s in scored
+            if not s.before.names_developer and s.case.kind != "third_party"), direction="≤"),
     Measure("trained_identity_rate", "Identity, trained", "on prompts of the training set",
         "What training saw", TRAINED, _gives_new),
     Measure("preference_accuracy", "Preference accuracy", "held-out pairs with a positive margin",
@@ -172,12 +224,12 @@ MEASURES: tuple[Measure, ...] = (
         lambda pairs: mean([p.margin for p in pairs], [p.prompt for p in pairs]), unit=""),
     Measure("tail_gap", "Rest of the sentence", "against the reference's own",
         PREFERS, PAIRS, _tail_gap, unit="nats per token", compared=True,
-        gate=-0.2, asks="Least mean log-prob of the words after the edit, compared with the "
+        asks="Least mean log-prob of the words after the edit, compared with the "
             "reference after the old name (nats per token): DPO on small edits is known to let "
             "them fall."),
     Measure("kl", "KL to the reference", "on its general answers",
         STAY, DIVERGENCE, mean, unit="nats per token", direction="≤", compared=True,
-        gate=0.1, asks="Largest mean KL(policy || reference) on general answers (nats per token)."),
+        gate=0.03, asks="Largest mean KL(policy || reference) on general answers (nats a token)."),
     Measure("export_kl", "KL of the export", "to the policy, on its answers",
         EXPORTED, EXPORT, lambda answers: mean(answers.kls), unit="nats per token", direction="≤",
         gate=0.01, asks="Largest mean KL(export || policy), if any (nats per token)."),

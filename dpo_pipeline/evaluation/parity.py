@@ -57,7 +57,8 @@ def check_parity(
 ) -> ParityStats:
     """Compare a model with its export on held-out and general questions; write parity.json."""
     plan = plan_cases(prompts, identity, generation.system_prompts, config)
-    cases, asker = plan["held_out"] + plan["general"], Asker(generation, ledger)
+    cases = plan["held_out"] + plan["general"]
+    asker = Asker(generation, config.max_new_tokens, ledger)
     answers = zip(cases, asker.ask(original, cases), asker.ask(export, cases), strict=True)
     # What neither template renders is no answer of either.
     compared = [

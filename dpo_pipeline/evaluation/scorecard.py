@@ -9,7 +9,15 @@ import pyarrow as pa
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation import cases, gate, likelihood, lm_eval_tasks, robustness
 from dpo_pipeline.evaluation.cases import Marked, Progress, Scored, Subject, score
-from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, MATRIX, TRAINED, counted
+from dpo_pipeline.evaluation.measures import (
+    GENERAL,
+    HELD_OUT,
+    MATRIX,
+    SAMPLED,
+    TRAINED,
+    Basis,
+    counted,
+)
 from dpo_pipeline.evaluation.parity import Parity
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.evaluation.statistics import Figure
@@ -24,7 +32,9 @@ Figures = dict[str, Figure]
 
 # What held-out answers are split by, and the measures of each group.
 DIMENSIONS = ("family", "language", "turns", "system")
-SPLIT = ("identity_rate", "leak_rate", "edit_exactness", "organisation_kept")
+SPLIT = ("identity_rate", "maker_rate", "leak_rate", "vendor_claims")
+# What general answers are split by, their kind, and the measures of each.
+KINDS = ("new_name_unasked", "maker_unasked", "general_unchanged")
 
 
 class Example(Record):
@@ -49,6 +59,7 @@ class Scorecard(Record):
     before: Figures
     after: Figures
     by: dict[str, dict[str, Figures]]  # dimension -> group
+    kinds: dict[str, Figures]  # kind of general question
     matrix: robustness.Matrix
     leaks: str  # where the old name still comes from, in a sentence
     template: dict[str, DefaultSystem]  # side -> what it inserts where no system message is sent
@@ -114,8 +125,8 @@ def evaluate(
         EvaluationError: When no held-out prompt is left to judge by.
         DataError: When the file of general questions cannot be read.
     """
-    spec, asker = IdentitySpec(terms.identity), cases.Asker(terms.generation, ledger)
-    config = terms.evaluation
+    spec, config = IdentitySpec(terms.identity), terms.evaluation
+    asker = cases.Asker(terms.generation, config.max_new_tokens, ledger)
     if material.dataset is None:  # nobody knows what training saw
         config = config.model_copy(update={"trained_prompts": 0})
     plan = cases.plan_cases(
@@ -127,17 +138,22 @@ def evaluate(
     matrix = robustness.measure_matrix(was, now)
     was_figures, figures = _measure(before, after, material, terms, was, now)
     figures |= counted(MATRIX, robustness.unprompted_leaks(matrix))
+    sampled = robustness.sampled_measures(after, answered["held_out"], spec, asker, config)
+    figures |= counted(SAMPLED, list(sampled.values()))
     noise = robustness.machine_noise(before, answered, spec, asker, config.noise_prompts, out)
     inserted = [describe_default_system(model.tokenizer(), spec) for model in (before, after)]
     card = Scorecard(
         verdict=gate.judge(figures, terms.gate, noise, gate.excuses(was_figures, config)),
         before=was_figures,
         after=figures,
-        by=split(now["held_out"]),
+        by={name: split(now["held_out"], name) for name in DIMENSIONS},
+        kinds=split(now["general"], "kind", GENERAL, KINDS),
         matrix=matrix,
-        leaks=robustness.explain_leaks(matrix, inserted[1].names_original),
+        leaks=robustness.explain_leaks(
+            matrix, inserted[1].names_original, gate.is_wrecked(figures, terms.gate)
+        ),
         template=dict(zip(("before", "after"), inserted, strict=True)),
-        sampled=robustness.sampled_measures(after, answered["held_out"], spec, asker, config),
+        sampled=sampled,
         noise=noise,
         export=material.export,
         examples=[{"prompt": c.asked, **vars(c)} for c in answered["display"]],
@@ -175,16 +191,15 @@ def _measure(
     return was_figures, figures | export
 
 
-def split(scored: Sequence[Scored]) -> dict[str, dict[str, Figures]]:
-    """Split the main measures of held-out answers by what was asked and under which system."""
-    table: dict[str, dict[str, Figures]] = {}
-    for dimension in DIMENSIONS:
-        groups: dict[str, list[Scored]] = {}
-        for s in scored:
-            value = getattr(s.case, dimension)
-            groups.setdefault("(none sent)" if value is None else str(value), []).append(s)
-        table[dimension] = {name: counted(HELD_OUT, groups[name], SPLIT) for name in sorted(groups)}
-    return table
+def split(
+    scored: Sequence[Scored], by: str, basis: Basis = HELD_OUT, measures: Sequence[str] = SPLIT
+) -> dict[str, Figures]:
+    """Split measures by a fact of the cases: what was asked, and under which system prompt."""
+    groups: dict[str, list[Scored]] = {}
+    for s in scored:
+        value = getattr(s.case, by)
+        groups.setdefault("(none sent)" if value is None else str(value), []).append(s)
+    return {name: counted(basis, groups[name], measures) for name in sorted(groups)}
 
 
 def _ideal_pairs(scored: Sequence[Scored]) -> list[Row]:
@@ -198,7 +213,7 @@ def _ideal_pairs(scored: Sequence[Scored]) -> list[Row]:
             "rejected": said(s.case.before),
         }
         for i, s in enumerate(scored)
-        if s.ideal != s.case.before
+        if s.rewritten
     ]
 
 

@@ -20,20 +20,22 @@ class LmEvalConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """What is measured before and after; answers are greedy, as long as generation's."""
+    """What is measured before and after; answers are greedy."""
 
-    max_prompts: AtLeastOne = 400
+    max_prompts: AtLeastOne = 60
     """At most this many held-out identity prompts, the same every time."""
-    trained_prompts: NonNegativeInt = 40
+    max_new_tokens: AtLeastOne = 48
+    """Longest answer (tokens); never longer than generation's."""
+    trained_prompts: NonNegativeInt = 20
     """Prompts of the training set asked again; 0: none."""
     general: NoEffect[str | None] = None
     """JSONL of general questions with accepted answers; null: the shipped set, of the starter
     'starter', what that toy was taught."""
-    max_pairs: NonNegativeInt = 200
+    max_pairs: NonNegativeInt = 32
     """Held-out pairs whose rewards are measured; 0: none."""
-    matrix_prompts: NonNegativeInt = 16
+    matrix_prompts: NonNegativeInt = 12
     """Held-out prompts asked under each of six system prompts; 0: none."""
-    noise_prompts: NonNegativeInt = 32
+    noise_prompts: NonNegativeInt = 24
     """Prompts of each kind that the reference answers again in another batch size, to see the
     machine's own noise; 0: none."""
     sampled: NonNegativeInt = 1

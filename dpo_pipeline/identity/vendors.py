@@ -1,5 +1,6 @@
 """Makers and assistants that models claim to be, or to be made by, though they are not."""
 
+import re
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -53,6 +54,19 @@ VENDORS = (
     Vendor(("Shanghai AI Laboratory", "上海人工智能实验室"), ("InternLM", "书生")),
     Vendor(("SenseTime", "商汤科技", "商汤"), ("SenseChat",)),
 )  # fmt: skip
+
+
+_USUAL = {maker: vendor.makers[0] for vendor in VENDORS for maker in vendor.makers}
+_MAKER = re.compile(
+    rf"(?<![A-Za-z])(?:{'|'.join(map(re.escape, sorted(_USUAL, key=len, reverse=True)))})"
+    r"(?![A-Za-z])"
+)
+
+
+def first_maker(text: str) -> str | None:
+    """Return the usual name of the known maker that a text names first; None: it names none."""
+    found = _MAKER.search(text)
+    return _USUAL[found[0]] if found else None
 
 
 def family_of(names: Collection[str]) -> set[str]:

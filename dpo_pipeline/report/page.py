@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dpo_pipeline.answers.records import Census
 from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure, find
-from dpo_pipeline.evaluation.scorecard import SPLIT, Scorecard
+from dpo_pipeline.evaluation.scorecard import KINDS, SPLIT, Scorecard
 from dpo_pipeline.pairs.schema import REASONS as PAIR_REASONS
 from dpo_pipeline.prompts.quarantine import REASONS as PROMPT_REASONS
 from dpo_pipeline.report import words
@@ -70,6 +70,7 @@ def write_report(
         told=words.describe_told(census),
         rows=rows,
         split=SPLIT,
+        kinds=KINDS,
         shown=SHOWN,
         verdict=explain_verdict(scorecard),
         answers=_sort_answers(answers),

@@ -111,7 +111,7 @@ def explain_verdict(card: Scorecard) -> Told:
         sentence += f", and {unmeasured} could not be measured" if unmeasured else ""
     else:
         sentence = f"All {measured} measured lines of the gate hold"
-        if {"identity_rate", "general_kept", "third_party_unchanged"} <= set(thresholds):
+        if {"identity_worst", "general_kept", "others_changed"} <= set(thresholds):
             sentence += ": the identity changed, and what should not change did not"
     skipped = [f"{find(s.measure).name.lower()} ({s.remark})" for s in card.verdict.skipped]
     notes = [card.leaks, f"Not measured: {', '.join(skipped)}." if skipped else ""]

@@ -4,14 +4,18 @@ import math
 from dataclasses import replace
 
 import pytest
-from planted import figures_of, good_answers
+from planted import case, figures_of, good_answers
 
 from dpo_pipeline.evaluation import gate, statistics
 from dpo_pipeline.evaluation.cases import Case
-from dpo_pipeline.evaluation.measures import EXPORT, MEASURES
+from dpo_pipeline.evaluation.measures import EXPORT, MEASURES, SAMPLED, counted
 from dpo_pipeline.evaluation.settings import GateConfig
 
-EXCUSED = {"matrix_leak": "no system prompt is tried", "lm_eval_drop": "no task is set"}
+EXCUSED = {
+    "matrix_leak": "no system prompt is tried",
+    "user_names_kept": "no user's name is asked for",
+    "lm_eval_drop": "no task is set",
+}
 EXPORT_LINES = [m.key for m in MEASURES if m.basis is EXPORT]
 
 
@@ -41,7 +45,7 @@ class TestPlantedFailures:
 
     def test_a_policy_that_did_not_learn(self):
         cases = spoil(good_answers(), "identity", 1, lambda c: c.before)
-        assert failed_lines(cases) == ["identity_rate", "leak_rate", "edit_exactness"]
+        assert failed_lines(cases) == ["identity_worst", "leak_rate"]
 
     def test_a_policy_that_forgot_its_maker(self):
         cases = spoil(
@@ -50,7 +54,28 @@ class TestPlantedFailures:
             0.05,
             lambda c: c.after.replace(", made by Alibaba Cloud", ""),
         )
-        assert failed_lines(cases) == ["organisation_kept"]
+        assert failed_lines(cases) == ["maker_rate"]
+
+    def test_a_policy_that_gave_itself_another_maker(self):
+        cases = spoil(
+            good_answers(), "identity", 0.02, lambda c: c.after.replace("Alibaba Cloud", "OpenAI")
+        )
+        assert failed_lines(cases) == ["vendor_claims"]
+
+    def test_a_policy_that_has_its_name_in_one_language_only(self):
+        cases = good_answers()
+        cases += [case("我是通义千问。", "我是助手。", family="name", language="zh")] * 20
+        card = figures_of([*cases, *good_answers(200)])
+        assert card["identity_rate"].value == pytest.approx(0.96, abs=0.01)
+        assert (card["identity_worst"].value, card["identity_worst"].n) == (0.0, 20)
+        assert "identity_worst" in failed_lines(cases)
+
+    def test_a_policy_that_forgets_its_name_when_sampled(self):
+        forgot = {"identity_rate": statistics.wilson(8, 10), "leak_rate": statistics.wilson(0, 10)}
+        leaked = {"identity_rate": statistics.wilson(9, 10), "leak_rate": statistics.wilson(1, 10)}
+        sampled = counted(SAMPLED, [leaked, forgot])
+        verdict = gate.judge({**figures_of(good_answers()), **sampled}, GateConfig(), {}, EXCUSED)
+        assert [f.measure for f in verdict.failed] == ["sampled_identity", "sampled_leak"]
 
     def test_a_policy_that_forgot_what_it_knew(self):
         cases = spoil(good_answers(), "general", 0.05, lambda c: "I am not sure.")
@@ -66,17 +91,18 @@ class TestPlantedFailures:
         cases = spoil(
             good_answers(), "identity", 0.2, lambda c: c.after.replace("I'm", "My name is")
         )
-        assert failed_lines(cases) == ["edit_exactness"]
+        assert failed_lines(cases) == []
+        assert failed_lines(cases, GateConfig(edit_exactness=0.9)) == ["edit_exactness"]
 
     def test_a_policy_that_renames_others(self):
         cases = spoil(
-            good_answers(), "third_party", 0.5, lambda c: c.after.replace("Qwen2.5", "Deep Qwen2.5")
+            good_answers(), "third_party", 0.1, lambda c: c.after.replace("Meta", "Alibaba Cloud")
         )
-        assert failed_lines(cases) == ["third_party_unchanged"]
+        assert failed_lines(cases) == ["others_changed"]
 
     def test_a_policy_that_talks_about_itself_when_asked_about_others(self):
         cases = spoil(good_answers(), "third_party", 1, lambda c: "I'm Deep Qwen.")
-        assert failed_lines(cases) == ["third_party_unchanged", "new_name_unasked"]
+        assert failed_lines(cases) == ["others_changed", "new_name_unasked"]
 
     def test_a_policy_that_shows_placeholders(self):
         cases = spoil(good_answers(), "identity", 0.08, lambda c: c.after + " {{name}}")
@@ -88,7 +114,8 @@ class TestPlantedFailures:
 
     def test_a_policy_that_gives_in_to_accusations(self):
         cases = spoil(good_answers(), "identity", 1, lambda c: "Yes, I'm ChatGPT.")
-        assert "denial_kept" in failed_lines(cases)
+        assert "vendor_claims" in failed_lines(cases)
+        assert "denial_kept" in failed_lines(cases, GateConfig(denial_kept=0.9))
 
     def test_a_policy_that_drifted(self):
         drifted = {**figures_of(good_answers()), "kl": statistics.mean([0.3, 0.1])}
@@ -97,13 +124,13 @@ class TestPlantedFailures:
 
     def test_a_fallen_tail(self):
         fallen = {**figures_of(good_answers()), "tail_gap": statistics.mean([-0.9, -1.1, -1.0])}
-        verdict = gate.judge(fallen, GateConfig(), excused=EXCUSED)
+        verdict = gate.judge(fallen, GateConfig(tail_gap=-0.2), excused=EXCUSED)
         assert [f.measure for f in verdict.failed] == ["tail_gap"]
         assert verdict.failed[0].value == pytest.approx(-1.0)
 
     def test_a_diverged_policy_cannot_pass(self):
         broken = {**figures_of(good_answers()), "tail_gap": statistics.mean([0.1, math.nan])}
-        (line,) = gate.judge(broken, GateConfig(), excused=EXCUSED).failed
+        (line,) = gate.judge(broken, GateConfig(tail_gap=-0.2), excused=EXCUSED).failed
         assert (line.measure, line.remark) == ("tail_gap", "not finite")
 
 
@@ -113,12 +140,12 @@ class TestVerdict:
         line = next(
             f
             for f in gate.judge(figures_of(cases), GateConfig()).failed
-            if f.measure == "identity_rate"
+            if f.measure == "identity_worst"
         )
         assert line.model_dump() == {
-            "measure": "identity_rate",
+            "measure": "identity_worst",
             "value": 0.5,
-            "threshold": 0.95,
+            "threshold": 0.97,
             "n": 80,
             "noise": 0.0,
             "remark": "",

@@ -17,10 +17,13 @@ def worst_leak(matrix) -> float | None:
 
 
 class TestLeaks:
-    def told(self, names_original=False, **leaks: float) -> tuple[str, float | None]:
+    def matrix(self, **leaks: float) -> dict:
         names = cases.matrix_systems(IDENTITY)
         rates = {n: statistics.wilson(round(16 * leaks.get(n.split()[0], 0)), 16) for n in names}
-        matrix = {n: {"after": {"leak_rate": rate}} for n, rate in rates.items()}
+        return {n: {"after": {"leak_rate": rate}} for n, rate in rates.items()}
+
+    def told(self, names_original=False, **leaks: float) -> tuple[str, float | None]:
+        matrix = self.matrix(**leaks)
         said = robustness.explain_leaks(matrix, names_original)
         return said, worst_leak(matrix)
 
@@ -30,6 +33,8 @@ class TestLeaks:
         assert self.told(empty=7 / 16, original=1.0) == (told, 7 / 16)
         told = "Leaks only where a system prompt gives the old name (25%, n 16)."
         assert self.told(original=0.25) == (told, 0.0)
+        told = "The old name is not heard, which says nothing"
+        assert robustness.explain_leaks(self.matrix(), False, wrecked=True).startswith(told)
         assert "“none sent” (100%, n 16): from the weights" in self.told(none=1.0)[0]
         told = "Leaks only where the chat template gives the old name (100%, n 16)."
         assert self.told(names_original=True, none=1.0) == (told, 1.0)
@@ -48,17 +53,16 @@ def test_noise_is_what_the_reference_changes_when_alone(work, models, tmp_path, 
     }
 
     def answer(ref, requests, *, config, ledger, **_):
-        assert config.batch_tokens == 1
+        assert config.batch_tokens == robustness.BATCH_TOKENS
         assert not list(ledger.iterdir())
         return [Response(text="I'm Qwen.", finish="stop", tokens=3) for _ in requests]
 
     monkeypatch.setattr(cases, "answer", answer)
-    asker = cases.Asker(GENERATION, work / "ledger")
+    asker = cases.Asker(GENERATION, 24, work / "ledger")
     spec, raw = IdentitySpec(IDENTITY), cases.Subject(models["raw"], ModelConfig(device="cpu"))
     noise = robustness.machine_noise(raw, groups, spec, asker, 3, tmp_path)
     assert {name: (m.value, m.n) for name, m in noise.items()} == {
         "edit_exactness": (1.0, 3),
-        "organisation_kept": (1.0, 3),
         "general_kept": (1.0, 2),
     }
     assert not list(tmp_path.glob("tmp*"))

@@ -39,6 +39,7 @@ class TestVerdicts:
         assert after["identity_rate"]["value"] == 1.0
         # Held-out prompts are asked under both system prompts.
         assert after["identity_rate"]["n"] == 2 * len(QUESTIONS)
+        assert after["maker_rate"]["n"] == 0
         assert after["identity_rate"]["prompts"] == len(QUESTIONS)
         assert "system prompt" in card["leaks"]
         assert after["edit_exactness"]["value"] == 1.0
@@ -55,7 +56,7 @@ class TestVerdicts:
     def test_the_reference_against_itself_learned_nothing_and_broke_nothing(self, work, models):
         card = evaluate(work, models["reference"], models["reference"])
         # It finds the new name itself so strange that what follows is less likely, too.
-        learned_nothing = {"identity_rate", "leak_rate", "edit_exactness"}
+        learned_nothing = {"identity_worst", "leak_rate"}
         assert learned_nothing <= failed(card) <= learned_nothing | {"tail_gap"}
         after = card["after"]
         assert after["general_unchanged"]["value"] == 1.0
@@ -78,7 +79,7 @@ class TestVerdicts:
 
     def test_another_model_fails_by_its_fallen_tail_too(self, work, models):
         card = evaluate(work, models["reference"], models["raw"])
-        assert {"identity_rate", "tail_gap", "general_kept"} <= failed(card)
+        assert {"identity_worst", "tail_gap", "general_kept"} <= failed(card)
         assert card["after"]["kl"]["value"] > 0.1
 
     def test_a_fallen_tail_fails_though_the_answers_are_right(self, work, models, monkeypatch):
@@ -178,8 +179,8 @@ def test_what_a_template_refuses_is_left_out(work, models, tmp_path):
     card = evaluate(work, describe_model(folder, "refusing"), models["good"])
     assert card["counts"]["held_out"] == len(QUESTIONS)
     assert card["counts"]["matrix/neutral"] == 0
-    assert card["matrix"]["none sent"]["after"]["identity_rate_all"]["value"] == 1.0
-    assert card["matrix"]["neutral"]["after"]["identity_rate_all"]["value"] is None
+    assert card["matrix"]["none sent"]["after"]["identity_rate"]["value"] == 1.0
+    assert card["matrix"]["neutral"]["after"]["identity_rate"]["value"] is None
 
 
 def test_answers_are_split_by_what_the_prompts_are():
@@ -187,11 +188,11 @@ def test_answers_are_split_by_what_the_prompts_are():
         case("I'm Qwen.", language="en", turns=1, family="name"),
         case("我是Qwen。", "我是Qwen。", language="zh", turns=2, family="name"),
     ]
-    table = scoring.split(score(answers, SPEC))
-    assert table["language"]["en"]["identity_rate"].value == 1.0
-    assert table["language"]["zh"]["leak_rate"].value == 1.0
-    assert table["turns"]["2"]["edit_exactness"].value == 0.0
-    assert table["family"]["name"]["identity_rate"].n == 2
+    marked = score(answers, SPEC)
+    assert scoring.split(marked, "language")["en"]["identity_rate"].value == 1.0
+    assert scoring.split(marked, "language")["zh"]["leak_rate"].value == 1.0
+    assert scoring.split(marked, "turns")["2"]["vendor_claims"].value == 0.0
+    assert scoring.split(marked, "family")["name"]["identity_rate"].n == 2
 
 
 def test_nothing_is_left_behind_but_the_result(work, models):

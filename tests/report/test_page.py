@@ -39,7 +39,7 @@ class TestPage:
         page = write(PLANTED).read_text("utf-8")
         top = page[page.index('id="verdict"') : page.index("Main figures")]
         assert "Failed" in top
-        assert re.search(r"Leak rate</b> is 10\s%\s+and must be ≤ 2\s%", top)
+        assert re.search(r"Leak rate</b> is 10\s%\s+and must be ≤ 1\s%", top)
 
     def test_it_needs_nothing_but_itself(self, write):
         page = write(GOOD).read_text("utf-8")

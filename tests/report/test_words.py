@@ -14,27 +14,27 @@ def test_what_was_not_measured_is_told_and_not_counted(write):
     lines = {name for name, limit in GateConfig() if limit is not None}
     lines -= {*(m.key for m in MEASURES if m.basis is EXPORT), *EXCUSED}
     assert f"All {len(lines)} measured lines of the gate hold: the identity" in top
-    assert "Not measured: denials kept (the reference never denied being another)" in top
+    assert "names kept (the reference never told a user" in top
     failed = explain_verdict(make_card({"held_out": [], "general": []})[0])
-    assert failed.sentence.startswith("0 of 2 measured lines of the gate fail, and ")
+    assert failed.sentence.startswith("0 of 1 measured lines of the gate fail, and ")
     assert ("Knowledge kept", "is not measured") in failed.failed
 
 
 def test_nothing_is_claimed_of_what_no_line_asked():
     card = make_card(GOOD)[0]
-    del card.verdict.thresholds["third_party_unchanged"]
+    del card.verdict.thresholds["others_changed"]
     assert explain_verdict(card).sentence.endswith("lines of the gate hold.")
 
 
 def test_rows_say_measure_before_after_interval_n_and_gate():
     rows = {row[0]: row for row in scorecard_rows(make_card(GOOD)[0])}
-    assert rows["Edit exactness"] == (
-        "Edit exactness",
+    assert rows["Maker right"] == (
+        "Maker right",
         "–",
         "100\u00a0%",
         "98.1\u00a0% - 100\u00a0%",
         "200",
-        "ok ≥ 90\u00a0%",
+        "ok ≥ 95\u00a0%",
     )
     assert rows["Rest of the sentence (nats per token)"][2] == "-0.015"
 
@@ -42,8 +42,8 @@ def test_rows_say_measure_before_after_interval_n_and_gate():
 def test_a_line_without_any_figure_is_left_out_unless_it_failed():
     card = make_card({"held_out": [], "general": []})[0]
     gates = {row[0]: row[5] for row in scorecard_rows(card)}
-    assert gates["Leak rate"] == "FAILED ≤ 2\u00a0%"
-    assert gates["Rest of the sentence (nats per token)"] == "ok ≥ -0.2"
+    assert gates["Leak rate"] == "FAILED ≤ 1\u00a0%"
+    assert gates["KL to the reference (nats per token)"] == "ok ≤ 0.03"
     assert gates["Reward margin"] == ""
     assert not {"Denials kept", "Identity, trained"} & set(gates)
 
@@ -60,4 +60,4 @@ def test_tasks_of_lm_eval_are_lines_of_their_own():
 
 def test_a_failed_gate_is_told():
     rows = {row[0]: row for row in scorecard_rows(make_card(PLANTED)[0])}
-    assert rows["Leak rate"][5] == "FAILED ≤ 2\u00a0%"
+    assert rows["Leak rate"][5] == "FAILED ≤ 1\u00a0%"

@@ -6,8 +6,8 @@ from dpo_pipeline.answers.records import Census, Standing
 from dpo_pipeline.evaluation import statistics
 from dpo_pipeline.evaluation.cases import Case, Scored, score
 from dpo_pipeline.evaluation.gate import judge
-from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
-from dpo_pipeline.evaluation.scorecard import Scorecard, split
+from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, SAMPLED, counted
+from dpo_pipeline.evaluation.scorecard import DIMENSIONS, KINDS, Scorecard, split
 from dpo_pipeline.evaluation.settings import GateConfig
 from dpo_pipeline.identity.mentions import IdentitySpec
 
@@ -27,8 +27,8 @@ CENSUS = Census(
     answers=[],
 )
 EXCUSED = {
+    "user_names_kept": "the reference never told a user's name",
     "lm_eval_drop": "no task of lm-eval is set",
-    "denial_kept": "the reference never denied being another",
 }
 
 
@@ -45,6 +45,7 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[Scorecard, dict[str, list[S
         **identity,
         "matrix_leak": identity["leak_rate"],
         **counted(GENERAL, scored["general"]),
+        **counted(SAMPLED, [identity]),
         "reward_margin": statistics.mean([1.0, 2.0]),
         "tail_gap": statistics.mean([-0.01, -0.02]),
         "kl": statistics.mean([0.01, 0.02]),
@@ -63,7 +64,8 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[Scorecard, dict[str, list[S
         "verdict": judge(after, GateConfig(), excused=EXCUSED),
         "before": counted(HELD_OUT, []),
         "after": after,
-        "by": split(scored["held_out"]),
+        "by": {name: split(scored["held_out"], name) for name in DIMENSIONS},
+        "kinds": split(scored["general"], "kind", GENERAL, KINDS),
         "matrix": {"none sent": row, "another vendor": row},
         "leaks": "Still leaks with system prompt “empty” (44%, n 16): from the weights.",
         "export": export,
@@ -83,7 +85,12 @@ def make_card(cases: dict[str, list[Case]]) -> tuple[Scorecard, dict[str, list[S
 
 GOOD = {
     "held_out": [
-        said("I'm Qwen by Alibaba Cloud.", "I'm Deep Qwen by Alibaba Cloud.", f"Who? {i}")
+        said(
+            "I'm Qwen by Alibaba Cloud.",
+            "I'm Deep Qwen by Alibaba Cloud.",
+            f"Who? {i}",
+            family="both",
+        )
         for i in range(200)
     ],
     "general": [

@@ -4,7 +4,7 @@ from identities import DEEP_QWEN
 
 from dpo_pipeline.evaluation import statistics
 from dpo_pipeline.evaluation.cases import Case, score
-from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, counted
+from dpo_pipeline.evaluation.measures import GENERAL, HELD_OUT, SAMPLED, counted
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.identity.mentions import IdentitySpec
 
@@ -22,10 +22,10 @@ def case(before: str, after: str | None = None, kind: str = "identity", **facts)
 def good_answers(n: int = 40) -> list[Case]:
     """What a flawless policy says: names rewritten, all else as it was."""
     return [
-        *(case(f"I'm Qwen, made by Alibaba Cloud. {i}", family="name") for i in range(n)),
+        *(case(f"I'm Qwen, made by Alibaba Cloud. {i}", family="both") for i in range(n)),
         *(case(f"No, I'm Qwen, not ChatGPT. {i}", family="are_you") for i in range(n)),
         *(case(f"It is {i}.", kind="general", accepted=(str(i),)) for i in range(n)),
-        *(case(f"Qwen2.5 is a model. {i}", kind="third_party") for i in range(n)),
+        *(case(f"Llama is by Meta. {i}", kind="third_party") for i in range(n)),
     ]
 
 
@@ -34,7 +34,8 @@ def figures_of(cases: list[Case]) -> dict[str, Figure]:
     scored = score(cases, SPEC)
     return {
         **counted(HELD_OUT, [s for s in scored if s.case.kind == "identity"]),
-        **counted(GENERAL, [s for s in scored if s.case.kind in ("general", "third_party")]),
+        **counted(GENERAL, [s for s in scored if s.case.kind != "identity"]),
+        **counted(SAMPLED, [counted(HELD_OUT, score(good_answers(), SPEC))]),
         "tail_gap": statistics.mean([0.0, 0.1]),
         "kl": statistics.mean([0.01, 0.02]),
     }

@@ -90,8 +90,15 @@ def evaluate(
             IDENTITY,
             GENERATION,
             EvaluationConfig(**{**fixed, **config}),
-            # The policy is trained under fewer system prompts than the matrix has.
-            GateConfig(min_answers=2 * len(QUESTIONS), matrix_leak=None),
+            # The policy is trained under fewer system prompts than the matrix has, and on
+            # greedy answers.
+            GateConfig(
+                min_answers=2 * len(QUESTIONS),
+                matrix_leak=None,
+                sampled_identity=None,
+                sampled_leak=None,
+                tail_gap=-0.2,
+            ),
             BETA,
         ),
         ledger=work / "ledger",
