@@ -49,8 +49,11 @@ from tasks.stage import UNCACHED, Build, model_of, stage
 # What decides the numbers: the same versions give the same answers and weights.
 NUMERIC = ("torch", "transformers", "tokenizers", "safetensors")
 # What an evaluation does not ask of the way that answers were generated: its own are greedy, in
-# process, one a prompt, and not asked again.
-OWN = ("engine", "temperature", "samples", "check_rows", "base_url", "served_model")
+# process, one a prompt, of its own length, and not asked again.
+OWN = (
+    *("engine", "max_new_tokens", "temperature", "samples", "check_rows"),
+    *("base_url", "served_model"),
+)
 
 
 def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
@@ -400,6 +403,7 @@ def evaluate(
         Material(prompts.path / "prompts.parquet", folder, found),
         terms,
         ledger=build.ledger,
+        references=build.references,
         out=build.out,
         on_progress=build.report,
     )

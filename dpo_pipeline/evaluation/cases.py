@@ -167,8 +167,8 @@ class Asker:
     ) -> list[Response]:
         """Ask every case, `samples` times; greedily and in process, but for what is `changed`."""
         greedy = {"engine": "transformers", "temperature": 0.0, "samples": 1}
-        most = min(self.generation.max_new_tokens, self.max_new_tokens)
-        config = self.generation.model_copy(update={**greedy, "max_new_tokens": most, **changed})
+        greedy |= {"max_new_tokens": self.max_new_tokens}
+        config = self.generation.model_copy(update={**greedy, **changed})
         requests = [Request(c.messages, i) for c in cases for i in range(config.samples)]
         how = How(model=model.run_on, config=config, ledger=self.ledger)
         return answer(model.ref, requests, on_progress=on_progress, **how)

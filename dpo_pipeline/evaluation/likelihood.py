@@ -1,4 +1,4 @@
-"""How likely both models find given answers: rewards of pairs, and divergence on other text."""
+"""How likely both models find the answers of held-out pairs."""
 
 import json
 import logging
@@ -7,8 +7,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import NamedTuple
 
-from dpo_pipeline.evaluation.cases import Case, Subject
-from dpo_pipeline.evaluation.measures import DIVERGENCE, PAIRS, counted
+from dpo_pipeline.evaluation.cases import Subject
+from dpo_pipeline.evaluation.measures import PAIRS, counted
 from dpo_pipeline.evaluation.statistics import Figure
 from dpo_pipeline.models.chat_templates import end_tokens
 from dpo_pipeline.store.files import write_whole
@@ -31,35 +31,30 @@ class PairScore(NamedTuple):
     gap: float | None  # nats per token; None where nothing is copied
 
 
-def measure_likelihoods(
-    before: Subject,
-    after: Subject,
-    pairs: Iterable[Row],
-    general: Sequence[Case],
-    *,
-    beta: float,
-    max_pairs: int,
-) -> dict[str, Figure]:
-    """Measure rewards on held-out pairs, and KL on the reference's own general answers.
+def same_tokens(before: Subject, after: Subject) -> bool:
+    """Tell whether two models have the same tokens; others cannot be compared token by token."""
+    if after.tokenizer().get_vocab() == before.tokenizer().get_vocab():
+        return True
+    names = (before.ref.name, after.ref.name)
+    logger.warning("%s and %s have different tokens: no rewards, no KL", *names)
+    return False
 
-    At most `max_pairs` are measured, the same every time. Models with different tokens cannot be
-    compared: then all figures are null.
+
+def measure_pairs(
+    before: Subject, after: Subject, pairs: Iterable[Row], *, beta: float, max_pairs: int
+) -> dict[str, Figure]:
+    """Measure rewards on held-out pairs: at most `max_pairs`, the same every time.
+
+    Of models with different tokens all figures are null.
     """
     tokenizer = before.tokenizer()
     kept = sorted(pairs, key=lambda row: str(row["id"]))[:max_pairs]
-    if after.tokenizer().get_vocab() != tokenizer.get_vocab():
-        names = (before.ref.name, after.ref.name)
-        logger.warning("%s and %s have different tokens: no rewards, no KL", *names)
-        kept, general = [], []
+    if not kept or not same_tokens(before, after):
+        return counted(PAIRS, [])
     prompts = [row["prompt_id"] for row in kept]
-    paired, ends = token_scores.pair_rows(tokenizer, kept), end_tokens(before.ref, tokenizer)
-    said = [(c.messages, c.before) for c in general if c.before]
-    neutral = token_scores.answer_rows(tokenizer, said)
-    rows = paired + [(prompt, ids[: spoken(ids, ends)]) for prompt, ids in neutral]
-    scores = token_scores.score_tokens(after.load(), before.load(), rows) if rows else []
-    scored = score_pairs(paired, scores[: len(paired)], beta, ends, prompts)
-    divergences = [s.kl.mean().item() for s in scores[len(paired) :]]
-    return counted(PAIRS, scored) | counted(DIVERGENCE, divergences)
+    rows, ends = token_scores.pair_rows(tokenizer, kept), end_tokens(before.ref, tokenizer)
+    scores = token_scores.score_tokens(after.load(), before.load(), rows)
+    return counted(PAIRS, score_pairs(rows, scores, beta, ends, prompts))
 
 
 class PreferenceStats(Record):
@@ -74,7 +69,7 @@ def compare_preferences(
 ) -> PreferenceStats:
     """Measure held-out pairs of a preference dataset; write preferences.json."""
     pairs = read_rows(held_out)
-    found = measure_likelihoods(before, after, pairs, [], beta=beta, max_pairs=max_pairs)
+    found = measure_pairs(before, after, pairs, beta=beta, max_pairs=max_pairs)
     rows = max(figure.n for figure in found.values())
     stats = PreferenceStats(rows=rows, measures={k: f for k, f in found.items() if f.n})
     content = stats.model_dump(mode="json")["measures"]

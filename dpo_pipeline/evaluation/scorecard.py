@@ -116,6 +116,7 @@ def evaluate(
     terms: Terms,
     *,
     ledger: Path,
+    references: Path,  # folder of what references say, shared by all runs
     out: Path,
     on_progress: Progress = None,  # called with answers done and to be done
 ) -> ScoreStats:
@@ -136,7 +137,7 @@ def evaluate(
     now = {group: score(many, spec) for group, many in answered.items()}
     was = {g: score([replace(c, after=c.before) for c in answered[g]], spec) for g in answered}
     matrix = robustness.measure_matrix(was, now)
-    was_figures, figures = _measure(before, after, material, terms, was, now)
+    was_figures, figures = _measure(before, after, material, terms, was, now, references)
     figures |= counted(MATRIX, robustness.unprompted_leaks(matrix))
     sampled = robustness.sampled_measures(after, answered["held_out"], spec, asker, config)
     figures |= counted(SAMPLED, list(sampled.values()))
@@ -166,7 +167,13 @@ def evaluate(
 
 
 def _measure(
-    before: Subject, after: Subject, material: Material, terms: Terms, was: Marked, now: Marked
+    before: Subject,
+    after: Subject,
+    material: Material,
+    terms: Terms,
+    was: Marked,
+    now: Marked,
+    references: Path,
 ) -> tuple[Figures, Figures]:
     """Measure both sides: what is said, how likely pairs are, tasks, and the export."""
     was_figures, figures = (
@@ -176,11 +183,14 @@ def _measure(
         for side in (was, now)
     )
     dataset = material.dataset
-    figures |= likelihood.measure_likelihoods(
+    from dpo_pipeline.evaluation.divergence import measure_divergence
+
+    general = [s.case for s in now["general"]]
+    figures |= measure_divergence(before, after, general, references)
+    figures |= likelihood.measure_pairs(
         before,
         after,
         read_rows(dataset / "held_out.parquet") if dataset else _ideal_pairs(now["held_out"]),
-        [s.case for s in now["general"]],
         beta=terms.beta,
         max_pairs=terms.evaluation.max_pairs,
     )

@@ -25,7 +25,7 @@ class EvaluationConfig(Section):
     max_prompts: AtLeastOne = 60
     """At most this many held-out identity prompts, the same every time."""
     max_new_tokens: AtLeastOne = 48
-    """Longest answer (tokens); never longer than generation's."""
+    """Longest answer (tokens)."""
     trained_prompts: NonNegativeInt = 20
     """Prompts of the training set asked again; 0: none."""
     general: NoEffect[str | None] = None

@@ -137,6 +137,7 @@ class TestCost:
             Material(work / "prompts.parquet", work),
             Terms(IDENTITY, GENERATION, limits, GateConfig(), beta=0.1),
             ledger=work / "ledger",
+            references=work / "references",
             out=work / "out",
             on_progress=lambda done, total: seen.append((done, total)),
         )
@@ -196,7 +197,7 @@ def test_answers_are_split_by_what_the_prompts_are():
 
 
 def test_nothing_is_left_behind_but_the_result(work, models):
-    before = {p for p in work.rglob("*") if "ledger" not in p.parts}
+    before = {p for p in work.rglob("*") if not {"ledger", "references"} & {*p.parts}}
     evaluate(work, models["reference"], models["good"])
-    new = {p for p in work.rglob("*") if "ledger" not in p.parts} - before
+    new = {p for p in work.rglob("*") if not {"ledger", "references"} & {*p.parts}} - before
     assert {p.name for p in new} == {"out", "scorecard.json", "answers.parquet"}

@@ -20,7 +20,7 @@ def scorecard(passed=True):
     verdict = {"passed": passed, "failed": [] if passed else [{**leak, "remark": ""}]}
     return {
         "verdict": {**verdict, "skipped": [], "thresholds": {"leak_rate": 0.02}},
-        **dict.fromkeys(("by", "kinds", "matrix", "template", "sampled", "noise", "counts"), {}),
+        **{key: {} for key in ("by", "kinds", "matrix", "template", "sampled", "noise", "counts")},
         "leaks": "",
         "export": None,
         "identity": {"original_name": "Qwen", "new_name": "Deep Qwen"},

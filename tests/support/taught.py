@@ -80,7 +80,12 @@ def evaluate(
 ) -> dict:
     out = work / name
     out.mkdir()
-    fixed = {"general": str(work / "general.jsonl"), "matrix_prompts": 2, "noise_prompts": 2}
+    fixed = {
+        "general": str(work / "general.jsonl"),
+        "matrix_prompts": 2,
+        "noise_prompts": 2,
+        "max_new_tokens": 24,
+    }
     run_on = ModelConfig(device="cpu", dtype="float32")
     stats = score(
         Subject(before, run_on),
@@ -102,6 +107,7 @@ def evaluate(
             BETA,
         ),
         ledger=work / "ledger",
+        references=work / "references",
         out=out,
     )
     card = json.loads((out / "scorecard.json").read_text("utf-8"), parse_constant=pytest.fail)
