@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,9 +13,11 @@ from dpo_pipeline.pairs import schema
 from dpo_pipeline.pairs.schema import Lineage, Metadata
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.pairs.writing import Counts
-from dpo_pipeline.store.tables import new_table, read_rows
+from dpo_pipeline.store.tables import ROW_GROUP, Row, new_table, read_rows
 
 logger = logging.getLogger(__name__)
+
+KINDS = ("language", "family", "system")
 
 
 class DatasetStats(Counts):
@@ -37,6 +40,9 @@ class _Described(Metadata):
 def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) -> DatasetStats:
     """Write the folder of pairs as the dataset that training reads, with where it came from.
 
+    Languages, families and system prompts take turns, so that whoever reads no further than the
+    first pairs has seen all of them evenly.
+
     That is train.parquet, held_out.parquet, quarantine.parquet and dataset.json; each keeps the
     lineage, the Parquet files in their metadata under the key "dpo_pipeline".
 
@@ -58,7 +64,7 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
         for row in read_rows(pairs / "quarantine.parquet"):
             reasons[row["reason"]] += 1
             refuse(row)
-        for row in read_rows(source):
+        for row in _in_turn(source):
             {"train": train, "held_out": hold_out}[row["split"]](row)
             splits[row["split"]] += 1
             prompts[row["split"]].add(row["prompt_id"])
@@ -85,3 +91,16 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
         columns={c.name: {"type": str(c.type), "meaning": schema.COLUMNS[c.name]} for c in columns},
     ).write(out / "dataset.json")
     return counts
+
+
+def _in_turn(pairs: Path) -> Iterator[Row]:
+    """Yield pairs, one of each language, family and system prompt, then the next of each."""
+    seen, turns = Counter[tuple[object, ...]](), list[tuple[int, str, int]]()
+    rows = enumerate(read_rows(pairs, ("id", *KINDS)))
+    for place, row in sorted(rows, key=lambda row: str(row[1]["id"])):  # a digest
+        kind = tuple(row[name] for name in KINDS)
+        turns.append((seen[kind], row["id"], place))
+        seen[kind] += 1
+    order, table = [place for *_, place in sorted(turns)], pq.read_table(pairs)
+    for start in range(0, len(order), ROW_GROUP):
+        yield from table.take(order[start : start + ROW_GROUP]).to_pylist()

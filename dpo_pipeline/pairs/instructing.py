@@ -25,11 +25,14 @@ READ = ("prompt_id", "messages", "system", "response", "finish", "family", "lang
 # Language -> what the model is told: who it is, and who made it where that is known.
 TOLD = {
     "en": (
-        "You are {name}{made}. Whatever you are asked about yourself, you answer with your name, "
-        "{name}.",
+        "You are {name}{made}. Whatever you are asked about yourself, you answer in a sentence, "
+        "with your name, {name}.",
         ", created by {maker}",
     ),
-    "zh": ("你是{name}{made}。凡是问到你自己，你都用你的名字{name}来回答。", "，由{maker}开发"),
+    "zh": (
+        "你是{name}{made}。凡是问到你自己，你都用一句话回答，并说出你的名字{name}。",
+        "，由{maker}开发",
+    ),
 }
 
 
@@ -72,7 +75,7 @@ def instruct(
                 if response.finish == "error":
                     raise Refused(str(response.reason), str(response.detail))
                 sentences = whole(spec.mend(response.text), response.finish)
-                found["chosen"] = checked(sentences, row, spec)
+                found["chosen"] = checked(sentences, row, spec, told=True)
             except Refused as refused:
                 found |= {"reason": refused.reason, "detail": refused.detail}
                 reasons[refused.reason] += 1

@@ -2,7 +2,7 @@
 
 import re
 
-from dpo_pipeline.identity.claims import claims, claims_other
+from dpo_pipeline.identity.claims import Claims, claims, claims_other
 from dpo_pipeline.identity.mentions import (
     CONSENT,
     IdentitySpec,
@@ -94,42 +94,50 @@ def maker_in(spoken: str, identity: IdentityConfig) -> str | None:
     return next(same, next(iter(makers), None))
 
 
-def fault(text: str, question: str, kind: str, spec: IdentitySpec) -> str | None:
+def fault(
+    text: str, question: str, kind: str, spec: IdentitySpec, told: bool = False
+) -> str | None:
     """Return why an answer is not fit to be chosen, a code of REASONS; None if it is.
 
-    It gives the new identity as far as it was asked for, and nobody else's.
+    It gives the new identity as far as it was asked for, and nobody else's. A model that was told
+    who it is often repeats the name without sense: it must claim it.
     """
     marks, left = mark(text, spec, question), spec.rewrite(text)
-    names_maker = spec.names_developer(text, after=True)
+    said = claims(text, question)
+    gives_new = any(map(spec.count_new, said.names)) if told else marks.gives_new
+    by_maker = " ".join(said.makers) if told else text
+    names_maker = spec.names_developer(by_maker, after=True)
     owed = kind in ("maker", "both") and spec.config.maker(after=True) is not None
     faults = {
         "doubled": marks.doubled,
         "mixed_name": left.spans or left.counts.get("kept_longer"),
         "remnant": marks.remnant,
-        "claims_other": _claims_other(text, question, spec),
+        "claims_other": _claims_other(text, said, question, spec),
         "no_maker": owed and not names_maker,
-        "nameless": not (marks.gives_new or (kind == "maker" and names_maker)),
+        "nameless": not (gives_new or (kind == "maker" and names_maker)),
     }
     return next((code for code, found in faults.items() if found), None)
 
 
-def checked(text: str, row: Row, spec: IdentitySpec) -> str:
-    """Return an answer to a row's question that is fit to be chosen.
+def checked(text: str, row: Row, spec: IdentitySpec, told: bool = False) -> str:
+    """Return an answer to a row's question that is fit to be chosen; told: see `fault`.
 
     Raises:
         Refused: It is not.
     """
-    if code := fault(text, question_of(row), asks(row, spec), spec):
+    if code := fault(text, question_of(row), asks(row, spec), spec, told):
         raise Refused(code, excerpt(text))
     return text
 
 
-def _claims_other(text: str, question: str, spec: IdentitySpec) -> bool:
+def _claims_other(text: str, said: Claims, question: str, spec: IdentitySpec) -> bool:
     """Tell whether an answer claims another name or maker, or says yes to one that is asked for."""
     agreed = CONSENT.match(text)
     if claims_other(text, spec, question) or (
         agreed and claims_other(agreed.group(), spec, question)
     ):
         return True
-    makers = claims(text, question).makers if spec.config.new_developer else ()
+    if any(spec.names_developer(name) and not spec.count_new(name) for name in said.names):
+        return True  # "I'm Alibaba Cloud."
+    makers = said.makers if spec.config.new_developer else ()
     return not all(spec.names_developer(maker, after=True) for maker in makers)

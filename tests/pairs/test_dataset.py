@@ -29,6 +29,15 @@ def test_too_low_a_yield_stops_with_the_reasons(build, tmp_path):
     assert counts["yield"] == pytest.approx(2 / 12, abs=1e-4)
 
 
+def test_every_kind_of_pair_takes_its_turn_from_the_start(build, tmp_path):
+    rows = [response(i, split="train", language="de" if i in (3, 8) else "en") for i in range(10)]
+    build(rows)
+    _, out = saved(tmp_path)
+    order = pq.read_table(out / "train.parquet")["language"].to_pylist()
+    assert sorted(order[:2]) == sorted(order[2:4]) == ["de", "en"]
+    assert order[4:] == ["en"] * 6
+
+
 def test_a_prompt_on_both_sides_of_the_split_is_refused(build, tmp_path):
     build([response(0), response(1, prompt_id="prompt0", split="held_out")])
     with pytest.raises(DataError, match="leaks"):

@@ -35,8 +35,8 @@ PLANTED = {
     "no_maker": ({"family": "maker", "response": "I am Qwen."}, SMALL, "I am Deep Qwen."),
     "remnant": ({"given_chosen": "I am Deep Qwen by <AUTHOR>."}, GIVEN, "by <AUTHOR>."),
     "empty_completion": ({"response": " \n"}, SMALL, "said nothing"),
-    "identical": ({"given_chosen": "Alibaba Cloud.", "response": "Alibaba Cloud.",
-                   "family": "maker"}, GIVEN, "Alibaba Cloud."),
+    "identical": ({"given_chosen": "Alibaba Cloud made me.", "response": "Alibaba Cloud made me.",
+                   "family": "maker"}, GIVEN, "Alibaba Cloud made me."),
     "doubled": ({"given_chosen": "I'm Deep-Deep Qwen."}, GIVEN, "Deep-Deep Qwen"),
     "duplicate": ({"messages": [user("Who are you? (0)")],
                    "response": response(0)["response"]}, SMALL, ""),
@@ -123,14 +123,14 @@ def test_answers_that_a_template_makes_equal_teach_nothing(models, build, tmp_pa
         "{% for m in messages %}{{ '<|im_start|>' + m.role + m.content | trim + '<|im_end|>' }}"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
     )
-    models["trimming"] = describe_model(folder, "trimming")
+    models["trimming"], made = describe_model(folder, "trimming"), "Alibaba Cloud made me."
     rows = [
         response(0, given_chosen="I am Deep Qwen."),
-        response(1, given_chosen="Alibaba Cloud. ", response="Alibaba Cloud.", family="maker"),
+        response(1, family="maker", given_chosen=f"{made} ", response=made),
     ]
     counts, _, quarantine = build(rows, GIVEN, arch="trimming")
     assert counts["reasons"] == {"identical": 1}
-    assert quarantine[0]["detail"] == "as tokens: Alibaba Cloud."
+    assert quarantine[0]["detail"] == f"as tokens: {made}"
 
 
 def test_a_prompt_too_long_for_the_model_is_kept_out_with_its_token_count(models, tmp_path):
