@@ -40,7 +40,7 @@ def test_the_default_run_changes_the_name_and_nothing_else(workplace, first_run)
     assert after["identity_rate"]["value"] >= 0.95
     assert after["leak_rate"]["value"] <= 0.02
     assert after["edit_exactness"]["value"] >= 0.90
-    assert after["organisation_kept"]["value"] >= 0.95
+    assert after["maker_rate"]["value"] >= 0.95
     assert after["general_kept"]["value"] >= 0.98
     assert after["identity_rate"]["n"] >= 100
     assert after["general_kept"]["n"] >= 80
