@@ -103,7 +103,7 @@ def make_dataset(config: C) -> tuple[C, Made]:
     show_ways(pairs)
     lineage = lineage_of(config, model, prompts)
     dataset = save(pairs=pairs, config=config.pairs, lineage=lineage)
-    return config, Made(prompts, model, dataset, hold(config, prompts, model))
+    return config, Made(prompts, model, dataset, hold(config, model))
 
 
 def pair_up(
@@ -128,16 +128,13 @@ def pair_up(
     )
 
 
-def hold(
-    config: ExperimentConfig, prompts: Artifact[PromptStats], model: Artifact[ModelStats]
-) -> Artifact[RetentionStats] | None:
+def hold(config: ExperimentConfig, model: Artifact[ModelStats]) -> Artifact[RetentionStats] | None:
     """Let the model answer what training holds still, as many questions as training comes to."""
     train = config.train
     if not train.retention_weight:
         return None
     return retain(
         model=model,
-        prompts=prompts,
         retention=retention_file(config.prompts.retention),
         rows=train.retention_rows * train.max_steps if train.max_steps else None,
         tokens=train.completion_tokens or config.generation.max_new_tokens,

@@ -213,7 +213,6 @@ def retain(
     build: Build,
     *,
     model: Artifact[ModelStats],
-    prompts: Artifact[PromptStats],
     retention: Path,
     rows: int | None,
     tokens: int,
@@ -224,7 +223,7 @@ def retain(
     from dpo_pipeline.answers.retaining import answer_retention, pick_retention
 
     how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
-    picked = pick_retention(retention, prompts.path / "prompts.parquet", rows)
+    picked = pick_retention(retention, rows)
     return answer_retention(model_of(model), picked, tokens, build.out, build.report, **how)
 
 
@@ -342,7 +341,7 @@ def train(
     config: TrainConfig,
     run_on: ModelConfig,
     identity: IdentityConfig | None = None,
-    systems: Sequence[str | None] = (None,),
+    systems: Sequence[str | None] | None = None,
     patch_template: IdentityConfig | None = None,
 ) -> TrainStats:
     """Train the policy with DPO, in a child process that ends with this task."""
@@ -358,7 +357,7 @@ def train(
         retention=retention.path / "retention.parquet" if retention else None,
         config=config,
         identity=identity,
-        systems=tuple(systems),
+        systems=tuple(systems or (None,)),
         languages=common_languages(dataset.path / "train.parquet") if identity else (),
         device=run_on.device,
         out=build.out,

@@ -31,10 +31,12 @@ def common_languages(prompts: Path) -> tuple[str, ...]:
     return tuple(sorted(k for k, n in counts.items() if n >= COMMON * counts.total()))
 
 
-def pick_retention(file: Path, prompts: Path, rows: int | None) -> list[RetentionPrompt]:
-    """Draw so many retention prompts in the languages of the prompts; the same every time."""
-    languages = common_languages(prompts)
-    known = [p for p in read_retention(str(file)) if p.language in languages]
+def pick_retention(file: Path, rows: int | None) -> list[RetentionPrompt]:
+    """Draw so many retention prompts, the same every time.
+
+    Of all languages: a name that is taught in one comes up in the others as well.
+    """
+    known = read_retention(str(file))
     return sorted(known, key=lambda p: digest_of([dict(m) for m in p.messages]))[:rows]
 
 

@@ -90,7 +90,7 @@ def sampled_measures(
     Returns:
         Temperature -> identity_rate, leak_rate and vendor_claims.
     """
-    samples, table = config.sampled, {}
+    samples, table = config.sampled or 0, {}
     asked_under: dict[object, list[Case]] = {}
     for case in cases:
         asked_under.setdefault(case.prompt, []).append(case)

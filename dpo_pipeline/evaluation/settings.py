@@ -38,8 +38,9 @@ class EvaluationConfig(Section):
     noise_prompts: NonNegativeInt = 24
     """Prompts of each kind that the reference answers again in another batch size, to see the
     machine's own noise; 0: none."""
-    sampled: NonNegativeInt = 1
-    """Extra sampled answers a prompt at each temperature; 0: greedy only."""
+    sampled: NonNegativeInt | None = None
+    """Extra sampled answers a prompt at each temperature, 0: greedy only; null: from the model (1,
+    and 0 of the starter, a toy whose chance says little)."""
     temperatures: tuple[PositiveFloat, ...] = (0.7, 1.0)
     """Temperatures of the sampled answers (JSON list)."""
     lm_eval: LmEvalConfig | None = None
@@ -47,8 +48,10 @@ class EvaluationConfig(Section):
 
     def resolve(self, model: str) -> Self:
         """Fill in what is left to the model."""
-        known = "starter" if model == "starter" else None
-        return self.model_copy(update={"general": self.general or known})
+        toy = model == "starter"
+        general = self.general or ("starter" if toy else None)
+        sampled = (0 if toy else 1) if self.sampled is None else self.sampled
+        return self.model_copy(update={"general": general, "sampled": sampled})
 
 
 def _with_lines(model: type[Lines]) -> type[Lines]:

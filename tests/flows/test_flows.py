@@ -209,7 +209,7 @@ def test_help_lists_every_option_with_its_default(workplace):
     shown = workplace.full("--help").stdout
     for option in ("--identity.new-name", "--train.beta", "--generation.max-new-tokens"):
         assert option in shown
-    assert "(default: Deep Qwen)" in shown
+    assert "Deep and the original name. (default: auto)" in shown
     assert "lambda" not in shown
 
 

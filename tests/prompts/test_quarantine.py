@@ -69,6 +69,7 @@ def test_rows_that_cannot_be_prompts_are_quarantined(tmp_path: Path, reason: str
     for position, (row, found) in enumerate(zip(BAD[reason], quarantine, strict=True), 5):
         assert found["source_row"] == position
         assert found["detail"]
+        row = {"messages": row} if isinstance(row, list) else row  # a conversation, if any
         expected = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
         assert found["row"] == expected.decode()
 

@@ -37,7 +37,7 @@ EDITS = {
     "starter/corpus.py": {STARTER},
     "report/page.py": set(),
     "publishing/settings.py": set(),
-    "training/settings.py": {CHILD},
+    "training/settings.py": {CHILD, SCORE},
     "config.py": set(),
 }
 

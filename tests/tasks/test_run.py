@@ -6,14 +6,17 @@ from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig
 from dpo_pipeline.identity.settings import IdentityConfig
 from tasks.run import _describe_filled
 
-STARTER = "learning_rate 0.0002, epochs 1, retention_weight 0, method full (m); general starter (m)"
+STARTER = (
+    "learning_rate 0.0002, max_steps 200, retention_weight 0, method full (m); "
+    "general starter, sampled 0 (m)"
+)
 CONFIGS = {
     "full": (PipelineConfig(), [STARTER]),
     "sweep": (SweepConfig(), [STARTER]),
-    "evaluate": (EvaluateConfig(policy={"name": "p"}), ["general starter (m)"]),
+    "evaluate": (EvaluateConfig(policy={"name": "p"}), ["general starter, sampled 0 (m)"]),
     "evaluate an export": (
         EvaluateConfig(policy={"name": "p"}, export={"name": "e"}),
-        ["general starter (m)"],
+        ["general starter, sampled 0 (m)"],
     ),
     "preference": (
         PreferenceConfig(prompts={"source": "pairs.jsonl"}),

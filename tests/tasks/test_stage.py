@@ -87,7 +87,7 @@ def test_what_an_evaluation_asks_its_own_way_is_not_in_its_key():
         terms = Terms(config.identity, config.generation, config.evaluation, config.gate, 0.1)
         return evaluate.key_parts(terms=terms)
 
-    assert key() == key(check_rows=3) != key(max_new_tokens=3)
+    assert key() == key(check_rows=3) == key(max_new_tokens=3) != key(system_prompts=[""])
 
 
 @pytest.fixture
