@@ -10,7 +10,7 @@ from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, NoEffect, Sect
 # What each model is trained with where nothing is given: benchmarks/recipes has the runs. The
 # starter is small enough to want large steps in all its weights.
 RECIPES: dict[str, dict[str, Any]] = {
-    "starter": {"method": "full", "learning_rate": 2e-4, "max_steps": 200, "retention_weight": 0.0},
+    "starter": {"method": "full", "learning_rate": 2e-4, "max_steps": 180, "retention_weight": 0.0},
     "others": {
         "method": "lora",
         "learning_rate": 8e-4,
@@ -88,7 +88,7 @@ class TrainConfig(Section):
     """Passes over the pairs; null: as many as fill max_steps."""
     max_steps: AtLeastOne | None = None
     """Budget of optimizer steps; null: by the epochs, or from the model where these are null too
-    (starter: 200 steps, others: 120)."""
+    (starter: 180 steps, others: 120)."""
     loss_type: Loss = "sigmoid"
     """Loss, by TRL's name; sigmoid is DPO's own, sft leaves the rejected answers out."""
     sft_weight: NonNegativeFloat = 1.0

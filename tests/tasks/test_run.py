@@ -7,7 +7,7 @@ from dpo_pipeline.identity.settings import IdentityConfig
 from tasks.run import _describe_filled
 
 STARTER = (
-    "learning_rate 0.0002, max_steps 200, retention_weight 0, method full (m); "
+    "learning_rate 0.0002, max_steps 180, retention_weight 0, method full (m); "
     "general starter, sampled 0 (m)"
 )
 CONFIGS = {
