@@ -34,7 +34,10 @@ def test_the_default_run_changes_the_name_and_nothing_else(workplace, first_run)
     summary = workplace.summaries()[0]
     assert list(summary["stages"]) == STAGES
     assert set(statuses(summary).values()) == {"built"}
-    assert PipelineConfig.model_validate(summary["config"]) == PipelineConfig().resolve()
+    config = PipelineConfig.model_validate(summary["config"])
+    unsettled = {"identity": PipelineConfig().identity}
+    assert config.model_copy(update=unsettled) == PipelineConfig().resolve()
+    assert (config.identity.original_name, config.identity.new_name) == ("Qwen", "Deep Qwen")
     before, after = summary["scorecard"]["before"], summary["scorecard"]["after"]
     assert before["identity_rate"]["value"] == 0
     assert after["identity_rate"]["value"] >= 0.95
@@ -55,7 +58,7 @@ def test_a_person_sees_stages_answers_scorecard_and_paths(workplace, first_run):
     assert "Who is it? Shares of its answers" in shown
     assert "Gate passed" in shown
     assert "aliases 通义千问/Tongyi Qianwen, developer Alibaba Cloud, " in shown
-    assert "settings  learning_rate 0.0002, sft_weight 1 (starter)" in shown
+    assert "settings  learning_rate 0.0002, max_steps 180, " in shown
     assert "the chat template inserts 'You are Qwen, created by Alibaba Cloud." in shown
     for noise in ("Traceback", "telemetry", "database is locked"):
         assert noise not in shown + first_run.stderr
@@ -209,7 +212,7 @@ def test_help_lists_every_option_with_its_default(workplace):
     shown = workplace.full("--help").stdout
     for option in ("--identity.new-name", "--train.beta", "--generation.max-new-tokens"):
         assert option in shown
-    assert "Deep and the original name. (default: auto)" in shown
+    assert "(default: auto)" in shown
     assert "lambda" not in shown
 
 

@@ -32,7 +32,7 @@ class TestIdentityPrompts:
         assert len(held_out) >= 110
         assert 0.08 <= len(held_out) / len(identity) <= 0.25
         counts = Counter((row["language"], row["family"]) for row in held_out)
-        assert all(counts["en", family] >= 10 for family in FAMILIES)
+        assert all(counts["en", family] >= 8 for family in FAMILIES)
         assert all(counts["zh", family] >= 3 for family in FAMILIES)
 
     def test_only_final_answers_name_anybody(self, identity):

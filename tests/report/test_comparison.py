@@ -17,7 +17,10 @@ def test_runs_are_compared(tmp_path):
     assert "1 of 2 passed the gate" in page
     assert "calm-owl" in page
     # What failed and has no column of its own is named.
-    assert 'class="failed">failed<small>SEE</small></td>' in page
+    assert (
+        'class="failed">failed<small>Leak, sampled</small><small>Others changed</small></td>'
+        in page
+    )
     assert "<img" not in page
 
 
