@@ -1,5 +1,7 @@
 """Recipes on real weights: the same pairs trained in different ways, and scored alike.
 
+Nothing in results/ comes from it yet.
+
     python benchmarks/recipes/sweep.py --config configs/smollm2.yaml --seeds 0 1 2
     python benchmarks/recipes/sweep.py --config configs/smollm2.yaml --only ours notebook
 
