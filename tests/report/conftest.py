@@ -35,6 +35,12 @@ def write(tmp_path):
         ]  # fmt: skip
         lines = "".join(json.dumps(step) + "\n" for step in history)
         (tmp_path / "history.jsonl").write_text(lines)
+        seen = [
+            {"step": step, "strength": strength, "identity_rate": strength, "kl": strength / 10,
+             "unasked": 0.0, "unchanged": 1 - strength / 2}
+            for step, strength in ((4, 1.0), (8, 0.5), (8, 1.0))
+        ]  # fmt: skip
+        (tmp_path / "training.json").write_text(json.dumps({"looks": seen}))
         return write_report(
             tmp_path / "report.html",
             scorecard=card,

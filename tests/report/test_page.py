@@ -20,7 +20,7 @@ class TestPage:
         ):  # fmt: skip
             assert expected in text, expected
         assert "<ins>Deep</ins>" in page
-        assert page.count("<polyline") == 6
+        assert page.count("<polyline") == 10
         assert "400 answers" not in text
         assert "Still leaks with system prompt “empty” (44%, n 16)" in text
         assert "leak rate 0 % (95%: 0 % – 0 %, 1 prompts, 1 answers)" in text
@@ -29,6 +29,15 @@ class TestPage:
     def test_several_answers_to_a_prompt_are_told(self, write):
         twice = {**GOOD, "held_out": GOOD["held_out"][:100] * 2}
         assert "100 prompts, 200 answers" in write(twice).read_text("utf-8")
+
+    def test_identity_and_kl_are_drawn_over_the_strength_of_the_edit(self, write):
+        page = write(GOOD).read_text("utf-8")
+        chart = page[page.index("By strength of the edit") :]
+        # From half strength, lowest on the left, to the whole edit on the right.
+        assert 'points="0.00,50.00 100.00,0.00"' in chart
+        assert "<span>strength 1</span>" in chart
+        assert "KL by strength (nats per token)" in chart
+        assert 'points="0.00,100.00 100.00,0.00"' in chart
 
     def test_a_failed_line_opens_its_answers(self, write):
         page = write(PLANTED).read_text("utf-8")
