@@ -77,7 +77,7 @@ def test_retention_has_its_families_and_languages():
     prompts = read_retention(None)
     assert len({(p.system, *(m["content"] for m in p.messages)) for p in prompts}) == len(prompts)
     families = Counter(prompt.family for prompt in prompts)
-    assert len(prompts) >= 1300
+    assert len(prompts) >= 2300
     assert min(families.values()) >= 50
     languages = Counter(prompt.language for prompt in prompts)
     assert set(languages) == {"en", "zh", "de", "fr", "es"}
