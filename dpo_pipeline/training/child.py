@@ -59,6 +59,7 @@ def run(job: TrainJob, watcher: "TrainUntilDone | None" = None) -> None:
     import torch
     from transformers import PrinterCallback
 
+    from dpo_pipeline.training.adapters import settle_adapters
     from dpo_pipeline.training.progress import Progress, last_good
     from dpo_pipeline.training.trainer import build_trainer, memory_for, plan
 
@@ -74,6 +75,7 @@ def run(job: TrainJob, watcher: "TrainUntilDone | None" = None) -> None:
         trainer.train(resume_from_checkpoint=str(good) if good else None)
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model)
+        settle_adapters(model)
         looks = watcher.finish(model, trainer.state.global_step) if watcher else []
         _save_model(model, job, looks[-1].strength if looks else 1.0)
         _save_record(trainer, job, len(tokens), looks, fallback)

@@ -43,8 +43,8 @@ class LoraConfig(Section):
     alpha: AtLeastOne = 64
     """Scale numerator: updates are scaled by alpha / rank."""
     start: Literal["aimed", "random"] = "aimed"
-    """What new adapters read: what tells the pairs from what is held, or whatever. Without anything
-    held they start at random."""
+    """What new adapters read and how they learn: led by what tells the pairs from what is held, or
+    by chance. Without anything held they start at random."""
     merge: bool = True
     """Merge into the weights at the end, or keep an adapter."""
     quantize: bool = False

@@ -88,10 +88,12 @@ def test_both_engines_hold_alike(ref, dataset, answers, tmp_path):
     torch.testing.assert_close(torch.tensor(kls[0]), torch.tensor(kls[1]), rtol=0.05, atol=1e-5)
 
 
-def test_a_resumed_run_holds_the_rows_whose_turn_it_is(ref, dataset, answers, tmp_path):
-    whole = train_here(ref, dataset, tmp_path / "whole", retention=answers, **HELD)
-    interrupt_at(5, ref, dataset, tmp_path / "run", retention=answers, **HELD)
-    out = train_here(ref, dataset, tmp_path / "run", retention=answers, **HELD)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_resumed_run_holds_the_rows_whose_turn_it_is(ref, dataset, answers, tmp_path, method):
+    settings = {"retention": answers, "method": method, **HELD}
+    whole = train_here(ref, dataset, tmp_path / "whole", **settings)
+    interrupt_at(5, ref, dataset, tmp_path / "run", **settings)
+    out = train_here(ref, dataset, tmp_path / "run", **settings)
     assert largest_difference(out, whole) == 0
     assert (out / "history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
     assert stats_of(out).steps == 6
