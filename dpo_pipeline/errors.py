@@ -14,9 +14,14 @@ happened, to which value or row, and what to do about it. Configuration errors a
 pydantic's own.
 """
 
+from dpo_pipeline.plaintext import plain
+
 
 class DPOPipelineError(Exception):
-    """Base of every error the pipeline raises on purpose."""
+    """Base of every error the pipeline raises on purpose; its message may be told anywhere."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class DataError(DPOPipelineError, ValueError):

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from dpo_pipeline.hub.client import masked
+from dpo_pipeline.plaintext import plain
 from tasks.runtime import prepare_environment
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -27,6 +27,8 @@ _PATHS = (
     *(("model", "name"), ("reference", "name"), ("policy", "name"), ("export", "name")),
     *(("prompts", "source"), ("evaluation", "general")),
 )
+# A block's name may be the token itself, and an address may hold a password.
+_MAY_BE_SECRET = ("token_block", "base_url")
 _FILE = re.compile(r"[./~]|.*\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)$", re.IGNORECASE)
 _DEFAULT = re.compile(r"(?<= \(default: )(True|False|[\[({].*)(?=\)$)")
 
@@ -51,8 +53,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists every option\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End the process; a token that was typed somewhere is not repeated."""
-        super().exit(status, masked(message) if message else None)
+        """End the process; a secret that was typed somewhere is not repeated."""
+        super().exit(status, plain(message) if message else None)
 
     def format_help(self) -> str:
         """Show lists, maps and switches the way they are typed."""
@@ -129,6 +131,12 @@ def _read_yaml(path: Path) -> dict[str, object]:
         raise ValueError(f"--config {path}: expected sections such as 'train:', found {found}")
     # A section with all its lines commented out is no section.
     sections = {name: section for name, section in loaded.items() if section is not None}
+    generation = sections.get("generation")
+    if isinstance(generation, dict) and generation.get("key_host"):
+        raise ValueError(
+            f"--config {path}: generation.key_host is read from the command line alone: a file "
+            "that somebody wrote could send your OPENAI_API_KEY anywhere"
+        )
     for section, name in _PATHS:
         if isinstance(values := sections.get(section), dict) and isinstance(values.get(name), str):
             values[name] = _find(f"{section}.{name}", values[name], path.parent)
@@ -163,8 +171,8 @@ def _describe(error: ValidationError) -> str:
             lines.append(f"{where}: nothing given; set --{where}... or a section of --config FILE")
         else:
             said = item["msg"].removeprefix("Value error, ")
-            # What a whole section fails on names its values itself; a block's name may be a token.
-            silent = isinstance(item["input"], dict) or item["loc"][-1] == "token_block"
+            # What a whole section fails on names its values itself.
+            silent = isinstance(item["input"], dict) or item["loc"][-1] in _MAY_BE_SECRET
             value = "" if silent else f", got {item['input']!r}"
             lines.append(": ".join(filter(None, (where, said + value))))
     return "\n  ".join(["wrong configuration", *lines])

@@ -9,7 +9,8 @@ from rich.table import Table
 from dpo_pipeline.answers.census import findings, settle
 from dpo_pipeline.answers.records import Census
 from dpo_pipeline.config import EvaluateConfig, PipelineConfig, SweepConfig
-from dpo_pipeline.report.words import census_rows, describe_told, visible
+from dpo_pipeline.plaintext import visible
+from dpo_pipeline.report.words import census_rows, describe_told
 from dpo_pipeline.store.artifacts import Artifact
 from tasks.console import console
 from tasks.run import Run

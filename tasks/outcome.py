@@ -26,9 +26,10 @@ from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
 from dpo_pipeline.pairs.rewriting import RewriteStats
 from dpo_pipeline.pairs.schema import Lineage, ModelOrigin
 from dpo_pipeline.pairs.settings import Way
+from dpo_pipeline.plaintext import visible
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.report.page import Compared, scorecard_markdown, write_comparison, write_report
-from dpo_pipeline.report.words import HEADS, collect_rows, explain_verdict, scorecard_rows, visible
+from dpo_pipeline.report.words import HEADS, collect_rows, explain_verdict, scorecard_rows
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of
@@ -65,7 +66,7 @@ def show_ways(pairs: Artifact[RewriteStats]) -> None:
     for row in rows:
         if row["by"] != "family":  # those are many: the artifact has them
             by, value, *counts = map(str, row.values())
-            table.add_row(escape(excerpt(f"{by} {value or 'empty'}", 40)), *counts)
+            table.add_row(escape(excerpt(visible(f"{by} {value or 'empty'}"), 40)), *counts)
     console.print(table)
 
 
@@ -218,6 +219,7 @@ def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
     ]
     # For flows/full.py: what was asked, with the settings of the best training.
     values = run.given.model_dump(mode="json", exclude={"grid"}, exclude_defaults=True)
+    values.get("generation", {}).pop("key_host", None)  # a file does not say who gets the key
     values["train"] = {**values.get("train", {}), **best.settings}
     best_settings = run.folder / "best.yaml"
     write_whole(best_settings, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

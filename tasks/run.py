@@ -29,6 +29,7 @@ from dpo_pipeline.config import (
 )
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.plaintext import plain, scrub
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
 from tasks.console import console
@@ -106,7 +107,7 @@ class Run:
 
     def say(self, line: str, style: str = "") -> None:
         """Tell a line to the terminal and to the run's log."""
-        console.print(escape(line), style=style)
+        console.print(escape(plain(line)), style=style)
         get_run_logger().info(line)
 
     def write_summary(self, paths: Mapping[str, str | Path], **facts: object) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class Run:
     def add_to_summary(self, **facts: object) -> None:
         """Write summary.json again, with what came after it was written."""
         self.summary |= facts
-        text = json.dumps(self.summary, ensure_ascii=False, indent=2)
+        text = scrub(json.dumps(self.summary, ensure_ascii=False, indent=2))
         write_whole(self.folder / "summary.json", text)
 
 

@@ -6,6 +6,8 @@ Import this before prefect: Prefect reads its environment once, when it is first
 import os
 from pathlib import Path
 
+from dpo_pipeline.plaintext import guard_logs
+
 # What a person or a deployment has set stays as it is.
 _ENVIRONMENT = {
     # Without a server Prefect starts one for the run. On a loaded machine that takes longer
@@ -31,9 +33,10 @@ _SCRIPT = {
 
 
 def prepare_environment(*, script: bool) -> None:
-    """Set what Prefect and its companions read at import, where nobody has set it."""
+    """Set what Prefect and its companions read at import, where nobody has set it; guard logs."""
     for name, value in {**_ENVIRONMENT, **(_SCRIPT if script else {})}.items():
         os.environ.setdefault(name, value)
+    guard_logs()
 
 
 def home() -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from form import unchanged
 from pydantic import ValidationError
 from workplace import ROOT
 
+from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig, SweepConfig
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.keys import settings_of
@@ -217,9 +219,11 @@ def test_a_wrong_command_ends_with_a_reason(capsys, argv, said):
         (["--publish.token-block", "hf_abcdefgh12345678"], "publish.token_block: String should"),
         (["--publish.token-block", "Api_ORG 1234"], "publish.token_block: String should"),
         (["--publish.private", "hf_abcdefgh12345678"], "no such option"),
-        (["--publish.model-repo", "me/hf_abcdefgh12345678/x"], "me/hf_***/x"),
+        (["--publish.model-repo", "me/hf_abcdefgh12345678/x"], "me/***/x"),
         (["--publish.token", "hf_abcdefgh12345678"], "--publish.token: no such option"),
-        (["--config", "hf_abcdefgh12345678"], "--config hf_***: no such file"),
+        (["--config", "hf_abcdefgh12345678"], "--config ***: no such file"),
+        (["--generation.base-url", "https://ORG:abcdefgh12345678@h/v1"], "holds no user, password"),
+        (["--generation.base-url", "ORG:abcdefgh12345678@h/v1"], "base_url is an http(s) address"),
     ],
 )
 def test_a_token_in_the_wrong_place_is_refused_and_not_repeated(capsys, argv, said):
@@ -229,6 +233,26 @@ def test_a_token_in_the_wrong_place_is_refused_and_not_repeated(capsys, argv, sa
     assert said in shown
     assert "abcdefgh12345678" not in shown
     assert "ORG" not in shown
+
+
+def test_a_file_does_not_say_who_gets_the_key(capsys, tmp_path):
+    file = tmp_path / "from-the-web.yaml"
+    file.write_text("generation: {base_url: 'http://evil.example/v1', key_host: evil.example}")
+    with pytest.raises(SystemExit):
+        run("--config", str(file))
+    assert "key_host is read from the command line alone" in capsys.readouterr().err
+    config = run("--generation.key-host", "vllm.example").generation
+    assert config.key_host == "vllm.example"
+
+
+def test_prefects_server_refuses_an_address_with_a_password_by_the_schema():
+    schema = PipelineConfig.model_json_schema()["$defs"]["GenerationConfig"]["properties"]
+    pattern = re.compile(schema["base_url"]["pattern"])
+    for url in ("https://u:p@h/v1", "https://u@h/v1", "https://h/v1?key=k", "https://h/v1#k", "h"):
+        assert not pattern.search(url)
+        with pytest.raises(ValidationError):
+            GenerationConfig(base_url=url)
+    assert pattern.search(GenerationConfig(base_url="https://h:8/a/b@c/v1").base_url)
 
 
 @pytest.mark.parametrize(

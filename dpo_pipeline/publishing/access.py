@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from huggingface_hub import HfApi, constants
 
 from dpo_pipeline.errors import ModelError, PublishError
-from dpo_pipeline.hub.client import explain, masked, set_timeouts
+from dpo_pipeline.hub.client import explain, set_timeouts
 from dpo_pipeline.hub.retries import may_pass, patiently
+from dpo_pipeline.plaintext import scrub
 from dpo_pipeline.publishing.settings import PublishConfig
 
 
@@ -74,4 +75,4 @@ def telling(
             told += "; publishing again completes what is missing" if may_pass(error) else ""
         told += f"; done before: {', '.join(landed)}" if landed else ""
         # No cause: the Hub's errors hold the request, and the request the token.
-        raise PublishError(masked(told, token)) from None
+        raise PublishError(scrub(told, token)) from None

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from dpo_pipeline.errors import PublishError
-from dpo_pipeline.hub.client import RepoType, masked
+from dpo_pipeline.hub.client import RepoType
+from dpo_pipeline.plaintext import scrub
 from dpo_pipeline.publishing.cards import ADAPTER, DATA, Facts
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.tables import read_rows
@@ -84,8 +85,8 @@ def _on_the_hub(adapter: Path, facts: Facts) -> str:
 
 def refuse_secrets(value: object, name: str, token: str | None) -> None:
     """Refuse what looks like a token, or is this one, however deep: escaping would hide it."""
-    if isinstance(value, str) and masked(value, token) != value:
-        raise PublishError(f"{name} holds what looks like a Hub token: take it out")
+    if isinstance(value, str) and scrub(value, token) != value:
+        raise PublishError(f"{name} holds what looks like a token or a password: take it out")
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]
     if isinstance(value, list | tuple):

@@ -19,9 +19,10 @@ from dpo_pipeline.answers.records import Census
 from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure, find
 from dpo_pipeline.evaluation.scorecard import KINDS, SPLIT, Scorecard
 from dpo_pipeline.pairs.schema import REASONS as PAIR_REASONS
+from dpo_pipeline.plaintext import visible
 from dpo_pipeline.prompts.quarantine import REASONS as PROMPT_REASONS
 from dpo_pipeline.report import words
-from dpo_pipeline.report.words import explain_verdict, visible
+from dpo_pipeline.report.words import explain_verdict
 from dpo_pipeline.store.tables import Row, read_rows
 
 SHOWN = 8  # answers or pairs of a kind

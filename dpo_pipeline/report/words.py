@@ -1,7 +1,6 @@
 """A scorecard in words: its lines as console, pages and cards show them, and its verdict."""
 
 import html
-import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from dpo_pipeline.evaluation.gate import Verdict, VerdictLine
 from dpo_pipeline.evaluation.measures import MEASURES, Measure, find
 from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure
+from dpo_pipeline.plaintext import visible
 from dpo_pipeline.store.text import excerpt
 
 HEADS = ("Measure", "Before", "After", "95% interval", "n", "Gate")
-
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 @dataclass(frozen=True)
@@ -126,11 +124,6 @@ def _explain(line: VerdictLine) -> tuple[str, str]:
     asked = _gate(line.threshold, measure)
     text = f"is {show(line.value, measure)}{unit} and must be {asked} (n = {line.n})"
     return measure.name, f"{text}; {line.remark}" if line.remark else text
-
-
-def visible(text: str) -> str:
-    """Spell out characters that cannot be seen or that turn the writing direction."""
-    return _INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def escape_markdown(text: str) -> str:

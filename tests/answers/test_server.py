@@ -28,6 +28,7 @@ class Served(BaseHTTPRequestHandler):
     seen: list[dict]
     busy = peak = 0
     lock = threading.Lock()
+    over: threading.Event
 
     def log_message(self, *_: object) -> None:
         pass
@@ -50,11 +51,18 @@ class Served(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if fault in ("hang", "trickle"):
+            self.stall(trickle=fault == "trickle")
+            return
         status, headers = fault if isinstance(fault, tuple) else (200, {})
         text = f"You asked: {body['messages'][-1]['content']}"
         choice = {"message": {"content": text}, "finish_reason": fault or "stop"}
         content = {"choices": [choice], "usage": {"completion_tokens": 7}}
-        data = json.dumps(content if status == 200 else {"error": "no luck"}).encode()
+        # Some servers repeat the key, and a hostile one what a terminal acts on.
+        error = {"error": f"no luck with {self.headers.get('authorization')}"}
+        data = json.dumps(content if status == 200 else error).encode() + b"\x1b[2J" * (
+            status != 200
+        )
         if fault == "not json":
             data = b"<html>"
         self.send_response(status)
@@ -63,10 +71,20 @@ class Served(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def stall(self, *, trickle: bool) -> None:
+        """Accept, and never come to an end."""
+        if trickle:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+        while not self.over.wait(0.05):
+            if trickle:
+                self.wfile.write(b" ")
+
 
 @pytest.fixture
 def served(monkeypatch):
-    handler = type("Bound", (Served,), {"faults": [], "seen": []})
+    handler = type("Bound", (Served,), {"faults": [], "seen": [], "over": threading.Event()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -81,6 +99,7 @@ def served(monkeypatch):
         concurrency=3,
     )
     yield handler
+    handler.over.set()
     server.shutdown()
     server.server_close()
 
@@ -163,17 +182,58 @@ def test_a_refused_key_or_model_stops_at_once_and_keeps_what_was_had(
     ref, tmp_path, served, status, remedy, monkeypatch
 ):
     secret = "sk-not-to-be-seen"
-    monkeypatch.setenv("OPENAI_API_KEY", secret)
-    made(ref, REQUESTS[:2], tmp_path, served.config)
+    monkeypatch.setenv("OPENAI_API_KEY", f"{secret}\n")
+    config = served.config.model_copy(update={"key_host": "127.0.0.1"})
+    made(ref, REQUESTS[:2], tmp_path, config)
     served.faults = [(status, {})] * 50
     with pytest.raises(GenerationError, match=remedy) as error:
-        answer(ref, REQUESTS, model=HERE, config=served.config, ledger=tmp_path)
+        answer(ref, REQUESTS, model=HERE, config=config, ledger=tmp_path)
     assert served.seen[0]["key"] == f"Bearer {secret}"
     assert len(served.seen) < 12
-    assert secret not in str(error.value)
+    assert "no luck with Bearer ***" in str(error.value)
+    assert "\x1b" not in str(error.value)
     assert all(secret not in p.read_text() for p in tmp_path.rglob("*") if p.is_file())
     served.faults = []
-    assert made(ref, REQUESTS, tmp_path, served.config) == 22
+    assert made(ref, REQUESTS, tmp_path, config) == 22
+
+
+def test_an_answer_that_repeats_the_key_is_kept_without_it(ref, tmp_path, served, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-of-a-key")
+    requests = [Request(({"role": "user", "content": "Say canary-of-a-key"},))]
+    (found,) = answer(ref, requests, model=HERE, config=served.config, ledger=tmp_path)
+    assert found.text == "You asked: Say ***"
+
+
+def test_a_key_goes_to_its_own_host_alone(ref, tmp_path, served, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-of-a-key")
+    served.faults = [(401, {})] * 9
+    with pytest.raises(GenerationError, match=r"was not sent.*--generation\.key-host 127\.0\.0\.1"):
+        answer(ref, REQUESTS, model=HERE, config=served.config, ledger=tmp_path)
+    assert {body["key"] for body in served.seen} == {None}
+    own = GenerationConfig(base_url="https://api.openai.com/v1")
+    assert own.may_have_key()
+    for url in ("http://api.openai.com/v1", "https://api.openai.com.evil.example/v1"):
+        assert not own.model_copy(update={"base_url": url}).may_have_key()
+
+
+def test_a_key_over_two_lines_is_refused_unseen(ref, tmp_path, served, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-of-a\nkey-canary")
+    config = served.config.model_copy(update={"key_host": "127.0.0.1"})
+    with pytest.raises(GenerationError, match="OPENAI_API_KEY holds a space") as error:
+        answer(ref, REQUESTS, model=HERE, config=config, ledger=tmp_path)
+    assert "canary" not in f"{error.value} {error.value.__cause__}"
+
+
+@pytest.mark.parametrize("how", ["hang", "trickle"])
+def test_a_server_that_never_answers_is_given_up(ref, tmp_path, served, how):
+    config = served.config.model_copy(update={"timeout": 0.3, "concurrency": 2})
+    served.faults = [how] * 50
+    with pytest.raises(GenerationError, match=r"no answer within 0\.3 s .* 4 times in a row"):
+        answer(ref, REQUESTS, model=HERE, config=config, ledger=tmp_path)
+    assert len(served.seen) < 9
+    served.faults = [how]
+    found = answer(ref, REQUESTS, model=HERE, config=config, ledger=tmp_path)
+    assert sorted(r.finish for r in found)[:2] == ["error", "stop"]
 
 
 def test_a_server_that_is_not_there_says_so(ref, tmp_path, served):

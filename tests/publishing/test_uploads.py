@@ -87,7 +87,7 @@ def test_the_token_is_in_nothing_that_is_written_or_sent(send, hub, caplog):
     [
         (".env", r"\.env may hold a secret"),
         ("id_rsa", "may hold a secret"),
-        ("merges.txt", "merges.txt holds what looks like a Hub token"),
+        ("merges.txt", "merges.txt holds what looks like a token"),
     ],
 )
 def test_secrets_stop_everything(send, hub, policy, tmp_path, name, says):
@@ -100,7 +100,7 @@ def test_secrets_stop_everything(send, hub, policy, tmp_path, name, says):
 def test_a_secret_in_an_answer_stops_both_repositories(send, hub):
     card = scorecard()
     card["examples"][0]["after"] = "I'm Deep Qwen.\nhf_abcdefgh12345678"
-    with pytest.raises(PublishError, match="the cards tell holds what looks like a Hub token"):
+    with pytest.raises(PublishError, match="the cards tell holds what looks like a token"):
         send(scorecard=card)
     assert not hub.repos
 
