@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 HIDDEN = "***"
-# How names of environment variables end that hold a secret, and what looks like one wherever it stands.
+# How environment variables that hold a secret are named, and what looks like one anywhere.
 _NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "AUTH_STRING")
 _SHORTEST = 8  # characters; a shorter one ("EMPTY", "token") would hide ordinary words
 _LOOKS_SECRET = re.compile(

@@ -1,10 +1,8 @@
 """The training process: load, train, write. Started by `run.py`, ends with it."""
 
-import ctypes
 import logging
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.store.processes import die_with_parent
 from dpo_pipeline.training.records import (
     Failed,
     Look,
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
     from dpo_pipeline.training.tuning import TrainUntilDone
 
-PR_SET_PDEATHSIG = 1
-
 # Weights (bytes) below which a second thread costs more in barriers than it gains, above all
 # on a busy machine; one thread also makes the result independent of the number of cores.
 SMALL_MODEL = 1 << 24
@@ -41,7 +38,7 @@ def main(path: str, watch: "Callable[[TrainJob], TrainUntilDone] | None" = None)
     """
     job = TrainJob.read(Path(path))
     launched = "LOCAL_RANK" in os.environ  # by torch, as one of several
-    _die_with_parent(None if launched else job.parent)
+    die_with_parent(None if launched else job.parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if job.config.processes > 1 and not launched:
         several = ["--standalone", f"--nproc-per-node={job.config.processes}"]
@@ -140,14 +137,6 @@ def _save_model(model: Any, job: TrainJob, strength: float) -> None:
                 shutil.copy(path, folder / path.name)
     if keep_adapter:
         (folder / "config.json").unlink()  # else the folder reads as a whole model
-
-
-def _die_with_parent(parent: int | None) -> None:
-    """Have the kernel kill this process when its parent ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if parent not in (None, os.getppid()):
-            sys.exit("The process that started this one is gone.")
 
 
 if __name__ == "__main__":
