@@ -5,7 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PORT ?= 4200
-POOL ?= dpo-pool
 
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 export DPO_PIPELINE_HOME ?= $(CURDIR)/.dpo-pipeline
@@ -43,8 +42,8 @@ lint: $(STAMP)  ## Check style, types and the direction of imports
 format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-server: $(STAMP)  ## Start a Prefect server with its UI (PORT=4200)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/server $(PORT) $(POOL)
+server: $(STAMP)  ## Start a Prefect server with its UI and an auth string (PORT=4200)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/server $(PORT)
 
 clean:  ## Drop everything this checkout made (the virtual environment too)
 	rm -rf $(VENV) .prefect .dpo-pipeline .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,6 +1,7 @@
 """The error tree: every failure this project raises on purpose.
 
     DPOPipelineError
+    ├── SettingsError(ValueError)      what a run is asked for makes no sense
     ├── DataError(ValueError)          a source, a row or a dataset cannot be used
     ├── ModelError(ValueError)         a model or tokenizer cannot be found, trusted or loaded
     ├── GenerationError(RuntimeError)  the model did not answer, or not as itself
@@ -10,8 +11,8 @@
     └── PublishError(RuntimeError)     the Hub, or the evidence, refuses
 
 Each is also the fitting built-in, so callers may catch either. A message says what
-happened, to which value or row, and what to do about it. Configuration errors are
-pydantic's own.
+happened, to which value or row, and what to do about it. What pydantic says of a setting
+becomes one SettingsError.
 """
 
 from dpo_pipeline.plaintext import plain
@@ -22,6 +23,10 @@ class DPOPipelineError(Exception):
 
     def __str__(self) -> str:
         return plain(super().__str__())
+
+
+class SettingsError(DPOPipelineError, ValueError):
+    """What a run is asked for makes no sense: an unknown setting, a wrong value, a missing file."""
 
 
 class DataError(DPOPipelineError, ValueError):

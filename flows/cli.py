@@ -11,25 +11,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
-import yaml
-from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from dpo_pipeline.plaintext import plain
+from flows.settings import Config, find_config, merge, read_yaml, validate
 from tasks.runtime import prepare_environment
 
-Config = TypeVar("Config", bound=BaseModel)
-
-# Settings that may name a local file or folder, and what can be nothing else.
-_PATHS = (
-    *(("model", "name"), ("reference", "name"), ("policy", "name"), ("export", "name")),
-    *(("prompts", "source"), ("evaluation", "general")),
-)
-# A block's name may be the token itself, and an address may hold a password.
-_MAY_BE_SECRET = ("token_block", "base_url")
-_FILE = re.compile(r"[./~]|.*\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)$", re.IGNORECASE)
 _DEFAULT = re.compile(r"(?<= \(default: )(True|False|[\[({].*)(?=\)$)")
 
 
@@ -111,68 +100,8 @@ def parse(
             cli_parse_none_str="null",
         )
         file = parser.parse_known_args(argv)[0].config
-        from_file = _read_yaml(file) if file else {}
-        return model.model_validate(_merge(from_file, source()))
+        from_file = read_yaml(find_config(file)) if file else {}
+        return validate(model, merge(from_file, source()))
     except (OSError, ValueError) as error:
-        text = _describe(error) if isinstance(error, ValidationError) else str(error)
         hint = f"{prog} --help lists every option; for example: python {prog} {example}"
-        parser.exit(2, f"{prog}: {text}\n{hint}\n")
-
-
-def _read_yaml(path: Path) -> dict[str, object]:
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"--config {path}: no such file; configs/ holds known-good ones") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path}: not YAML: {error}") from None
-    if not isinstance(loaded, dict):
-        found = type(loaded).__name__
-        raise ValueError(f"--config {path}: expected sections such as 'train:', found {found}")
-    # A section with all its lines commented out is no section.
-    sections = {name: section for name, section in loaded.items() if section is not None}
-    generation = sections.get("generation")
-    if isinstance(generation, dict) and generation.get("key_host"):
-        raise ValueError(
-            f"--config {path}: generation.key_host is read from the command line alone: a file "
-            "that somebody wrote could send your OPENAI_API_KEY anywhere"
-        )
-    for section, name in _PATHS:
-        if isinstance(values := sections.get(section), dict) and isinstance(values.get(name), str):
-            values[name] = _find(f"{section}.{name}", values[name], path.parent)
-    return sections
-
-
-def _find(setting: str, value: str, folder: Path) -> str:
-    """Look a file up beside the YAML file that names it, then in the working directory."""
-    beside = (folder / value).resolve()
-    if value not in ("starter", "shipped") and beside.exists():
-        return str(beside)
-    if _FILE.match(value) and not Path(value).expanduser().exists():
-        raise ValueError(f"{setting} {value!r} is neither {beside} nor {Path(value).absolute()}")
-    return value
-
-
-def _merge(base: dict[str, object], over: dict[str, object]) -> dict[str, object]:
-    merged = base | over
-    for name, value in over.items():
-        if isinstance(value, dict) and isinstance(old := base.get(name), dict):
-            merged[name] = _merge(old, value)
-    return merged
-
-
-def _describe(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{where}: no such setting")
-        elif item["type"] == "missing":
-            lines.append(f"{where}: nothing given; set --{where}... or a section of --config FILE")
-        else:
-            said = item["msg"].removeprefix("Value error, ")
-            # What a whole section fails on names its values itself.
-            silent = isinstance(item["input"], dict) or item["loc"][-1] in _MAY_BE_SECRET
-            value = "" if silent else f", got {item['input']!r}"
-            lines.append(": ".join(filter(None, (where, said + value))))
-    return "\n  ".join(["wrong configuration", *lines])
+        parser.exit(2, f"{prog}: {error}\n{hint}\n")

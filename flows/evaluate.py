@@ -24,7 +24,9 @@ from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from dpo_pipeline.evaluation.scorecard import Terms
 from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.sources import resolve_source
+from dpo_pipeline.store.settings import AtLeastOne
 from dpo_pipeline.training.settings import TrainConfig
+from flows.settings import OrConfig, Settings, read
 from tasks.census import settle_identity
 from tasks.outcome import conclude
 from tasks.run import begin, run_script
@@ -33,12 +35,53 @@ from tasks.stages import evaluate as score_models
 
 
 @flow(name="evaluate", log_prints=True, persist_result=False)
-def evaluate(config: EvaluateConfig) -> State[Any]:
+def evaluate(
+    config: OrConfig[str] = None,
+    policy: OrConfig[str] = None,
+    reference: OrConfig[str] = None,
+    export: OrConfig[str] = None,
+    original_name: OrConfig[str] = None,
+    new_name: OrConfig[str] = None,
+    new_developer: OrConfig[str] = None,
+    prompts: OrConfig[str] = None,
+    max_prompts: OrConfig[AtLeastOne] = None,
+    lm_eval: OrConfig[list[str]] = None,
+    settings: OrConfig[Settings] = None,
+) -> State[Any]:
     """Score a policy against its reference on held-out and general questions.
 
+    Ends as Completed when the scorecard passes the gate. What is left empty comes from the config,
+    else from the defaults.
+
     Args:
-        config: The two models, the identities and what is measured.
+        config: YAML file of settings.
+        policy: The model after the change: a folder, a Hub id or a GGUF file.
+        reference: The model before the change.
+        export: The policy again, converted: does it still answer the same?
+        original_name: The name before; empty: found by asking the reference.
+        new_name: The name that the policy should give.
+        new_developer: The maker that it should name; empty: the one before.
+        prompts: The questions: shipped, a file, or a Hub dataset.
+        max_prompts: At most this many questions about the identity.
+        lm_eval: Tasks of lm-eval that both models are scored on.
+        settings: Any other option of the command line by its name: {"gate.kl": 0.06}.
     """
+    parameters = {
+        "policy.name": policy,
+        "reference.name": reference,
+        "export.name": export,
+        "identity.original_name": original_name,
+        "identity.new_name": new_name,
+        "identity.new_developer": new_developer,
+        "prompts.source": prompts,
+        "evaluation.max_prompts": max_prompts,
+        "evaluation.lm_eval.tasks": lm_eval,
+    }
+    return score(read(EvaluateConfig, config, settings, parameters))
+
+
+def score(config: EvaluateConfig) -> State[Any]:
+    """Ask both models, and judge by the gate."""
     run, config = begin(config)
     # What is missing stops the run here.
     general = general_file(config.evaluation.general)
@@ -62,7 +105,7 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
             run_on=config.policy,
             export_on=config.export,
         )
-    score = score_models(
+    card = score_models(
         reference=reference,
         policy=policy,
         prompts=prompts,
@@ -74,7 +117,7 @@ def evaluate(config: EvaluateConfig) -> State[Any]:
         lm_eval=lm_eval,
         run_on=config.policy,
     )
-    return conclude(run, prompts, reference, None, policy, score)
+    return conclude(run, prompts, reference, None, policy, card)
 
 
 run_script(evaluate, CONFIG)

@@ -17,6 +17,7 @@ CONFIG = start(
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from dpo_pipeline.answers.collecting import AnswerStats
 from dpo_pipeline.answers.retaining import RetentionStats
@@ -30,8 +31,10 @@ from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.retention import retention_file
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.store.settings import AtLeastOne
 from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
+from flows.settings import OrConfig, Settings, read
 from tasks.census import settle_identity
 from tasks.outcome import conclude, lineage_of, show_ways, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
@@ -49,7 +52,6 @@ from tasks.stages import (
     train,
 )
 
-DEFAULT = PipelineConfig()
 C = TypeVar("C", PipelineConfig, SweepConfig)
 
 
@@ -63,15 +65,55 @@ class Made(NamedTuple):
 
 
 @flow(name="full", log_prints=True, persist_result=False)
-def full(config: PipelineConfig = DEFAULT) -> State[Any]:
+def full(
+    config: OrConfig[str] = None,
+    model: OrConfig[str] = None,
+    new_name: OrConfig[str] = None,
+    new_developer: OrConfig[str] = None,
+    prompts: OrConfig[str] = None,
+    beta: OrConfig[PositiveFloat] = None,
+    learning_rate: OrConfig[PositiveFloat] = None,
+    max_steps: OrConfig[AtLeastOne] = None,
+    retention_weight: OrConfig[NonNegativeFloat] = None,
+    model_repo: OrConfig[str] = None,
+    settings: OrConfig[Settings] = None,
+) -> State[Any]:
     """Give a chat model a new identity and prove that nothing else changed.
 
     Ends as Completed when the scorecard passes the gate, else as Failed with the lines that
-    failed and their figures. Every stage is cached on what it depends on.
+    failed and their figures. Every stage is cached on what it depends on. What is left empty
+    comes from the config, else from the defaults.
 
     Args:
-        config: One section per stage; every field has its meaning, unit and default.
+        config: YAML file of settings, such as configs/smollm2.yaml.
+        model: The model to rename: starter, smollm2, a folder, a Hub id or a GGUF file.
+        new_name: The name that it shall give.
+        new_developer: The maker that it shall name; empty keeps the one before.
+        prompts: The questions: shipped, a file, or a Hub dataset.
+        beta: Weight on staying near the reference.
+        learning_rate: Peak learning rate.
+        max_steps: Budget of optimizer steps.
+        retention_weight: Weight of what holds general answers where they were.
+        model_repo: Hub repository (owner/name) for the model, private. A dry run, unless the
+            settings say {"publish.dry_run": false}.
+        settings: Any other option of the command line by its name: {"train.epochs": 2}.
     """
+    parameters = {
+        "model.name": model,
+        "identity.new_name": new_name,
+        "identity.new_developer": new_developer,
+        "prompts.source": prompts,
+        "train.beta": beta,
+        "train.learning_rate": learning_rate,
+        "train.max_steps": max_steps,
+        "train.retention_weight": retention_weight,
+        "publish.model_repo": model_repo,
+    }
+    return rename(read(PipelineConfig, config, settings, parameters))
+
+
+def rename(config: PipelineConfig) -> State[Any]:
+    """Take the model through every stage, to the report and the verdict."""
     run, config = begin(config)
     check_publishing(config.publish)
     config, made = make_dataset(config)

@@ -17,20 +17,50 @@ CONFIG = start(
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from pydantic import PositiveFloat
 
 from dpo_pipeline.prompts.sources import resolve_source
+from flows.settings import OrConfig, Settings, read
 from tasks.outcome import conclude_preferences, lineage_of
 from tasks.run import begin, run_script
 from tasks.stages import compare, prepare, prepare_model, save, train
 
 
 @flow(name="preference", log_prints=True, persist_result=False)
-def preference(config: PreferenceConfig) -> State[Any]:
+def preference(
+    config: OrConfig[str] = None,
+    model: OrConfig[str] = None,
+    prompts: OrConfig[str] = None,
+    beta: OrConfig[PositiveFloat] = None,
+    learning_rate: OrConfig[PositiveFloat] = None,
+    epochs: OrConfig[PositiveFloat] = None,
+    settings: OrConfig[Settings] = None,
+) -> State[Any]:
     """Train a policy on preferences that exist, and measure it on pairs it never saw.
 
+    What is left empty comes from the config, else from the defaults.
+
     Args:
-        config: One section per stage; every field has its meaning, unit and default.
+        config: YAML file of settings, such as configs/llama-scratch.yaml.
+        model: The model to train: starter, smollm2, a folder, a Hub id or a GGUF file.
+        prompts: The preferences: a file, or a Hub dataset.
+        beta: Weight on staying near the reference.
+        learning_rate: Peak learning rate.
+        epochs: Passes over the pairs.
+        settings: Any other option of the command line by its name: {"train.batch_size": 4}.
     """
+    parameters = {
+        "model.name": model,
+        "prompts.source": prompts,
+        "train.beta": beta,
+        "train.learning_rate": learning_rate,
+        "train.epochs": epochs,
+    }
+    return learn(read(PreferenceConfig, config, settings, parameters))
+
+
+def learn(config: PreferenceConfig) -> State[Any]:
+    """Take the pairs as they are through training and measuring."""
     run, config = begin(config)
     model = prepare_model(config.model)
     pairs = prepare(

@@ -17,26 +17,66 @@ CONFIG = start(
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.report.page import Compared
+from dpo_pipeline.store.settings import AtLeastOne
 from flows.full import make_dataset, train_and_score
+from flows.settings import OrConfig, Settings, read
 from tasks.outcome import conclude_sweep
 from tasks.run import begin, run_script
 
-DEFAULT = SweepConfig()
-
 
 @flow(name="sweep", log_prints=True, persist_result=False)
-def sweep(config: SweepConfig = DEFAULT) -> State[Any]:
+def sweep(
+    config: OrConfig[str] = None,
+    model: OrConfig[str] = None,
+    new_name: OrConfig[str] = None,
+    new_developer: OrConfig[str] = None,
+    prompts: OrConfig[str] = None,
+    beta: OrConfig[list[PositiveFloat]] = None,
+    learning_rate: OrConfig[list[PositiveFloat]] = None,
+    sft_weight: OrConfig[list[NonNegativeFloat]] = None,
+    seed: OrConfig[list[NonNegativeInt]] = None,
+    max_steps: OrConfig[AtLeastOne] = None,
+    settings: OrConfig[Settings] = None,
+) -> State[Any]:
     """Train with every combination of settings on the same pairs, and compare the scorecards.
 
     Ends as Completed when one of them passes the gate. Trainings share the reference's
-    log-probabilities, and what one of them finished is cached for the next run.
+    log-probabilities, and what one of them finished is cached for the next run. What is left
+    empty comes from the config, else from the defaults.
 
     Args:
-        config: One section per stage, and the grid of training settings.
+        config: YAML file of settings, such as configs/smollm2.yaml.
+        model: The model to rename: starter, smollm2, a folder, a Hub id or a GGUF file.
+        new_name: The name that it shall give.
+        new_developer: The maker that it shall name; empty keeps the one before.
+        prompts: The questions: shipped, a file, or a Hub dataset.
+        beta: Values to try of the weight on staying near the reference.
+        learning_rate: Values to try of the peak learning rate.
+        sft_weight: Values to try of the weight of the chosen answer by itself.
+        seed: Values to try of the seed.
+        max_steps: Budget of optimizer steps of each training.
+        settings: Any other option of the command line by its name: {"grid.epochs": [1, 2]}.
     """
+    parameters = {
+        "model.name": model,
+        "identity.new_name": new_name,
+        "identity.new_developer": new_developer,
+        "prompts.source": prompts,
+        "grid.beta": beta,
+        "grid.learning_rate": learning_rate,
+        "grid.sft_weight": sft_weight,
+        "grid.seed": seed,
+        "train.max_steps": max_steps,
+    }
+    return try_all(read(SweepConfig, config, settings, parameters))
+
+
+def try_all(config: SweepConfig) -> State[Any]:
+    """Make the pairs once, and train on them with each setting."""
     run, config = begin(config)
     config, made = make_dataset(config)
     tried = []

@@ -33,7 +33,7 @@ from dpo_pipeline.plaintext import plain, scrub
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
 from tasks.console import console
-from tasks.runtime import home
+from tasks.runtime import home, lock_temporary_server
 
 Config = PipelineConfig | SweepConfig | EvaluateConfig | PreferenceConfig
 C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig, PreferenceConfig)
@@ -178,9 +178,11 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
         return
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
+    lock_temporary_server()
     # Nobody watches a script's heartbeat, and ending its thread takes a second.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        state: State[Any] = cast(Any, flow)(config, return_state=True)
+        given = config.model_dump(mode="json", exclude_unset=True)
+        state: State[Any] = cast(Any, flow)(settings=given, return_state=True)
     if state.is_completed():
         sys.exit(0)
     error = state.result(raise_on_failure=False)

@@ -4,6 +4,7 @@ Import this before prefect: Prefect reads its environment once, when it is first
 """
 
 import os
+import secrets
 from pathlib import Path
 
 from dpo_pipeline.plaintext import guard_logs
@@ -37,6 +38,26 @@ def prepare_environment(*, script: bool) -> None:
     for name, value in {**_ENVIRONMENT, **(_SCRIPT if script else {})}.items():
         os.environ.setdefault(name, value)
     guard_logs()
+
+
+def lock_temporary_server() -> None:
+    """Give the server that Prefect starts for this process alone an auth string of its own.
+
+    Without one, any page open in a browser could read its Secret blocks through loopback. Where a
+    server is configured, by the environment or a profile of Prefect, nothing changes.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        return
+    auth = f"admin:{secrets.token_urlsafe(32)}"
+    os.environ |= {
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "",
+    }
+    refresh_global_settings_context()
 
 
 def home() -> Path:

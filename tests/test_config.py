@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from form import unchanged
 from pydantic import ValidationError
 from workplace import ROOT
 
@@ -17,6 +16,7 @@ from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.settings import TrainConfig
 from flows.cli import parse
+from flows.settings import read
 
 
 def test_what_the_model_decides_is_filled_in_and_what_is_given_stays():
@@ -81,11 +81,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize(("kind", "given"), WAYS.values(), ids=WAYS)
-def test_form_file_and_command_line_ask_for_the_same_run(kind, given, tmp_path):
-    def changed(defaults, changes):
-        return {**defaults, **{name: {**defaults[name], **s} for name, s in changes.items()}}
-
-    form = changed(unchanged(kind.model_json_schema()), given)
+def test_deployment_file_and_command_line_ask_for_the_same_run(kind, given, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(given))
     options = [
@@ -98,26 +94,21 @@ def test_form_file_and_command_line_ask_for_the_same_run(kind, given, tmp_path):
         for name, value in options
         for word in (name, value if isinstance(value, str) else json.dumps(value))
     ]
+    dotted = {name.removeprefix("--"): value for name, value in options}
     asked = kind.model_validate(given)
     expected = asked.resolve()
     assert expected.resolve() == expected
-    sent = (asked.model_dump(mode="json"), expected.model_dump(mode="json"), form)
+    sent = (asked.model_dump(mode="json"), expected.model_dump(mode="json"))
     for config in (
         *map(kind.model_validate, sent),
+        read(kind, str(file), None, {}),
+        read(kind, None, given, {}),
+        read(kind, None, dotted, {}),
         run(*argv, model=kind),
         run("--config", str(file), model=kind),
     ):
         assert config.resolve() == expected
         assert settings_of(config.resolve()) == settings_of(expected)
-
-
-def test_the_form_of_a_sent_default_follows_another_model():
-    form = unchanged(PipelineConfig.model_json_schema())
-    form["model"]["name"], form["identity"]["original_name"] = "a/b", "SmolLM"
-    config = PipelineConfig.model_validate(form).resolve()
-    assert config.train.learning_rate == 8e-4
-    identity = config.identity.resolve()
-    assert (identity.aliases, identity.developer) == ({}, "Hugging Face")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
@@ -221,7 +212,7 @@ def test_a_wrong_command_ends_with_a_reason(capsys, argv, said):
         (["--publish.private", "hf_abcdefgh12345678"], "no such option"),
         (["--publish.model-repo", "me/hf_abcdefgh12345678/x"], "me/***/x"),
         (["--publish.token", "hf_abcdefgh12345678"], "--publish.token: no such option"),
-        (["--config", "hf_abcdefgh12345678"], "--config ***: no such file"),
+        (["--config", "hf_abcdefgh12345678"], "config ***: no such file"),
         (["--generation.base-url", "https://ORG:abcdefgh12345678@h/v1"], "holds no user, password"),
         (["--generation.base-url", "ORG:abcdefgh12345678@h/v1"], "base_url is an http(s) address"),
     ],

@@ -26,10 +26,9 @@ def _server_address(url: str) -> str:
 
 
 # The pattern is for Prefect's server, which refuses by it what would else lie in its database.
+ADDRESS = r"^https?://[^/@?#\s]+(/[^?#\s]*)?$"
 ServerAddress = Annotated[
-    str,
-    AfterValidator(_server_address),
-    Field(json_schema_extra={"pattern": r"^https?://[^/@?#\s]+(/[^?#\s]*)?$"}),
+    str, AfterValidator(_server_address), Field(json_schema_extra={"pattern": ADDRESS})
 ]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")]
 SystemPrompts = Annotated[tuple[str | None, ...], Field(min_length=1)]

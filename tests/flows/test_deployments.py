@@ -1,6 +1,5 @@
-"""The deployment of prefect.yaml on a real server, run by a real worker."""
+"""The deployments of prefect.yaml on a real server, run by a real worker."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,11 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
-from form import unchanged
 from workplace import ROOT, Workplace
 
-from dpo_pipeline.config import PipelineConfig
+NAMES = ["full/starter", "full/smollm2", "full/qwen2.5", "evaluate/nightly", "sweep/starter"]
 
 
 def prefect(workplace: Workplace, server: str, *args: str) -> subprocess.CompletedProcess[str]:
@@ -29,61 +26,68 @@ def prefect(workplace: Workplace, server: str, *args: str) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def deployed(workplace, server) -> str:
-    """Register the deployments the way the README tells."""
-    pool = prefect(workplace, server, "work-pool", "create", "dpo-pool", "--type", "process")
-    assert pool.returncode == 0, pool.stderr
+    """Register the deployments the way the docs tell."""
+    for name in ("cpu", "gpu"):
+        pool = prefect(workplace, server, "work-pool", "create", name, "--type", "process")
+        assert pool.returncode == 0, pool.stderr
     done = prefect(workplace, server, "--no-prompt", "deploy", "--all")
     assert done.returncode == 0, done.stdout + done.stderr
     return server
 
 
-def test_the_deployment_is_daily_alone_and_described(deployed):
-    found = httpx.get(f"{deployed}/deployments/name/full/starter").json()
-    assert [s["schedule"]["cron"] for s in found["schedules"]] == ["0 4 * * *"]
-    assert found["global_concurrency_limit"]["limit"] == 1
-    schema = found["parameter_openapi_schema"]
-    train = schema["definitions"]["TrainConfig"]["properties"]
-    assert all(field.get("description") for field in train.values())
+def found(server: str, name: str) -> dict:
+    return httpx.get(f"{server}/deployments/name/{name}").json()
 
 
-def test_it_leaves_every_setting_at_its_default():
-    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    assert ["parameters" in deployment for deployment in declared["deployments"]] == [False]
+@pytest.mark.parametrize("name", NAMES)
+def test_every_deployment_is_described_tagged_and_limited(deployed, name):
+    deployment = found(deployed, name)
+    assert deployment["description"]
+    assert "dpo" in deployment["tags"]
+    assert deployment["work_pool_name"] == ("gpu" if "gpu" in deployment["tags"] else "cpu")
+    env = deployment["job_variables"]["env"]
+    assert {"OMP_NUM_THREADS", "DPO_PIPELINE_RUN_TIMEOUT", "PREFECT_CLIENT_MAX_RETRIES"} <= set(env)
+    assert str(ROOT) not in str(deployment)  # of the machine that deployed
 
 
-def form(server: str) -> dict:
-    """Return what the deployment's form sends when nobody changes it."""
-    found = httpx.get(f"{server}/deployments/name/full/starter").json()
-    assert found["parameters"] == {}
-    return unchanged(found["parameter_openapi_schema"])
+def test_schedules_are_on_where_they_can_run(deployed):
+    on = {name: [s["active"] for s in found(deployed, name)["schedules"]] for name in NAMES}
+    assert on == dict(zip(NAMES, ([True], [True], [False], [False], []), strict=True))
 
 
-def test_its_form_shows_the_default_configuration(deployed):
-    assert PipelineConfig.model_validate(form(deployed)["config"]) == PipelineConfig()
-
-
-def test_wrong_parameters_are_refused_when_the_run_is_asked_for(workplace, deployed):
-    run = prefect(
-        workplace, deployed, "deployment", "run", "full/starter",
-        "--params", '{"config": {"train": {"beta": -1}}}',
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--param", "beta=-1"), "beta"),
+        (("--param", "btea=1"), "btea"),
+        (("--param", 'settings={"train": {"bta": 1}}'), "train"),
+        (("--param", 'settings={"generation.base_url": "https://me:word@h/v1"}'), "base_url"),
+    ],
+)
+def test_wrong_parameters_are_refused_when_the_run_is_asked_for(workplace, deployed, options, said):
+    run = prefect(workplace, deployed, "deployment", "run", "full/starter", *options)
     assert run.returncode == 1
-    assert "beta" in run.stdout + run.stderr
+    assert said in run.stdout + run.stderr
 
 
-def test_a_worker_runs_its_unchanged_form_to_the_end(workplace, first_run, deployed):
+def test_one_value_is_changed_and_a_worker_runs_the_rest_as_deployed(
+    workplace, first_run, deployed
+):
+    # The starter's own number of steps: everything is cached.
     created = prefect(
-        workplace, deployed, "deployment", "run", "full/starter",
-        "--params", json.dumps(form(deployed)),
+        workplace, deployed, "deployment", "run", "full/starter", "--param", "max_steps=180",
     )  # fmt: skip
     assert created.returncode == 0, created.stdout + created.stderr
     run_id = re.search(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", created.stdout).group()
     worked = prefect(
-        workplace, deployed, "worker", "start", "--pool", "dpo-pool", "--run-once",
+        workplace, deployed, "worker", "start", "--pool", "cpu", "--run-once",
         "--install-policy", "never",
     )  # fmt: skip
-    state = httpx.get(f"{deployed}/flow_runs/{run_id}").json()["state"]
+    run = httpx.get(f"{deployed}/flow_runs/{run_id}").json()
+    assert run["parameters"] == {"config": "configs/starter.yaml", "max_steps": 180}
+    state = run["state"]
     assert state["type"] == "COMPLETED", state["message"] + worked.stdout + worked.stderr
     assert "Gate passed" in state["message"]
-    stages = workplace.summaries()[-1]["stages"]
-    assert {s["status"] for s in stages.values()} == {"cached"}
+    summary = workplace.summaries()[-1]
+    assert {s["status"] for s in summary["stages"].values()} == {"cached"}
+    assert summary["config"]["train"]["max_steps"] == 180

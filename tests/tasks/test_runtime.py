@@ -1,0 +1,36 @@
+"""The server that Prefect starts for one run answers that run only."""
+
+import json
+
+PROBE = """
+from tasks.runtime import prepare_environment
+prepare_environment(script=True)
+import json
+import os
+import httpx
+from prefect import flow, get_client
+from pydantic import BaseModel
+from tasks.run import run_script
+
+class Nothing(BaseModel):
+    pass
+
+@flow
+def probe(config: Nothing):
+    api = str(get_client(sync_client=True).api_url).rstrip("/")
+    foreign = {"Origin": "https://evil.example"}
+    stranger = httpx.post(f"{api}/block_documents/filter", json={}, headers=foreign)
+    auth = httpx.BasicAuth(*os.environ["PREFECT_API_AUTH_STRING"].split(":"))
+    own = httpx.post(f"{api}/block_documents/filter", json={}, headers=foreign, auth=auth)
+    allowed = [r.headers.get("access-control-allow-origin") for r in (stranger, own)]
+    print(json.dumps([stranger.status_code, own.status_code, *allowed]))
+
+run_script(probe, Nothing())
+"""
+
+
+def test_the_temporary_server_answers_its_own_process_only(workplace):
+    run = workplace.python("-c", PROBE)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == [401, 200, None, None]
+    assert "Traceback" not in run.stderr
