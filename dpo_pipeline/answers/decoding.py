@@ -12,22 +12,20 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
 from torch.nn.functional import pad
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers import GenerationConfig as Shipped
 
 from dpo_pipeline.answers.records import How, Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.chat_templates import encode, end_tokens
-from dpo_pipeline.models.loading import load_model, load_tokenizer
+from dpo_pipeline.models.loading import kept_model
 from dpo_pipeline.models.references import ModelRef
-from dpo_pipeline.models.settings import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +72,10 @@ def ask_model(
     """Answer requests; yield each key and its answer as it ends."""
     config = how["config"]
     with _turn:
-        tokenizer, network = _load(ref, how["model"].device, how["model"].dtype)
+        network: Any
+        tokenizer, network = kept_model(ref, how["model"].device, how["model"].dtype)
+        # A model may ship sampling or a repetition penalty: what decides is our configuration.
+        network.generation_config = Shipped()
         ends, rows = end_tokens(ref, tokenizer), []
         positions = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
         for key, request in requests.items():
@@ -93,16 +94,6 @@ def ask_model(
             text = str(tokenizer.decode(row.answer, skip_special_tokens=True))
             end: Literal["stop", "length"] = "stop" if row.stopped else "length"
             yield row.key, Response(text=text, finish=end, tokens=len(row.answer))
-
-
-@lru_cache(maxsize=1)
-def _load(
-    ref: ModelRef, device: str, dtype: Precision
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    network: Any = load_model(ref, device, dtype)
-    # A model may ship sampling or a repetition penalty: what decides is our configuration.
-    network.generation_config = Shipped()
-    return load_tokenizer(ref), network
 
 
 def decode(

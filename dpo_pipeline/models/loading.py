@@ -1,6 +1,8 @@
 """Tokenizers and models loaded, on some device, in some precision; none runs code of its own."""
 
+import gc
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_pipeline.errors import ModelError
@@ -106,3 +108,22 @@ def load_model(ref: ModelRef, device: str = "auto", dtype: Precision = "auto") -
             "download it again"
         )
     return model.to(place).eval()  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1)
+def kept_model(
+    ref: ModelRef, device: str, dtype: Precision
+) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel"]:
+    """Load a model and its tokenizer, and keep those of the last call for the next."""
+    return load_tokenizer(ref), load_model(ref, device, dtype)
+
+
+def let_go_model() -> None:
+    """Give back the memory of the kept model, for a process that needs it more."""
+    if kept_model.cache_info().currsize:
+        import torch
+
+        kept_model.cache_clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

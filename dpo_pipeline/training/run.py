@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.identity.system_message import PatchedTemplate
+from dpo_pipeline.models.loading import let_go_model
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.keys import settings_of
@@ -63,6 +64,7 @@ def train(job: TrainJob, on_progress: Progress | None = None) -> TrainingFile:
     job = job.model_copy(update={"config": resolved, "parent": os.getpid()})
     job.work.mkdir(parents=True, exist_ok=True)
     _keep_only_own_checkpoints(job)
+    let_go_model()  # the child needs its memory
     while True:
         try:
             _run_child(job, on_progress)

@@ -1,10 +1,18 @@
 """Models and tokenizers load whole, where and as precisely as asked, or say why not."""
 
+import weakref
+
 import pytest
 from tiny import edit_json, make_tiny_model
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.models.loading import load_model, load_tokenizer, pick_precision
+from dpo_pipeline.models.loading import (
+    kept_model,
+    let_go_model,
+    load_model,
+    load_tokenizer,
+    pick_precision,
+)
 from dpo_pipeline.models.references import resolve_model
 
 
@@ -82,3 +90,13 @@ def test_automatic_precision_depends_on_hardware_and_width(copy, monkeypatch):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {})
     assert pick_precision(ref, "cpu", "auto") == "float32"
     assert pick_precision(ref, "cpu", "bfloat16") == "bfloat16"
+
+
+def test_a_kept_model_is_loaded_once_and_let_go(copy):
+    ref = resolve_model(str(copy))
+    _, model = kept_model(ref, "cpu", "float32")
+    assert kept_model(ref, "cpu", "float32")[1] is model
+    gone = weakref.ref(model)
+    del model
+    let_go_model()
+    assert gone() is None
