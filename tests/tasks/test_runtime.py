@@ -16,7 +16,7 @@ class Nothing(BaseModel):
     pass
 
 @flow
-def probe(config: Nothing):
+def probe(settings: dict):
     api = str(get_client(sync_client=True).api_url).rstrip("/")
     foreign = {"Origin": "https://evil.example"}
     stranger = httpx.post(f"{api}/block_documents/filter", json={}, headers=foreign)
