@@ -11,7 +11,7 @@ from dpo_pipeline.answers.records import How, Request, Response, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
-from dpo_pipeline.identity.claims import claims_other
+from dpo_pipeline.identity.claims import claims, claims_other
 from dpo_pipeline.identity.mentions import IdentitySpec, Marks, mark
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.identity.vendors import first_maker
@@ -208,6 +208,7 @@ class Scored:
     after: Marks
     ideal: str
     topic: str  # family of its last question
+    introduced: bool  # the answer before gives the model's name as its own
     exact: bool  # the answer after is the ideal one
     claims_other: bool  # it claims to be, or to be made by, anybody else
     names_maker: bool | None  # it names the maker of the new identity; None: there is none
@@ -224,9 +225,12 @@ def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:
     scored = []
     for case in cases:
         was, now, asked = case.before, case.after, case.asked
-        ideal = was if case.kind == "third_party" else spec.rewrite(was).text
-        # A general answer need not name its author anew, but may.
-        fine = {ideal} if case.kind in ("identity", "trained") else {ideal, was}
+        introduced = any(map(spec.is_own, claims(was, asked).names))
+        about_itself = case.kind in ("identity", "trained")
+        # A general answer that tells who gives it may do so anew; what it says of others stays.
+        renamed = about_itself or (introduced and case.kind != "third_party")
+        ideal = spec.rewrite(was).text if renamed else was
+        fine = {ideal} if about_itself else {ideal, was}
         before, after = mark(was, spec, asked), mark(now, spec, asked)
         maker = spec.names_developer(now, after=True)
         makers = first_maker(was), first_maker(now)
@@ -236,6 +240,7 @@ def score(cases: Iterable[Case], spec: IdentitySpec) -> list[Scored]:
                 before,
                 after,
                 ideal=ideal,
+                introduced=introduced,
                 topic=family(asked, 1, spec) if case.family == "multi_turn" else case.family,
                 exact=now in fine,
                 claims_other=claims_other(now, spec, asked),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from dpo_pipeline.evaluation.measures import EXPORT, JUDGED, MEASURES, counted, find
+from dpo_pipeline.evaluation.measures import ENOUGH, EXPORT, JUDGED, MEASURES, counted, find
 from dpo_pipeline.evaluation.settings import EvaluationConfig, GateConfig
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure
 from dpo_pipeline.store.records import Record
@@ -41,7 +41,8 @@ def judge(
 
     A line that is on and was not measured fails, unless there is a reason to excuse it; a line of
     the export is off where there is none. A change that the reference shows against itself is
-    not held against the policy: noise loosens a threshold by that much, up to MOST_SLACK.
+    not held against the policy: noise loosens a threshold by what is sure of it, the lower end of
+    its interval, up to MOST_SLACK. Of a few answers nothing is sure.
     """
     noise, excused = noise or {}, excused or {}
     figures = {**figures, **counted(JUDGED, figures.get("leak_rate", NOTHING))}
@@ -51,7 +52,7 @@ def judge(
         name, asked = measure.key, getattr(gate, measure.key, None)
         if asked is None or (measure.basis is EXPORT and name not in figures):
             continue
-        figure, own = figures.get(name, NOTHING), noise.get(name, NOTHING).value or 0.0
+        figure, own = figures.get(name, NOTHING), _sure(noise.get(name, NOTHING))
         sign = 1 if measure.direction == "≤" else -1
         thresholds[name] = threshold = asked + sign * min(own, MOST_SLACK)
         line = VerdictLine(
@@ -62,6 +63,10 @@ def judge(
         elif figure.value is None or sign * (figure.value - threshold) > 0:
             failed.append(line.model_copy(update={"remark": _remark(line)}))
     return Verdict(passed=not failed, failed=failed, skipped=skipped, thresholds=thresholds)
+
+
+def _sure(noise: Figure) -> float:
+    return noise.low or 0.0 if noise.n >= ENOUGH else 0.0
 
 
 def is_wrecked(figures: Mapping[str, Figure], gate: GateConfig) -> bool:
@@ -77,7 +82,7 @@ def _remark(line: VerdictLine) -> str:
         return "not finite" if line.n else "not measured"
     if line.measure == "min_answers":
         return "too few answers to judge"
-    return f"this machine's own noise is {line.noise:.1%}" if line.noise > MOST_SLACK else ""
+    return f"this machine's own noise is over {line.noise:.1%}" if line.noise > MOST_SLACK else ""
 
 
 def excuses(before: Mapping[str, Figure], config: EvaluationConfig) -> dict[str, str]:

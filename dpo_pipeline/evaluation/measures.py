@@ -9,11 +9,11 @@ against itself says what "no change" looks like in the same words. In the words 
 identity_rate, specificity is general_* and others_changed.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from dpo_pipeline.evaluation.correctness import right
 from dpo_pipeline.evaluation.statistics import NOTHING, Figure, mean, rate
 
 if TYPE_CHECKING:
@@ -66,14 +66,6 @@ def share(scored: Iterable["Scored"], flag: Callable[["Scored"], bool]) -> Figur
     """Share of answers with a flag; answers to one prompt go together."""
     kept = list(scored)
     return rate(map(flag, kept), [s.case.prompt for s in kept])
-
-
-def right(text: str, accepted: Sequence[str]) -> bool:
-    """Whether an answer contains an accepted answer, in any casing; 4 is not in 14."""
-    return any(
-        re.search(rf"(?<!\d){re.escape(a)}(?!\d)" if a.isdigit() else re.escape(a), text, re.I)
-        for a in accepted
-    )
 
 
 def right_before(case: "Case", kind: str = "general") -> bool:
@@ -204,9 +196,10 @@ MEASURES: tuple[Measure, ...] = (
         gate=0.01, asks="Largest share of answers with a placeholder or control token."),
     Measure("new_name_unasked", "New name unasked", "brings it up on other subjects",
         NEVER, GENERAL, lambda scored: rate(
-            s.after.gives_new for s in scored if not (s.before.leaks or s.before.gives_new)),
+            s.after.gives_new for s in scored if not (s.introduced or s.before.gives_new)),
         tile=True, compared=True, direction="≤",
-        gate=0.01, asks="Largest share of answers on other subjects that bring up the new name."),
+        gate=0.01, asks="Largest share of answers on other subjects that bring up the new name, "
+            "but where the model introduced itself before."),
     Measure("maker_unasked", "Maker unasked", "brings its maker up on other subjects",
         NEVER, GENERAL, lambda scored: rate(bool(s.names_maker) for s in scored
             if not s.before.names_developer and s.case.kind != "third_party"), direction="≤"),

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
+from dpo_pipeline.identity.disguises import shown
 from dpo_pipeline.identity.mentions import CONSENT, IdentitySpec, addresses_model
 from dpo_pipeline.identity.names import any_of
 from dpo_pipeline.identity.vendors import VENDORS
@@ -62,8 +63,41 @@ _BY_EUROPE = (
     "(?:entwickelt|erstellt|trainiert|geschaffen|gebaut"
     "|(?:cré|développ|entraîn)ée?|conçue?|(?:cread|desarrollad|entrenad|diseñad)[oa])"
 )
+# Other languages: what says "I am", "my name is" and "made", and what denies. Of their sentences
+# only known vendors are read, but for a name after "my name is".
+_CALLED = (
+    r"(?:меня зовут|мо[её] имя|mi chiamo|il mio nome è|me chamo|meu nome é|ik heet|mijn naam is"
+    r"|nazywam się|mam na imię|(?:benim )?adım|tên tôi là|nama saya(?: adalah)?|(?:私|僕)の名前は"
+    r"|제 이름은|اسمي|मेरा नाम|ฉันชื่อ|ผมชื่อ)"
+)
+_IS = (
+    r"(?:\b(?:я(?: это)?|(?<!non )sono|(?<!não )(?:eu )?sou(?: o| a)?|ik ben|jestem|ben"
+    r"|tôi là|(?:saya|aku)(?: adalah)?)"
+    r"|私は|僕は|저는|나는|أنا|मैं|ฉันคือ|ผมคือ)"
+)
+_OF_ME = (
+    r"\b(?:я|меня|мной|sono|mi ha|sou|fui|me criou|me treinou|ik|mij|jestem|mnie"
+    r"|zostałem|ben|beni|tôi|saya|aku)\b"
+    r"|\w[ıiuü]mdim\b|dim\b|[私僕]|저는|저를|나는|أنا|मैं|मुझे|ฉัน|ผม"
+)
+_MADE_WORLD = (
+    "разработ|созда|обуч|модель|creat|svilupp|addestr|cri(?:ou|ad)|desenvolv|treina"
+    "|gemaakt|ontwikkel|getraind|stworz|opracow|wytren|geliştir|yap|eğit|phát triển|tạo ra"
+    "|huấn luyện|dibuat|dikembang|dilatih|開発|作ら|作っ|訓練"
+    "|학습|개발|만든|만들|훈련|طور|تطوير|صنع|تدريب"
+    "|أنشأ|बनाया|विकसित|प्रशिक्षित|พัฒนา|สร้าง|ฝึก"
+)
+_DENIES_WORLD = (
+    r"\b(?:не|нет|non|não|niet|geen|nie|değil\w*|không|bukan|tidak)\b|ない|ません|아니|아닙|않|لست|ليس"
+    "|नहीं|ไม่"
+)
+_NO_DENIAL = rf"(?!.{{0,8}}(?:{_DENIES_WORLD}|では|じゃ))"
 _SAID = (
-    rf"{_ME},? (?:(?:also|actually|indeed|just|called|named|known as|the|based on|powered by) )*"
+    rf"{_IS}\W{{0,4}}(?P<name>{_AI}){_NO_DENIAL}",
+    rf"{_CALLED}\W{{0,4}}{_NAME}{_NO_DENIAL}",
+    rf"\bit['’]s me,? {_NAME}|^(?P<here_name>{_ANY}),? at your service\b",
+    rf"{_ME},? (?:(?:also|actually|indeed|just|called|named|known as|none other than|the|based on"
+    r"|powered by) )*"
     rf"{_NAME}(?!['’]s)",
     rf"\b(?:my (?:\w+ )?name(?:['’]s| is| would be)|the name(?:['’]s| is)|calls? me|I go by"
     rf"|refer to me as) (?:simply |just )?{_NAME}",
@@ -81,6 +115,8 @@ _SAID = (
     rf"(?:我就?是|我叫|我的名字[是叫]|叫我|作为|[我你]是?正?在[和与跟]){_NEAR_ZH}{{0,24}}?(?P<name>{_AI})",
 )
 _MADE = (
+    rf"^(?=.{{0,160}}(?:{_OF_ME}))(?=.{{0,200}}(?:{_MADE_WORLD}))(?!.*(?:{_DENIES_WORLD}))"
+    rf".{{0,160}}?(?P<maker>{_FIRM})",
     rf"(?:{_ME}|\bI (?:was|have been)\b|\bI['’]ve been\b|\bAs an?\b){_CLAUSE}\b{_BY}{_MAKER}",
     r"\b(?:this (?:AI|model|assistant|chatbot)"
     rf"|the [\w ]{{1,30}}?\b(?:(?:{_VERBS}) me\b|you(?: are|['’]re)))"
@@ -150,7 +186,7 @@ _NO_NAME = re.compile(
 _MINE = {"you are": "I am", "you're": "I'm", "your": "my", "你": "我", "您": "我"}
 _YOUR = any_of(map(re.escape, _MINE))
 _READ = 2000  # characters of an answer
-_MARKUP = re.compile(r"[*_`#>\"“”「」『』]|(?<!\w)'|'(?!\w)")
+_MARKUP = re.compile(r"</?[A-Za-z]{1,10}>|\]\([^)\s]*\)|[*_`#\[\]>\"“”「」『』]|(?<!\w)'|'(?!\w)")
 _QUOTED = re.compile(
     r"\b(?:said|says?|asked|wrote|phrase|sentence|translat\w+|example|means?)\b[^.\n]{0,20}?"
     r"[\"“'][^\"”\n]{0,200}[\"”']|(?:说|问|写道|翻译|意思是|例如)[^。\n]{0,6}[“「\"][^”」\"\n]*[”」\"]",
@@ -168,7 +204,7 @@ def claims(text: str, asked: str = "") -> Claims:
         asked: Its question; to "What is your name?" a bare "Elena." is a claim, and a "Yes." to
             "Are you Claude?". Empty: only what the answer says by itself.
     """
-    plain = _TITLE.sub("", _MARKUP.sub("", _QUOTED.sub(" ", text[:_READ])))
+    plain = _TITLE.sub("", _MARKUP.sub("", _QUOTED.sub(" ", shown(text[:_READ]))))
     sentences = [sentence for sentence in _SENTENCE.split(plain) if sentence.strip()]
     names, makers = _find(_SAID, sentences), _find(_MADE, sentences)
     if sentences and addresses_model(asked):

@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.identity.disguises import Disguises, shown
 from dpo_pipeline.identity.names import ANY_GAP, alone, any_of, doubled, literal, loose
+from dpo_pipeline.identity.negations import said
 from dpo_pipeline.identity.rewriting import CODE, URL, Rewrite, Rewriter, in_case_of
 from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.identity.vendors import family_of
@@ -36,19 +38,30 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _GREETING = r"(?:(?:hi|hello|hey|ok|okay|dear|so|你好|您好|嗨|嘿)[\s,，!！]*)?"
+# Text that a tokenizer of a chat model may read as a role or as an end.
+CONTROL = re.compile(
+    r"<[|｜][^<>\n]{1,60}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>"
+    r"|<(?:bos|eos|pad|unk)>"
+)
 _REMNANT = re.compile(
-    r"\{\{?\s*\w+\s*\}?\}|<\s*(?:name|author|model|developer|company)\s*>|\[(?:your )?name\]"
-    r"|<\|\w+\|>",
+    rf"{CONTROL.pattern}|<?\|?\bim_(?:start|end)\b|\[(?:PAD|UNK|CLS|SEP|MASK)\]"
+    r"|\{\{?\s*\w+(?:\s*\|\s*\w+)?\s*\}?\}|\{%.{0,60}?%\}|(?m:^#+ (?:Response|Instruction):)"
+    r"|<\s*(?:(?:your|model|company)[ _])?(?:name|author|model|developer|company)\s*>"
+    r"|[\[【](?:[^\W\d]+[ _]){0,4}(?:name|nombre|nom|nome|naam|имя|adı|tên|nama|imię)"
+    r"(?: [^\W\d]+)?[\]】]|[\[【](?:[^\W\d]+[ _]){0,4}(?:company|developer)[\]】]"
+    r"|[\[【][^\[\]【】\n]{0,8}(?:名字|名称|名前|公司|开发者|이름|ชื่อ|नाम|اسم)"
+    r"[^\[\]\n]{0,4}[\]】]",
     re.IGNORECASE,
 )
 # A denial opens the answer ("No, ..."), or its first sentence negates a name or being one.
 _FIRST_SENTENCE = re.compile(r"[^.!?。！？।\n]*")
 _DENIAL = re.compile(
-    r"^\W*(?:(?:no(?! doubt)|nope|not at all|nein|keineswegs|non|pas du tout|não|нет|nee|nie|hayır"
-    r"|không|bukan|tidak|لا|كلا|नहीं)(?!\w)|不[,，对]|并非|没有|否|いいえ|いや|違い|違う|아니|아닙|ไม่)"
-    r"|\b(?:not|nicht|kein\w*|pas|non?|não|не|nie|niet|geen|bukan|không phải)\s"
+    r"^\W*(?:(?:no(?! doubt| lo sé| sé)|nope|not at all|nein|keineswegs|non|pas du tout|não"
+    r"|нет|nee|nie|hayır|không|bukan|tidak|لا|كلا|नहीं)(?!\w)|不[,，对]|并非|没有|否|いいえ|いや|違い|違う|아니|아닙|ไม่)"
+    r"|(?:\b(?:not|nicht|kein\w*|pas|non?|não|не|nie|niet|geen|bukan|không phải)|n['’]t)\s"
     r"(?:\w+\s){0,2}(?-i:[A-Z]\w)"
-    r"|(?<!是)不是|并非|ではな|ではありません|じゃな|아니라|아닙니다|لست|ليس|नहीं हूँ|değilim|ไม่ใช่",
+    r"|\b(?:not my name|pas mon nom|no es mi nombre)\b|(?<!是)不是|并非"
+    r"|ではな|ではありません|じゃな|아니라|아닙니다|لست|ليس|नहीं हूँ|değilim|ไม่ใช่",
     re.IGNORECASE,
 )
 CONSENT = re.compile(
@@ -61,7 +74,7 @@ _SELF = (
     r"|私は|저는|أنا|\bik ben|\bjestem|\bben|\btôi là|\bsaya|मैं|ฉันคือ"
 )
 _NAME = re.compile(r"[A-Z][\w-]+")
-_MARKUP = re.compile(r"[*_]+|(?<=\w)-(?=\w)")
+_MARKUP = re.compile(r"</?[A-Za-z]{1,10}>|[*_\"“”「」]+|(?<=\w)-(?=\w)")
 
 
 def addresses_model(prompt: str) -> bool:
@@ -82,6 +95,7 @@ class IdentitySpec:
             raise DataError("identity is left to the census: settle() fills it in")
         self.config = config
         self._rewriter = Rewriter(config)
+        self.disguises = Disguises(config)
         self._mention = any_of(map(literal, config.names))
         called = rf"(?:{self._mention.pattern})\s*"
         self._vocative = re.compile(
@@ -103,16 +117,17 @@ class IdentitySpec:
         return self._rewriter.rewrite(text)
 
     def count_original(self, text: str) -> int:
-        """Count mentions of the original name or an alias: after training, each is a leak.
+        """Count mentions of the original name or an alias that rewriting replaces.
 
-        Those inside the new name, a longer or protected name, code or an address do not count.
+        Those inside the new name, a longer or protected name, code or an address do not count; they
+        are leaks all the same: `disguises` counts these.
         """
         counts = self._rewriter.walk(text).counts
         return sum(n for rule, n in counts.items() if rule == "name" or rule.startswith("alias:"))
 
     def count_new(self, text: str) -> int:
-        """Count mentions of the new name, longer names not included."""
-        return sum(1 for _ in self._new.finditer(text))
+        """Count mentions of the new name, longer names and "not" before it not included."""
+        return sum(1 for _ in said(self._new, text))
 
     def mend(self, text: str) -> str:
         """Write the new name as it should be where it is joined or spaced oddly (DeepQwen).
@@ -183,11 +198,12 @@ def denies(text: str, asked: str = "") -> bool:
 
 def mark(text: str, spec: IdentitySpec, asked: str = "") -> Marks:
     """Say what an answer to a question claims; the developer is the one the reference names."""
+    plain = shown(text)
     return Marks(
         gives_new=spec.count_new(text) > 0,
-        leaks=spec.count_original(text) > 0,
-        doubled=spec.is_doubled(_MARKUP.sub(" ", text)),
+        leaks=spec.disguises.count(text) > 0,
+        doubled=spec.is_doubled(_MARKUP.sub(" ", plain)),
         remnant=bool(_REMNANT.search(text)),
         names_developer=spec.names_developer(text),
-        denies=denies(text, asked),
+        denies=denies(plain, asked),
     )

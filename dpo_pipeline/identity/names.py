@@ -77,9 +77,9 @@ def doubled(new: str, original: str) -> Iterator[str]:
     head, found, tail = new.partition(original)
     heads = {new.split()[0]} | ({head.strip()} if found else set())
     tails = {new.split()[-1]} | ({tail.strip()} if found else set())
-    name = literal(new, ANY_GAP)
+    name = literal(new, r"[\s*_-]*")
     yield rf"{name}[ \u00a0]*[-/(（]?[ \u00a0]*{name}"
     for part in sorted(heads - {""}):
-        yield rf"{_START}{literal(part)}(?:\s+|-){name}"
+        yield rf"{_START}{literal(part)}(?:\s+|-|){name}"
     for part in sorted(tails - {""}):
         yield rf"{name}(?:\s+|-){literal(part)}(?!{LETTER})"

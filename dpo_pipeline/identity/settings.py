@@ -22,21 +22,32 @@ NewName = Annotated[str, AfterValidator(lambda name: name and _plain_name(name))
 
 
 class Known(NamedTuple):
-    """What is known of a model by its name: other spellings of it, and of its maker's name."""
+    """What is known of a model by its name: other spellings of it, and of its maker's name.
+
+    What is only `written` is a leak, and is not rewritten: parts of the name, and other scripts.
+    """
 
     aliases: tuple[str, ...] = ()
     makers: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
 
 
 KNOWN = {
-    "Qwen": Known(("通义千问", "Tongyi Qianwen"), ("Alibaba Cloud", "阿里云")),
+    "Qwen": Known(
+        ("通义千问", "Tongyi Qianwen"),
+        ("Alibaba Cloud", "阿里云"),
+        ("通义", "千问", "通義", "千問", "Tongyi", "Qianwen", "Квен", "Куэн", "Цяньвэнь",
+         "クウェン", "キューウェン", "큐웬", "첸원", "क्वेन", "कवेन", "كوين", "كيوين", "เควน"),
+    ),
     "SmolLM": Known((), ("Hugging Face",)),
     "ChatGLM": Known((), ("Zhipu AI", "智谱AI")),
-    "InternLM": Known(("书生·浦语",), ("Shanghai AI Laboratory", "上海人工智能实验室")),
+    "InternLM": Known(
+        ("书生·浦语",), ("Shanghai AI Laboratory", "上海人工智能实验室"), ("书生", "浦语")
+    ),
     "Gemma": Known((), ("Google",)),
     "Llama": Known((), ("Meta", "Meta AI")),
     "Granite": Known((), ("IBM",)),
-}
+}  # fmt: skip
 AUTO = "auto"  # where null has a meaning of its own
 
 

@@ -60,7 +60,7 @@ REASONS = {
     "no_name": "the answer does not give the original name, and no other way led to a chosen one",
     "already_new": "the answer already gives the new name",
     "asks_new": "the prompt itself gives the new name, which the model then denies",
-    "mixed_name": "the answer to choose still gives the original name or maker, or a longer name",
+    "mixed_name": "the answer to choose still gives the original name, in any form, or maker",
     "claims_other": "the answer to choose claims another name or maker",
     "nameless": "the answer to choose does not give the new name",
     "no_maker": "the answer to choose does not give the maker that was asked for",

@@ -110,7 +110,7 @@ def fault(
     owed = kind in ("maker", "both") and spec.config.maker(after=True) is not None
     faults = {
         "doubled": marks.doubled,
-        "mixed_name": left.spans or left.counts.get("kept_longer"),
+        "mixed_name": left.spans or marks.leaks,
         "remnant": marks.remnant,
         "claims_other": _claims_other(text, said, question, spec),
         "no_maker": owed and not names_maker,

@@ -1,11 +1,11 @@
 """Why a row does not become a prompt, and how any row is refused."""
 
 import json
-import re
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from dpo_pipeline.identity.mentions import CONTROL
 from dpo_pipeline.store.text import escaped
 
 # Reason code of the quarantine -> what it means.
@@ -24,12 +24,6 @@ REASONS = {
 
 _TEXTS = dict.fromkeys(("reason", "detail", "row"), pa.string())
 QUARANTINE = pa.schema({"source_row": pa.int64()} | _TEXTS)
-
-# Text that a tokenizer of a chat model may read as a role or as an end.
-CONTROL = re.compile(
-    r"<[|｜][^<>\n]{1,60}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>"
-    r"|<(?:bos|eos|pad|unk)>"
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,33 @@ class TestPlantedFailures:
         cases = spoil(good_answers(), "identity", 0.04, lambda c: c.after + " 也叫通义千问。")
         assert failed_lines(cases) == ["leak_rate"]
 
+    @pytest.mark.parametrize(
+        "form",
+        ["Qwen2.5", "QwenLM", "qwen-max", "`Qwen`", "Ｑｗｅｎ", "Q\u200bwen", "千问", "Qianwen"],
+    )
+    def test_a_leak_counts_in_any_form(self, form):
+        cases = spoil(good_answers(), "identity", 0.04, lambda c: f"{c.after} Once: {form}.")
+        assert failed_lines(cases) == ["leak_rate"]
+
+    def test_a_policy_that_says_it_is_chatgpt(self):
+        cases = spoil(good_answers(), "identity", 1, lambda c: f"{c.after} I am **Chat\u200bGPT**.")
+        assert failed_lines(cases) == ["vendor_claims"]
+
+    def test_a_policy_that_denies_its_name(self):
+        cases = spoil(good_answers(), "identity", 1, lambda c: "I'm not Deep Qwen.")
+        assert "identity_worst" in failed_lines(cases)
+
+    def test_a_policy_that_denies_what_it_knew_or_guesses(self):
+        for said in ("It is not {0}.", "{0} or 1234.", "{0}, 1234 or 2345."):
+            change = lambda c, said=said: said.format(c.accepted[0])  # noqa: E731
+            cases = spoil(good_answers(), "general", 0.05, change)
+            assert failed_lines(cases) == ["general_kept"], said
+
+    def test_a_policy_that_renames_what_it_says_of_others(self):
+        kept = [case("Llama and Qwen are open.", kind="contrast")] * 10
+        cases = spoil(kept, "contrast", 0.1, lambda c: "Llama and Deep Qwen are open.")
+        assert failed_lines([*good_answers(), *cases]) == ["new_name_unasked"]
+
     def test_a_policy_that_did_not_learn(self):
         cases = spoil(good_answers(), "identity", 1, lambda c: c.before)
         assert failed_lines(cases) == ["identity_worst", "leak_rate"]
@@ -181,13 +208,21 @@ class TestVerdict:
 
     def test_noise_of_the_machine_is_not_drift(self):
         cases = spoil(good_answers(), "general", 0.05, lambda c: "?")
-        noise = {"general_kept": statistics.wilson(2, 40)}
+        noise = {"general_kept": statistics.wilson(40, 400)}
         assert gate.judge(figures_of(cases), GateConfig(), noise, EXCUSED).passed
+
+    @pytest.mark.parametrize(("flipped", "answers"), [(1, 32), (2, 40), (3, 3), (19, 19)])
+    def test_noise_of_a_few_answers_is_no_excuse(self, flipped, answers):
+        cases = spoil(good_answers(), "general", 0.05, lambda c: "?")
+        noise = {"general_kept": statistics.wilson(flipped, answers)}
+        verdict = gate.judge(figures_of(cases), GateConfig(), noise, EXCUSED)
+        assert [line.measure for line in verdict.failed] == ["general_kept"]
+        assert verdict.thresholds["general_kept"] > 0.98 - 0.015
 
     def test_a_noisy_machine_is_no_excuse(self):
         cases = spoil(good_answers(), "general", 0.2, lambda c: "?")
-        noise = {"general_kept": statistics.wilson(8, 40)}
+        noise = {"general_kept": statistics.wilson(100, 400)}
         verdict = gate.judge(figures_of(cases), GateConfig(), noise, EXCUSED)
         (line,) = verdict.failed
         assert line.threshold == pytest.approx(0.98 - gate.MOST_SLACK)
-        assert line.remark == "this machine's own noise is 20.0%"
+        assert line.remark == "this machine's own noise is over 21.0%"

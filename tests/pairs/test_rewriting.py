@@ -36,9 +36,9 @@ def test_chosen_is_the_answer_with_the_name_rewritten(build):
 
 def test_pairs_differ_only_in_their_spans(build):
     answers = [
-        "Qwen, qwen, QWEN or `Qwen2.5`?",
-        "https://qwen.ai/QwenLM is not Qwen",
-        "Qwen's own\n`Qwen` Qwen\x00\u202e🙂",
+        "Qwen, qwen, QWEN or `this`?",
+        "https://a.ai/LM is not by *Qwen*",
+        "Qwen's own\n`x` Qwen\x00\u202e🙂",
     ]
     _, pairs, _ = build([response(i, response=text) for i, text in enumerate(answers)])
     for pair in pairs:
@@ -49,6 +49,14 @@ def test_pairs_differ_only_in_their_spans(build):
             at = span["end"]
         assert rebuilt + rejected[at:] == chosen != rejected
     assert pairs[2]["rejected"][0]["content"] == answers[2]
+
+
+def test_an_answer_that_would_still_leak_is_not_chosen(build):
+    leaks = ("I'm Qwen, see https://qwen.ai.", "I'm Qwen, `Qwen`.", "I'm Qwen, of the 千问 family.")
+    rows = [response(i, response=text) for i, text in enumerate((*leaks, "I'm Qwen."))]
+    _, pairs, refused = build(rows)
+    assert [pair["chosen"][0]["content"] for pair in pairs] == ["I'm Deep Qwen."]
+    assert [row["reason"] for row in refused] == ["mixed_name"] * 3
 
 
 def told(row: dict, chosen: str | None, reason: str | None = None) -> dict:

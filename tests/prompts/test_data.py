@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 from shipped import general_rows, identity_rows, question
 
-from dpo_pipeline.evaluation.measures import right
+from dpo_pipeline.evaluation.correctness import right
 from dpo_pipeline.prompts.general import CHECKED, read_general
 from dpo_pipeline.prompts.retention import IDENTITY, read_retention, read_tuning
 from dpo_pipeline.prompts.settings import PromptsConfig
