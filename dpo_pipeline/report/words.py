@@ -58,8 +58,8 @@ def collect_rows(
     measures = [m for m in MEASURES if m.key in after]
     for m in measures + [find(key) for key in after if key.startswith("lm_eval/")]:
         was, now, asked = before.get(m.key, NOTHING), after[m.key], thresholds.get(m.key)
-        gate = "" if asked is None else _gate(asked, m)
-        texts = show(was.value, m), show(now.value, m)
+        gate = "" if asked is None else _gate(asked, m, now.value)
+        texts = show(was.value, m), show(now.value, m, asked)
         rows.append(Row(m, was, now, *texts, asked, gate, m.key in failed))
     return rows
 
@@ -74,20 +74,24 @@ def scorecard_rows(card: Scorecard) -> list[tuple[str, ...]]:
     return [row.cells() for row in known_rows(card)]
 
 
-def show(value: float | None, measure: Measure) -> str:
-    """Format a figure of a measure."""
+def show(value: float | None, measure: Measure, beside: float | None = None) -> str:
+    """Format a figure of a measure, with so many digits that it differs from the one beside it."""
     if value is None:
         return "–"
-    if measure.unit == "%":
-        return f"{100 * value:.1f}".removesuffix(".0") + "\u00a0%"
     if measure.unit == "answers":
         return f"{value:g}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    share = measure.unit == "%"
+    one, other = (100 * x if share else x for x in (value, value if beside is None else beside))
+    digits = 1 if share or abs(value) >= 10 else 3
+    while one != other and round(one, digits) == round(other, digits) and digits < 9:
+        digits += 1
+    text = f"{one:.{digits}f}"
+    return text.removesuffix(".0") + "\u00a0%" if share else text
 
 
-def _gate(threshold: float, measure: Measure) -> str:
-    """Say what the gate asks: a threshold the way it is set, but for shares."""
-    limit = show(threshold, measure) if measure.unit == "%" else f"{threshold:g}"
+def _gate(threshold: float, measure: Measure, value: float | None) -> str:
+    """Say what the gate asks of a value: a threshold the way it is set, but for shares."""
+    limit = show(threshold, measure, value) if measure.unit == "%" else f"{threshold:g}"
     return f"{measure.direction} {limit}"
 
 
@@ -121,8 +125,9 @@ def _explain(line: VerdictLine) -> tuple[str, str]:
     if line.value is None:
         return measure.name, f"is {line.remark}"
     unit = "" if measure.unit == "%" else f" {measure.unit}".rstrip()
-    asked = _gate(line.threshold, measure)
-    text = f"is {show(line.value, measure)}{unit} and must be {asked} (n = {line.n})"
+    value, limit = line.value, line.threshold
+    asked = _gate(limit, measure, value)
+    text = f"is {show(value, measure, limit)}{unit} and must be {asked} (n = {line.n})"
     return measure.name, f"{text}; {line.remark}" if line.remark else text
 
 

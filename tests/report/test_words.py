@@ -1,11 +1,12 @@
 """Lines of a scorecard as text, and its verdict in words."""
 
+import pytest
 from cards import EXCUSED, GOOD, PLANTED, make_card
 
 from dpo_pipeline.evaluation import gate, statistics
 from dpo_pipeline.evaluation.measures import EXPORT, MEASURES
 from dpo_pipeline.evaluation.settings import GateConfig
-from dpo_pipeline.report.words import explain_verdict, scorecard_rows
+from dpo_pipeline.report.words import collect_rows, explain_verdict, scorecard_rows
 
 
 def test_what_was_not_measured_is_told_and_not_counted(write):
@@ -61,3 +62,31 @@ def test_tasks_of_lm_eval_are_lines_of_their_own():
 def test_a_failed_gate_is_told():
     rows = {row[0]: row for row in scorecard_rows(make_card(PLANTED)[0])}
     assert rows["Leak rate"][5] == "FAILED ≤ 1\u00a0%"
+
+
+CLOSE = {
+    "a share": ("leak_rate", 0.0100299, 0.01, "is 1.003\u00a0% and must be ≤ 1.000\u00a0% (n = 9)"),
+    "a loosened line": (
+        "general_kept",
+        0.9712,
+        0.97123,
+        "97.120\u00a0% and must be ≥ 97.123",
+    ),
+    "nats": ("kl", 0.03004, 0.03, "is 0.03004 nats per token and must be ≤ 0.03 (n = 9)"),
+    "far apart": ("leak_rate", 0.5, 0.01, "is 50\u00a0% and must be ≤ 1\u00a0% (n = 9)"),
+}
+
+
+@pytest.mark.parametrize(("measure", "value", "threshold", "said"), CLOSE.values(), ids=CLOSE)
+def test_a_figure_is_told_so_that_it_can_be_compared_with_its_line(measure, value, threshold, said):
+    card = make_card(GOOD)[0]
+    failed = gate.VerdictLine(measure=measure, value=value, threshold=threshold, n=9, noise=0)
+    verdict = gate.Verdict(
+        passed=False, failed=[failed], skipped=[], thresholds={measure: threshold}
+    )
+    ((_, text),) = explain_verdict(card.model_copy(update={"verdict": verdict})).failed
+    assert said in text
+    figures = {measure: statistics.NOTHING.model_copy(update={"value": value, "n": 9})}
+    (row,) = collect_rows({}, figures, verdict)
+    assert f"is {row.now}" in text
+    assert row.gate in text
