@@ -29,12 +29,12 @@ from dpo_pipeline.training.settings import TrainConfig
 from flows.settings import OrConfig, Settings, read
 from tasks.census import settle_identity
 from tasks.outcome import conclude
-from tasks.run import begin, run_script
+from tasks.run import OPTIONS, begin, run_script
 from tasks.stages import census, download, parity, prepare_model
 from tasks.stages import evaluate as score_models
 
 
-@flow(name="evaluate", log_prints=True, persist_result=False)
+@flow(name="evaluate", **OPTIONS)
 def evaluate(
     config: OrConfig[str] = None,
     policy: OrConfig[str] = None,

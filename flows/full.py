@@ -38,7 +38,7 @@ from flows.settings import OrConfig, Settings, read
 from tasks.census import settle_identity
 from tasks.outcome import conclude, lineage_of, show_ways, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
-from tasks.run import begin, run_script
+from tasks.run import OPTIONS, begin, run_script
 from tasks.stages import (
     census,
     download,
@@ -64,7 +64,7 @@ class Made(NamedTuple):
     retention: Artifact[RetentionStats] | None
 
 
-@flow(name="full", log_prints=True, persist_result=False)
+@flow(name="full", **OPTIONS)
 def full(
     config: OrConfig[str] = None,
     model: OrConfig[str] = None,

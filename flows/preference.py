@@ -22,11 +22,11 @@ from pydantic import PositiveFloat
 from dpo_pipeline.prompts.sources import resolve_source
 from flows.settings import OrConfig, Settings, read
 from tasks.outcome import conclude_preferences, lineage_of
-from tasks.run import begin, run_script
+from tasks.run import OPTIONS, begin, run_script
 from tasks.stages import compare, prepare, prepare_model, save, train
 
 
-@flow(name="preference", log_prints=True, persist_result=False)
+@flow(name="preference", **OPTIONS)
 def preference(
     config: OrConfig[str] = None,
     model: OrConfig[str] = None,

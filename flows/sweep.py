@@ -25,10 +25,10 @@ from dpo_pipeline.store.settings import AtLeastOne
 from flows.full import make_dataset, train_and_score
 from flows.settings import OrConfig, Settings, read
 from tasks.outcome import conclude_sweep
-from tasks.run import begin, run_script
+from tasks.run import OPTIONS, begin, run_script
 
 
-@flow(name="sweep", log_prints=True, persist_result=False)
+@flow(name="sweep", **OPTIONS)
 def sweep(
     config: OrConfig[str] = None,
     model: OrConfig[str] = None,

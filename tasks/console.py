@@ -2,13 +2,15 @@
 
 import os
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import Protocol, cast
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from rich import progress as bars
 from rich.console import Console
 
@@ -43,35 +45,55 @@ _bars = bars.Progress(
 _lock = threading.Lock()
 
 
+def beside(talk: Callable[[], None]) -> threading.Thread:
+    """Talk to Prefect from a thread of its own: a server that is away must not hold up the work.
+
+    In that thread a call fails at once while the server is away; nothing waits for it to end.
+    """
+
+    def run() -> None:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            talk()
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    return thread
+
+
 @contextmanager
 def progress(stage: str, unit: str) -> Iterator[Report]:
     """Show how many units a stage has done: a bar in a terminal, an artifact in the Prefect UI."""
-    artifact: UUID | None = None
-    reported = time.monotonic()
+    percent, over = 0.0, threading.Event()
 
     def report(done: int, total: int, note: str = "") -> None:
-        nonlocal artifact, reported
+        nonlocal percent
         _bars.update(bar, completed=done, total=total, note=note)
-        # Short work is over before anybody could look at its artifact.
-        if time.monotonic() - reported < _REPORT_EVERY:
-            return
-        reported = time.monotonic()
         percent = 100 * done / max(total, 1)
-        if artifact is None:
-            made = create_progress_artifact(percent, key=f"{stage}-progress", description=unit)
-            artifact = cast(UUID, made)
-        else:
-            update_progress_artifact(artifact, progress=percent)
+
+    def tell() -> None:
+        artifact: UUID | None = None
+        # Short work is over before anybody could look at its artifact.
+        while not over.wait(_REPORT_EVERY) or artifact:
+            # What the server misses while it is away, the next time tells.
+            with suppress(httpx.HTTPError):
+                if artifact is None:
+                    made = create_progress_artifact(percent, f"{stage}-progress", unit)
+                    artifact = cast(UUID, made)
+                else:
+                    update_progress_artifact(artifact, progress=percent)
+            if over.is_set():
+                return
 
     with _lock:
         _bars.start()
         bar = _bars.add_task(stage, total=None, unit=unit, note="")
+    teller = beside(tell)
     try:
         yield report
     finally:
+        over.set()
+        teller.join(timeout=_REPORT_EVERY)
         with _lock:
             _bars.remove_task(bar)
             if not _bars.tasks:
                 _bars.stop()
-    if artifact is not None:
-        update_progress_artifact(artifact, progress=100)

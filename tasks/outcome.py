@@ -36,7 +36,7 @@ from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
 from dpo_pipeline.training.run import TrainStats
 from tasks.console import console
-from tasks.run import Run, commit, versions
+from tasks.run import GATE_FAILED, Run, commit, versions
 from tasks.stage import model_of
 
 Model = Artifact[ModelStats]
@@ -147,7 +147,7 @@ def conclude(
     if card.verdict.passed:
         return Completed(message=f"Gate passed; report: {report}")
     failed = "; ".join(" ".join(line) for line in explain_verdict(card).failed)
-    return Failed(message=f"Gate failed: {failed}; report: {report}")
+    return Failed(name=GATE_FAILED, message=f"{failed}; report: {report}")
 
 
 def _made(
@@ -236,7 +236,8 @@ def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
     console.print(table)
     _show_paths(summary["paths"])
     if not best.scorecard.verdict.passed:
-        return Failed(message=f"Gate failed: none of {len(ranked)} trainings passed; {report}")
+        message = f"None of {len(ranked)} trainings passed the gate; report: {report}"
+        return Failed(name=GATE_FAILED, message=message)
     console.print(
         f"Next: python flows/full.py --config {best_settings}", soft_wrap=True, markup=False
     )

@@ -2,21 +2,31 @@
 
 import json
 import logging
+import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from prefect import Flow, get_run_logger
+import httpx
+from prefect import Flow, get_client, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
+from prefect.states import Cancelled
 from pydantic import BaseModel
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -28,12 +38,12 @@ from dpo_pipeline.config import (
     SweepConfig,
 )
 from dpo_pipeline.errors import DPOPipelineError
-from dpo_pipeline.identity.settings import IdentityConfig
+from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.plaintext import plain, scrub
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
-from tasks.console import console
-from tasks.runtime import home, lock_temporary_server
+from tasks.console import beside, console
+from tasks.runtime import home, lock_temporary_server, time_limit
 
 Config = PipelineConfig | SweepConfig | EvaluateConfig | PreferenceConfig
 C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig, PreferenceConfig)
@@ -42,6 +52,17 @@ PACKAGES = (
     "dpo-pipeline", "prefect", "torch", "transformers", "trl", "datasets", "pyarrow",
     "huggingface_hub",
 )  # fmt: skip
+
+# Options of every Prefect flow of this project.
+OPTIONS: dict[str, Any] = {
+    "log_prints": True,
+    "persist_result": False,
+    "timeout_seconds": time_limit("DPO_PIPELINE_RUN_TIMEOUT"),
+}
+
+GATE_FAILED = "GateFailed"  # name of the state of a run that ended well, with a bad result
+
+_LOOK_EVERY = 2.0  # seconds
 
 _current: ContextVar["Run"] = ContextVar("run")
 
@@ -58,9 +79,13 @@ class StageRecord(Record):
 
 def begin(config: C) -> tuple["Run", C]:
     """Begin a flow run: fill in the settings that are left to others, and say what they are."""
+    # Prefect hands on what the library logs, but sets no level.
+    logging.getLogger("dpo_pipeline").setLevel(logging.INFO)
     run, resolved = Run(config), config.resolve()
     _current.set(run)
     run.fill_in(resolved)
+    if PREFECT_API_URL.value():  # else nobody can cancel it
+        beside(run.end_when_cancelled)
     return run, resolved
 
 
@@ -70,7 +95,7 @@ class Run:
     Attributes:
         given, config: The configuration as it came, and with what was filled in.
         model: Name of the model, as it is set.
-        folder: `runs/<name>-<id>` under the home folder.
+        name: `<model>-to-<new name>-<id>` and the like, in the Prefect UI as well.
         stages: Name of the stage -> what came of it.
     """
 
@@ -79,14 +104,13 @@ class Run:
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
         self.config = self.given = config
-        self.run_id = str(context.flow_run.id)
-        self.name = context.flow_run.name
-        self.folder = home() / "runs" / f"{self.name}-{self.run_id[:8]}"
-        self.folder.mkdir(parents=True)
+        self._flow_run = context.flow_run
+        self.run_id = str(self._flow_run.id)
         self.stages: dict[str, StageRecord] = {}
         self._started = time.monotonic()
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
         self.model = model.name
+        self._take_name()
         self.say(f"model {self.model}, data {config.prompts.source}, run {self.name}")
 
     @staticmethod
@@ -94,11 +118,39 @@ class Run:
         """Return the run whose flow calls this."""
         return _current.get()
 
+    @property
+    def folder(self) -> Path:
+        """`runs/<name>` under the home folder."""
+        return home() / "runs" / self.name
+
     def fill_in(self, config: Config) -> None:
         """Go on with a configuration in which more is filled in, and say what."""
         if filled := _describe_filled(self.config, config, self.model):
             self.say(f"{'settings':<9} {filled}", style="dim")
         self.config = config
+        self._take_name()
+
+    def _take_name(self) -> None:
+        """Take the name that says what the run does; drop what it left at an earlier attempt."""
+        self.name = self._flow_run.name = f"{describe(self.config)}-{self.run_id[:8]}"
+        get_client(sync_client=True).set_flow_run_name(self._flow_run.id, self.name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def end_when_cancelled(self) -> None:
+        """End this process once its run is to be cancelled; no worker need be there to do so."""
+        client, state = get_client(sync_client=True), self._flow_run.state
+        while state and not state.is_final():
+            time.sleep(_LOOK_EVERY)
+            with suppress(httpx.HTTPError):
+                state = client.read_flow_run(self._flow_run.id).state
+            if state and state.is_cancelling():
+                # Said before the signal, or Prefect takes the run for crashed.
+                self._flow_run.state = Cancelled()
+                client.set_flow_run_state(self._flow_run.id, Cancelled(), force=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                # Threads that generate do not hear it.
+                time.sleep(_LOOK_EVERY)
+                os.kill(os.getpid(), signal.SIGKILL)
 
     @property
     def seconds(self) -> float:
@@ -131,6 +183,27 @@ class Run:
         self.summary |= facts
         text = scrub(json.dumps(self.summary, ensure_ascii=False, indent=2))
         write_whole(self.folder / "summary.json", text)
+
+
+def describe(config: Config) -> str:
+    """Say in a few words what a run does; fit for a folder's name, whatever was asked for."""
+    match config:
+        case EvaluateConfig():
+            words = [config.policy.name, "against", config.reference.name]
+        case PreferenceConfig():
+            words = [config.model.name, "on", Path(config.prompts.source).stem]
+        case _:
+            name = config.identity.new_name  # auto until the census settles it
+            words = [config.model.name, *(("to", name) if name != AUTO else ())]
+            words += ["sweep"] if isinstance(config, SweepConfig) else []
+    return "-".join(map(short, words))
+
+
+def short(word: str) -> str:
+    """Return the last part of a path or id in letters, digits, dots and dashes, cut short."""
+    last = Path(word.lower()).name.removesuffix("-instruct")
+    kept = re.sub(r"[^\w.]+", "-", last).strip("-.")
+    return kept.encode()[:60].decode(errors="ignore") or "x"
 
 
 def versions() -> dict[str, str]:
@@ -179,15 +252,16 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
     lock_temporary_server()
-    # Nobody watches a script's heartbeat, and ending its thread takes a second.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    # Without a server nobody listens for a heartbeat, and ending its thread takes a second.
+    quiet = {} if PREFECT_API_URL.value() else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(quiet):
         given = config.model_dump(mode="json", exclude_unset=True)
         state: State[Any] = cast(Any, flow)(settings=given, return_state=True)
     if state.is_completed():
         sys.exit(0)
     error = state.result(raise_on_failure=False)
-    if isinstance(error, DPOPipelineError):
+    if isinstance(error, DPOPipelineError | TimeoutError):
         console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
-    elif isinstance(error, BaseException) and state.message and "Gate failed" not in state.message:
+    elif isinstance(error, BaseException) and state.name != GATE_FAILED:
         raise error
     sys.exit(1)

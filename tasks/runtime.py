@@ -3,6 +3,7 @@
 Import this before prefect: Prefect reads its environment once, when it is first imported.
 """
 
+import math
 import os
 import secrets
 from pathlib import Path
@@ -17,6 +18,8 @@ _ENVIRONMENT = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    # A server may be away for eight minutes (2 + 4 + ... + 256 s).
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
     # Telemetry prints tracebacks where there is no network.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -58,6 +61,18 @@ def lock_temporary_server() -> None:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "",
     }
     refresh_global_settings_context()
+
+
+def time_limit(name: str) -> float | None:
+    """Return the seconds that a variable of the environment allows; null: it sets no limit."""
+    value = os.environ.get(name, "inf")
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0
+    if not seconds > 0:
+        raise SystemExit(f"{name} is {value!r}: give a number of seconds, or leave it out")
+    return seconds if math.isfinite(seconds) else None
 
 
 def home() -> Path:

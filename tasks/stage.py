@@ -41,8 +41,8 @@ from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
 from dpo_pipeline.store.records import Record
 from tasks.console import Report, progress
-from tasks.run import Run, StageRecord
-from tasks.runtime import home
+from tasks.run import Run, StageRecord, short
+from tasks.runtime import home, time_limit
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Record)
@@ -92,8 +92,10 @@ class Stage(Generic[P, S]):
         signature = inspect.signature(partial(self.function, None))  # without the Build
         run_stage.__signature__ = signature  # type: ignore[attr-defined]
         run_stage.__doc__ = self.function.__doc__
-        run_task: Any = task(name=self.name, **UNCACHED)(run_stage)
         run, started = Run.current(), time.monotonic()
+        works_on = f"{self.name} {short(run.model)} {self.declared.on(**inputs)}".strip()
+        options = {**UNCACHED, "timeout_seconds": time_limit("DPO_PIPELINE_STAGE_TIMEOUT")}
+        run_task: Any = task(name=self.name, task_run_name=works_on, **options)(run_stage)
         state: State[Artifact[S]] = run_task(**inputs, return_state=True)
         seconds = round(time.monotonic() - started, 2)
         if not state.is_completed():
@@ -154,6 +156,7 @@ class stage:
 
     says: Callable[..., str]  # what the record says of the stats, in a few words
     name: str = ""  # of the stage; empty: the function's
+    on: Callable[..., str] = lambda **_: ""  # given the arguments: how many of what it works on
     packages: Collection[str] = ()  # installed packages whose version is part of the key
     counts: str = ""  # what its progress counts, for a bar; empty: none
     # Argument -> settings of it that the stage does not read, and its key not hold.

@@ -173,7 +173,11 @@ def _describe_answers(stats: AnswerStats) -> str:
     return f"{stats.rows:,} answers, {stats.length} cut off{failed}"
 
 
-@stage(packages=NUMERIC, says=_describe_answers)
+@stage(
+    packages=NUMERIC,
+    on=lambda prompts, **_: f"on {prompts.stats.rows:,} prompts",
+    says=_describe_answers,
+)
 def generate(
     build: Build,
     *,
@@ -195,7 +199,12 @@ def generate(
 
 
 @task(
-    name="generate-shard", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, **UNCACHED
+    name="generate-shard",
+    task_run_name="generate-shard {shard[0]}-{shard[1]}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    **UNCACHED,
 )
 def generate_shard(shard: tuple[int, int], ref: ModelRef, prompts: Path, how: How) -> AnswerStats:
     """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
@@ -230,6 +239,7 @@ def retain(
 @stage(
     packages=NUMERIC,
     counts="answers",
+    on=lambda responses, **_: f"on {responses.stats.rows:,} answers",
     says=lambda stats: f"{stats.accepted:,} of {stats.rows:,} prompts answered as the new one",
     unread={"generation": (*OWN[1:4], "system_prompts", "max_new_tokens", "top_p", "seed")},
 )
@@ -256,6 +266,7 @@ def _describe_pairs(stats: PairStats) -> str:
 
 @stage(
     packages=("pyarrow", "transformers", "tokenizers"),
+    on=lambda responses, **_: f"on {responses.stats.rows:,} answers",
     says=_describe_pairs,
     unread={"pairs": ("min_pairs", "min_yield")},
 )
@@ -297,6 +308,7 @@ def prepare(
 
 @stage(
     packages=("pyarrow",),
+    on=lambda pairs, **_: f"on {pairs.stats.pairs:,} pairs",
     says=lambda stats: _describe_split(stats, "pairs"),
     unread={"config": ("ways", "max_length")},
 )
@@ -327,6 +339,7 @@ def _describe_training(stats: TrainStats) -> str:
 @stage(
     packages=(*NUMERIC, "trl", "peft", "accelerate"),
     counts="steps",
+    on=lambda dataset, **_: f"on {dataset.stats.train:,} pairs",
     says=_describe_training,
     unread={"run_on": ("dtype",)},
     also_runs=lambda *, config, **_: [child_module(config)],
@@ -373,6 +386,7 @@ def train(
 @stage(
     packages=NUMERIC,
     counts="answers",
+    on=lambda prompts, **_: f"on {prompts.stats.held_out:,} prompts",
     says=lambda stats: f"{stats.rows:,} answers compared",
     unread={"terms": [f"generation.{name}" for name in OWN]},
 )
@@ -419,6 +433,7 @@ def _describe_parity(stats: ParityStats) -> str:
 
 @stage(
     packages=NUMERIC,
+    on=lambda prompts, **_: f"on {prompts.stats.held_out:,} prompts",
     says=_describe_parity,
     unread={
         "generation": OWN,
@@ -453,7 +468,11 @@ def parity(
     )
 
 
-@stage(packages=NUMERIC, says=lambda stats: f"{stats.rows:,} pairs compared")
+@stage(
+    packages=NUMERIC,
+    on=lambda dataset, **_: f"on {dataset.stats.held_out:,} pairs",
+    says=lambda stats: f"{stats.rows:,} pairs compared",
+)
 def compare(
     build: Build,
     *,

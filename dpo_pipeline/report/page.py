@@ -23,6 +23,7 @@ from dpo_pipeline.plaintext import visible
 from dpo_pipeline.prompts.quarantine import REASONS as PROMPT_REASONS
 from dpo_pipeline.report import words
 from dpo_pipeline.report.words import explain_verdict
+from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.tables import Row, read_rows
 
 SHOWN = 8  # answers or pairs of a kind
@@ -83,7 +84,7 @@ def write_report(
         lineage=lineage,
         stages=stages,
     )
-    out.write_text(page, encoding="utf-8", errors="replace")
+    write_whole(out, page.encode(errors="replace"))
     return out
 
 
@@ -112,7 +113,7 @@ def write_comparison(out: Path, runs: Sequence[Compared]) -> Path:
     names = dict.fromkeys(key for run in runs for key in run.settings)
     untold = [name for name in names if not all(name in run.name for run in runs)]
     page = _fill("compare.html.j2", runs=runs, settings=untold, measures=lines)
-    out.write_text(page, encoding="utf-8", errors="replace")
+    write_whole(out, page.encode(errors="replace"))
     return out
 
 

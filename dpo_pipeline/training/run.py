@@ -24,6 +24,7 @@ from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.records import (
     Failed,
     OutOfMemoryError,
+    StepDone,
     Training,
     TrainingFile,
     TrainJob,
@@ -110,7 +111,7 @@ def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
                     tail.append(line.rstrip("\n"))
                     logger.info("%s", tail[-1])
                 else:
-                    logger.info("step %d of %d: %s", message.step, message.total, message.note)
+                    _log_step(message)
                     if on_progress is not None:
                         on_progress(message.step, message.total, message.note)
             code = child.wait()
@@ -119,6 +120,12 @@ def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
                 os.killpg(child.pid, signal.SIGKILL)
     if code != 0:
         raise failed.error() if failed else _death(code, tail)
+
+
+def _log_step(done: StepDone) -> None:
+    """Log a step of every twentieth of the training: thousands of lines nobody reads."""
+    if done.step * 20 // done.total > (done.step - 1) * 20 // done.total:
+        logger.info("step %d of %d: %s", done.step, done.total, done.note)
 
 
 def _environment(tensorboard: Path) -> dict[str, str]:

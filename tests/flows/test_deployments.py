@@ -1,36 +1,22 @@
 """The deployments of prefect.yaml on a real server, run by a real worker."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import httpx
 import pytest
-from workplace import ROOT, Workplace
+from prefect_server import wait_for
+from workplace import ROOT
 
 NAMES = ["full/starter", "full/smollm2", "full/qwen2.5", "evaluate/nightly", "sweep/starter"]
-
-
-def prefect(workplace: Workplace, server: str, *args: str) -> subprocess.CompletedProcess[str]:
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, "-m", "prefect", *args],
-        env=workplace.environment(PREFECT_API_URL=server, PATH=binaries),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
 def deployed(workplace, server) -> str:
     """Register the deployments the way the docs tell."""
     for name in ("cpu", "gpu"):
-        pool = prefect(workplace, server, "work-pool", "create", name, "--type", "process")
+        pool = workplace.prefect(server, "work-pool", "create", name, "--type", "process")
         assert pool.returncode == 0, pool.stderr
-    done = prefect(workplace, server, "--no-prompt", "deploy", "--all")
+    done = workplace.prefect(server, "--no-prompt", "deploy", "--all")
     assert done.returncode == 0, done.stdout + done.stderr
     return server
 
@@ -55,6 +41,31 @@ def test_schedules_are_on_where_they_can_run(deployed):
     assert on == dict(zip(NAMES, ([True], [True], [False], [False], []), strict=True))
 
 
+def scheduled(api: str, *states: str) -> list[dict]:
+    """Return the runs that a schedule made, in these states."""
+    wanted = {"state": {"type": {"any_": states}}, "tags": {"all_": ["auto-scheduled"]}}
+    return httpx.post(f"{api}/flow_runs/filter", json={"flow_runs": wanted}).json()
+
+
+def test_a_schedule_makes_runs(deployed):
+    """With SQLAlchemy 2.1 Prefect's scheduler makes none."""
+    assert wait_for(lambda: scheduled(deployed, "SCHEDULED"))
+
+
+@pytest.mark.slow
+def test_a_run_that_an_interval_made_is_run_by_a_worker(workplace, first_run, deployed):
+    done = workplace.prefect(
+        deployed, "--no-prompt", "deploy", "flows/full.py:full", "--name", "often",
+        "--interval", "30", "--pool", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    with workplace.worker(deployed):
+        (run, *_) = wait_for(lambda: scheduled(deployed, "COMPLETED", "FAILED", "CRASHED"))
+    httpx.delete(f"{deployed}/deployments/{run['deployment_id']}")
+    assert run["state_name"] == "Completed", run
+    assert run["name"] == f"starter-to-deep-qwen-{run['id'][:8]}"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -65,7 +76,7 @@ def test_schedules_are_on_where_they_can_run(deployed):
     ],
 )
 def test_wrong_parameters_are_refused_when_the_run_is_asked_for(workplace, deployed, options, said):
-    run = prefect(workplace, deployed, "deployment", "run", "full/starter", *options)
+    run = workplace.prefect(deployed, "deployment", "run", "full/starter", *options)
     assert run.returncode == 1
     assert said in run.stdout + run.stderr
 
@@ -74,13 +85,13 @@ def test_one_value_is_changed_and_a_worker_runs_the_rest_as_deployed(
     workplace, first_run, deployed
 ):
     # The starter's own number of steps: everything is cached.
-    created = prefect(
-        workplace, deployed, "deployment", "run", "full/starter", "--param", "max_steps=180",
+    created = workplace.prefect(
+        deployed, "deployment", "run", "full/starter", "--param", "max_steps=180",
     )  # fmt: skip
     assert created.returncode == 0, created.stdout + created.stderr
     run_id = re.search(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", created.stdout).group()
-    worked = prefect(
-        workplace, deployed, "worker", "start", "--pool", "cpu", "--run-once",
+    worked = workplace.prefect(
+        deployed, "worker", "start", "--pool", "cpu", "--run-once",
         "--install-policy", "never",
     )  # fmt: skip
     run = httpx.get(f"{deployed}/flow_runs/{run_id}").json()

@@ -165,9 +165,11 @@ def test_against_a_server_cached_stages_show_as_cached(workplace, first_run, ser
         f"{server}/task_runs/filter",
         json={"flow_runs": {"id": {"any_": [run_id]}}},
     ).json()
-    assert {t["name"].rsplit("-", 1)[0]: t["state"]["name"] for t in task_runs} == dict.fromkeys(
+    assert {t["name"].split()[0]: t["state"]["name"] for t in task_runs} == dict.fromkeys(
         STAGES, "Cached"
     )
+    pairs = workplace.summaries()[-1]["stages"]["save"]["rows"]
+    assert f"save starter on {pairs:,} pairs" in {t["name"] for t in task_runs}
     artifacts = httpx.post(
         f"{server}/artifacts/filter", json={"flow_runs": {"id": {"any_": [run_id]}}}
     ).json()

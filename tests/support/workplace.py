@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,38 @@ class Workplace:
             capture_output=True,
             text=True,
         )
+
+    def prefect(self, api: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of Prefect's in the checkout, as the README tells."""
+        return subprocess.run(
+            [sys.executable, "-m", "prefect", *args],
+            env=self._with_commands(api),
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+        )
+
+    @contextmanager
+    def worker(self, api: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a worker of the pool cpu, one run at a time; it ends with the block."""
+        command = ["worker", "start", "--pool", "cpu", "--limit", "1", "--install-policy", "never"]
+        with (
+            (self.home / "worker.log").open("a") as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "prefect", *command],
+                env=self._with_commands(api),
+                cwd=self.root,
+                stdout=log,
+                stderr=log,
+                text=True,
+            ) as process,
+        ):
+            yield process
+            process.terminate()
+
+    def _with_commands(self, api: str) -> dict[str, str]:
+        binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return self.environment(PREFECT_API_URL=api, PATH=binaries)
 
     def full(self, *options: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return self.python(str(self.root / "flows" / "full.py"), *options, **extra)

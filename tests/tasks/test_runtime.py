@@ -1,6 +1,10 @@
-"""The server that Prefect starts for one run answers that run only."""
+"""What is read from the environment; and Prefect's own server for one run answers it only."""
 
 import json
+
+import pytest
+
+from tasks.runtime import time_limit
 
 PROBE = """
 from tasks.runtime import prepare_environment
@@ -34,3 +38,17 @@ def test_the_temporary_server_answers_its_own_process_only(workplace):
     assert run.returncode == 0, run.stdout + run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == [401, 200, None, None]
     assert "Traceback" not in run.stderr
+
+
+def test_a_time_limit_is_a_number_of_seconds_or_none(monkeypatch):
+    monkeypatch.delenv("LIMIT", raising=False)
+    assert time_limit("LIMIT") is None
+    monkeypatch.setenv("LIMIT", "90")
+    assert time_limit("LIMIT") == 90
+
+
+@pytest.mark.parametrize("value", ["", "an hour", "0", "-1", "nan"])
+def test_another_time_limit_is_refused(monkeypatch, value):
+    monkeypatch.setenv("LIMIT", value)
+    with pytest.raises(SystemExit, match=f"LIMIT is '{value}': give a number of seconds"):
+        time_limit("LIMIT")
