@@ -30,7 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 # By TRL's names.
 Loss = Literal[
-    "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "nca_pair", "bco_pair", "sppo_hard",
+    "sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard",
     "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
 
@@ -92,8 +92,8 @@ class TrainConfig(Section):
     loss_type: Loss = "sigmoid"
     """Loss, by TRL's name; sigmoid is DPO's own, sft leaves the rejected answers out."""
     sft_weight: NonNegativeFloat = 1.0
-    """Weight of an SFT term on the chosen answer, which keeps the sentence whole. Averaged over the
-    tokens that go through the model at once."""
+    """Weight of an SFT term on the chosen answer, which keeps the sentence whole: the mean over the
+    chosen tokens of a step."""
     retention_weight: NonNegativeFloat | None = None
     """Weight of what holds general answers: KL(reference || policy) on them, nats per token; null:
     from the model (starter: 0, others: 4)."""

@@ -20,13 +20,13 @@ from dpo_pipeline.training.settings import LoraConfig, TrainConfig
 from dpo_pipeline.training.trainer import trainer_arguments
 
 
+@pytest.mark.parametrize("sft_weight", [0.0, 1.0])
 @in_float64()
-def test_both_engines_and_any_row_budget_reach_the_same_weights(dataset, tmp_path):
+def test_both_engines_and_any_row_budget_reach_the_same_weights(dataset, tmp_path, sft_weight):
     ref = describe_model(make_tiny_model(tmp_path / "model"), "tiny")
-    pure = {"sft_weight": 0.0}  # TRL averages its SFT term over the micro-batch
-    packed = train_here(ref, dataset, tmp_path / "a", **pure)
-    small = train_here(ref, dataset, tmp_path / "b", row_tokens=150, **pure)
-    plain = train_here(ref, dataset, tmp_path / "c", engine="trl", **pure)
+    packed = train_here(ref, dataset, tmp_path / "a", sft_weight=sft_weight)
+    small = train_here(ref, dataset, tmp_path / "b", row_tokens=150, sft_weight=sft_weight)
+    plain = train_here(ref, dataset, tmp_path / "c", engine="trl", sft_weight=sft_weight)
     records = [stats_of(out) for out in (packed, small, plain)]
     assert [r.engine for r in records] == ["shared-prefix", "shared-prefix", "trl"]
     assert records[0].micro_batch == 4 > records[1].micro_batch
