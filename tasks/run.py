@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.settings import (
     PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     temporary_settings,
 )
@@ -252,9 +253,9 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
     lock_temporary_server()
-    # Without a server nobody listens for a heartbeat, and ending its thread takes a second.
-    quiet = {} if PREFECT_API_URL.value() else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with temporary_settings(quiet):
+    # Nobody listens to a temporary server, and when it is gone it does not come back.
+    alone = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
+    with temporary_settings({} if PREFECT_API_URL.value() else alone):
         given = config.model_dump(mode="json", exclude_unset=True)
         state: State[Any] = cast(Any, flow)(settings=given, return_state=True)
     if state.is_completed():
