@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateRuntimeError
 
 from dpo_pipeline.errors import ModelError
+from dpo_pipeline.models.limits import LONGEST, bounded
 from dpo_pipeline.models.references import ModelRef
 
 if TYPE_CHECKING:
@@ -65,7 +66,13 @@ def _written(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], start: bool = False
 ) -> str:
     whole = [dict(m) for m in messages]
-    return str(tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=start))
+    with bounded():
+        text = str(
+            tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=start)
+        )
+    if len(text) > LONGEST + sum(len(m["content"]) for m in messages):
+        raise TemplateRuntimeError(f"the chat template writes {len(text):,} characters")
+    return text
 
 
 def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:

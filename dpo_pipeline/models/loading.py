@@ -107,6 +107,11 @@ def load_model(ref: ModelRef, device: str = "auto", dtype: Precision = "auto") -
             f"({', '.join(missing[:3])}): the copy is damaged or of another architecture; "
             "download it again"
         )
+    if broken := [n for n, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise ModelError(
+            f"{ref.name}: {len(broken)} tensors in {ref.path} hold NaN or infinity "
+            f"({', '.join(broken[:3])}): its training diverged or the copy is damaged; take another"
+        )
     return model.to(place).eval()  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,7 @@
 """Models at rest, folders of safetensors: where one is, and what it is (digests)."""
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from dpo_pipeline.store.settings import NoEffect
 DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WORDS = ("token*.json", "vocab*", "merges.txt", "*.model", "*tokens*.json")
-TEMPLATE = (*WORDS, "*.jinja", "generation_config.json")
+TEMPLATE = (*WORDS, "*.jinja", "additional_chat_templates/*.jinja", "generation_config.json")
+INDEX = "model.safetensors.index.json"
 
 
 class GgufOrigin(Record):
@@ -87,6 +89,12 @@ def describe_model(path: Path, name: str, revision: str | None = None) -> ModelR
             "can run code when it loads and is never read; convert it where you trust it, with "
             "from_pretrained(...) and save_pretrained(...)"
         )
+    _check_inside(path, name)
+    for config in configs:
+        read_object(config, name)
+    if (index := path / INDEX).is_file():
+        _check_index(index, {file.name for file in weights}, name)
+        weights.append(index)
     template = {file for pattern in TEMPLATE for file in path.glob(pattern)}
     return ModelRef(
         name=name,
@@ -95,6 +103,47 @@ def describe_model(path: Path, name: str, revision: str | None = None) -> ModelR
         weights_digest=_digest([*weights, *configs]),
         template_digest=_digest(sorted(template)),
     )
+
+
+def read_object(file: Path, name: str) -> dict[str, object]:
+    """Read a JSON file of a model.
+
+    Raises:
+        ModelError: It is no JSON object.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{name}: {file} is no JSON ({error}): the copy is damaged; download it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{name}: {file} holds {type(content).__name__}, and no JSON object")
+    return content
+
+
+def _check_index(index: Path, weights: set[str], name: str) -> None:
+    named = read_object(index, name).get("weight_map")
+    parts = set(map(str, named.values())) if isinstance(named, dict) else set()
+    if not parts or (strange := sorted(parts - weights)):
+        what = f"names {strange[0]!r}, which is" if parts else "names no weights that are"
+        raise ModelError(
+            f"{name}: {index} {what} not among the *.safetensors beside it: the copy is damaged; "
+            "download it again"
+        )
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    """Refuse links that lead out of a model's folder; a snapshot of the Hub links to its blobs."""
+    inside = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        inside.append(folder.parent.parent.resolve() / "blobs")
+    for file in folder.iterdir():
+        target = file.resolve()
+        if file.is_symlink() and not any(map(target.is_relative_to, inside)):
+            raise ModelError(
+                f"{name}: {file} links to {target}, outside the model's folder: put a copy there"
+            )
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -1,5 +1,6 @@
 """The training process: load, train, write. Started by `run.py`, ends with it."""
 
+import json
 import logging
 import os
 import shutil
@@ -134,9 +135,21 @@ def _save_model(model: Any, job: TrainJob, strength: float) -> None:
     for pattern in ("*.json", "*.jinja", "*.txt", "*.model"):
         for path in ref.path.glob(pattern):
             if not path.name.endswith(".index.json"):
-                shutil.copy(path, folder / path.name)
+                _copy(path, folder / path.name)
     if keep_adapter:
         (folder / "config.json").unlink()  # else the folder reads as a whole model
+
+
+def _copy(path: Path, new: Path) -> None:
+    """Copy a file of the reference, without what names code to run in transformers' place."""
+    code = "auto_map"
+    values = json.loads(path.read_bytes()) if path.suffix == ".json" else None
+    if isinstance(values, dict) and code in values:
+        logging.info("%s: %s left out, which names code of the model's own", path.name, code)
+        kept = {name: value for name, value in values.items() if name != code}
+        new.write_text(json.dumps(kept, ensure_ascii=False, indent=2), encoding="utf-8")
+    else:
+        shutil.copy(path, new)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,16 @@ def test_a_missing_tensor_is_refused(copy):
         load_model(resolve_model(str(copy)), "cpu")
 
 
+def test_weights_that_are_no_numbers_are_named(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 tensors in .* hold NaN .*up_proj"):
+        load_model(resolve_model(str(copy)), "cpu")
+
+
 def test_a_tensor_of_another_shape_is_refused(copy):
     edit_json(copy / "config.json", intermediate_size=96)
     with pytest.raises(ModelError, match="does not load"):

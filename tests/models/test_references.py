@@ -1,5 +1,8 @@
 """Where a model is and what it is: folders, the Hub, digests."""
 
+import json
+import shutil
+
 import pytest
 
 from dpo_pipeline.errors import ModelError
@@ -26,18 +29,58 @@ def test_a_folder_is_described_by_digests_of_its_content(tiny, copy):
         ("tokenizer.json", "template_digest"),
         ("tokenizer_config.json", "template_digest"),
         ("generation_config.json", "template_digest"),
+        ("additional_chat_templates/tools.jinja", "template_digest"),
+        ("model.safetensors.index.json", "weights_digest"),
     ],
 )
 def test_a_changed_file_changes_its_digest_only(copy, name, digest):
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    index = {"weight_map": {"model.embed_tokens.weight": "model.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     before = describe_model(copy, "m")
-    content = bytearray((copy / name).read_bytes())
-    content[-2] ^= 1
-    (copy / name).write_bytes(content)
+    with (copy / name).open("ab") as file:
+        file.write(b" ")
     after = describe_model(copy, "m")
     changed = {
         f for f in ("weights_digest", "template_digest") if getattr(before, f) != getattr(after, f)
     }
     assert changed == {digest}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("config.json", "{", "is no JSON"),
+        ("config.json", "[" * 100_000, "is no JSON"),
+        ("config.json", "[]", "holds list"),
+        ("model.safetensors.index.json", "{}", "names no weights"),
+        ("model.safetensors.index.json", '{"weight_map": []}', "names no weights"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../x.safetensors"}}', "'../x.safe"),
+    ],
+)
+def test_a_broken_file_is_named(copy, name, content, why):
+    (copy / name).write_text(content)
+    with pytest.raises(ModelError, match=why):
+        describe_model(copy, "m")
+
+
+def test_a_link_may_not_lead_out_of_the_folder(copy, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a key")
+    (copy / "vocab.txt").symlink_to(secret)
+    with pytest.raises(ModelError, match=r"vocab\.txt links to .*secret\.txt, outside"):
+        describe_model(copy, "m")
+
+
+def test_a_snapshot_of_the_hub_links_to_its_blobs(copy, tmp_path):
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0"
+    shutil.copytree(copy, snapshot)
+    blobs = snapshot.parents[1] / "blobs"
+    blobs.mkdir()
+    (snapshot / "config.json").rename(blobs / "1")
+    (snapshot / "config.json").symlink_to(blobs / "1")
+    assert describe_model(snapshot, "m").weights_digest == describe_model(copy, "m").weights_digest
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "../elsewhere", "a/b/c", "what is this"])

@@ -1,7 +1,9 @@
 """What the training process writes."""
 
+import json
+
 from float64 import in_float64
-from tiny import make_tiny_model
+from tiny import edit_json, make_tiny_model
 from trained import history_of, train_here
 
 from dpo_pipeline.models.loading import load_model, load_tokenizer
@@ -42,3 +44,15 @@ def test_a_bfloat16_model_is_trained_in_float32_and_stays_bfloat16(ref, dataset,
     assert {parameter.dtype for parameter in after.parameters()} == {torch.bfloat16}
     # Steps this small vanish in bfloat16 weights, and so would the margin.
     assert min(row["margin"] for row in history_of(out)[1:]) > 1e-3
+
+
+def test_code_of_the_reference_is_no_part_of_the_policy(dataset, tmp_path):
+    folder = make_tiny_model(tmp_path / "model")
+    (folder / "modeling.py").write_text("raise SystemExit('ran')")
+    for name in ("config.json", "tokenizer_config.json"):
+        edit_json(folder / name, auto_map={"AutoModelForCausalLM": "modeling.Model"})
+    out = train_here(describe_model(folder, "coded"), dataset, tmp_path / "run", max_steps=1)
+    settings = [json.loads(file.read_text()) for file in (out / "model").glob("*config.json")]
+    assert settings
+    assert not any("auto_map" in values for values in settings)
+    assert not list((out / "model").rglob("*.py"))
