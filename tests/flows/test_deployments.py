@@ -55,7 +55,7 @@ def test_a_schedule_makes_runs(deployed):
 @pytest.mark.slow
 def test_a_run_that_an_interval_made_is_run_by_a_worker(workplace, first_run, deployed):
     done = workplace.prefect(
-        deployed, "--no-prompt", "deploy", "flows/full.py:full", "--name", "often",
+        deployed, "--no-prompt", "deploy", "flows.full.full", "--name", "often",
         "--interval", "30", "--pool", "cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -66,6 +66,8 @@ def test_it_answers_only_who_has_the_string_that_it_tells_how_to_export(started)
     assert httpx.post(read, json={}, auth=tuple(auth.split(":"))).status_code == 200
     pools = httpx.post(f"{address}/api/work_pools/filter", json={}, auth=tuple(auth.split(":")))
     assert {pool["name"] for pool in pools.json()} >= {"cpu", "gpu"}
+    made = httpx.post(f"{address}/api/automations/filter", json={}, auth=tuple(auth.split(":")))
+    assert [automation["name"] for automation in made.json()] == ["zombies"]
 
 
 def test_the_string_is_kept_for_its_owner_and_never_printed(started):
