@@ -333,3 +333,14 @@ def test_every_field_says_what_it_means():
                 yield from fields(field.annotation)
 
     assert [name for name, text in fields(PipelineConfig) if not text] == []
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [("train", "seed"), ("prompts", "seed"), ("generation", "seed"), ("evaluation", "max_prompts"),
+     ("gate", "min_answers")],
+)  # fmt: skip
+@pytest.mark.parametrize("number", [2**31, 2**64, 10**30])
+def test_a_number_that_databases_cannot_hold_is_refused(section, field, number):
+    with pytest.raises(ValidationError, match="less than or equal to 2147483647"):
+        PipelineConfig.model_validate({section: {field: number}})

@@ -7,12 +7,11 @@ from pydantic import (
     AfterValidator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     model_validator,
 )
 
-from dpo_pipeline.store.settings import AtLeastOne, NoEffect, PositiveShare, Section
+from dpo_pipeline.store.settings import AtLeastOne, Count, NoEffect, PositiveShare, Section
 
 
 def _server_address(url: str) -> str:
@@ -53,13 +52,13 @@ class GenerationConfig(Section):
     """Nucleus mass; read when sampling."""
     samples: AtLeastOne = 1
     """Answers a prompt; more than 1 needs temperature."""
-    seed: NonNegativeInt = 0
+    seed: Count = 0
     """Base of the per-row seed when sampling."""
     batch_tokens: NoEffect[AtLeastOne] = 16384
     """Budget of a batch: rows x (longest prompt + max_new_tokens)."""
     shard_rows: NoEffect[AtLeastOne] = 512
     """Answers of one shard, one Prefect task run."""
-    check_rows: NonNegativeInt = 16
+    check_rows: Count = 16
     """Answers decoded again one by one to count batch mismatches; never more than one in 256."""
     base_url: ServerAddress = "http://127.0.0.1:8000/v1"
     """Address of the server; engine openai only."""

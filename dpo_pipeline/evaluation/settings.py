@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, create_model
+from pydantic import Field, PositiveFloat, create_model
 
 from dpo_pipeline.evaluation.measures import MEASURES
-from dpo_pipeline.store.settings import AtLeastOne, NoEffect, Section
+from dpo_pipeline.store.settings import MOST, AtLeastOne, Count, NoEffect, Section
 
 Lines = TypeVar("Lines", bound=Section)
 
@@ -26,19 +26,19 @@ class EvaluationConfig(Section):
     """At most this many held-out identity prompts, the same every time."""
     max_new_tokens: AtLeastOne = 48
     """Longest answer (tokens)."""
-    trained_prompts: NonNegativeInt = 20
+    trained_prompts: Count = 20
     """Prompts of the training set asked again; 0: none."""
     general: NoEffect[str | None] = None
     """JSONL of general questions with accepted answers; null: the shipped set, of the starter
     'starter', what that toy was taught."""
-    max_pairs: NonNegativeInt = 32
+    max_pairs: Count = 32
     """Held-out pairs whose rewards are measured; 0: none."""
-    matrix_prompts: NonNegativeInt = 12
+    matrix_prompts: Count = 12
     """Held-out prompts asked under each of six system prompts; 0: none."""
-    noise_prompts: NonNegativeInt = 24
+    noise_prompts: Count = 24
     """Prompts of each kind that the reference answers again in another batch size, to see the
     machine's own noise; 0: none."""
-    sampled: NonNegativeInt | None = None
+    sampled: Count | None = None
     """Extra sampled answers a prompt at each temperature, 0: greedy only; null: from the model (1,
     and 0 of the starter, a toy whose chance says little)."""
     temperatures: tuple[PositiveFloat, ...] = (0.7, 1.0)
@@ -56,7 +56,7 @@ class EvaluationConfig(Section):
 
 def _with_lines(model: type[Lines]) -> type[Lines]:
     """Give a section an option for every measure that has a line of the gate."""
-    bounds = {"%": (0, 1), "points": (0, 100), "answers": (1, None)}
+    bounds = {"%": (0, 1), "points": (0, 100), "answers": (1, MOST)}
     options: dict[str, Any] = {}
     for measure in (m for m in MEASURES if m.asks):
         least = 0 if measure.direction == "≤" else None

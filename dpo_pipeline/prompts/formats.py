@@ -15,6 +15,7 @@ from dpo_pipeline.prompts.quarantine import Unreadable
 from dpo_pipeline.prompts.split import SPLITS
 
 BATCH = 1024  # rows read at once
+LARGEST = 1 << 30  # bytes that they may take
 _WRAPPERS = ("data", "rows", "examples")
 _ROWS = {*SPLITS, *_WRAPPERS}  # keys under which a JSON object holds rows
 _LONGEST_CELL = 2**31 - 1  # characters of a CSV cell
@@ -116,6 +117,7 @@ def _open_quote(lines: Iterable[str], first: int) -> int:
 def batch_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[object]:
     """Yield the rows of record batches; a text that is no Unicode makes its own row unreadable."""
     for batch in batches:
+        _validate(batch)
         try:
             yield from batch.to_pylist()
         except UnicodeDecodeError as error:
@@ -125,10 +127,47 @@ def batch_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[object]:
                 yield Unreadable("invalid_text", str(error), repr(error.object))
 
 
+def _validate(batch: pa.RecordBatch) -> None:
+    """Refuse values that point out of their buffers: reading them would end the process.
+
+    Text that is no Unicode passes: its row alone is refused when it is read.
+    """
+    batch.validate()
+    if batch.nbytes > LARGEST:
+        raise pa.ArrowInvalid(f"{batch.num_rows} rows take {batch.nbytes:,} bytes unpacked")
+    for column in batch.columns:
+        column.cast(_as_bytes(column.type)).validate(full=True)
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    """Return a type with its texts as bytes, which need not be Unicode."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_bytes(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    return kind
+
+
+def _check_size(file: pq.ParquetFile, path: Path) -> None:
+    groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
+    if (largest := max((g.total_byte_size for g in groups), default=0)) > LARGEST:
+        raise DataError(
+            f"{path}: a row group of it takes {largest:,} bytes unpacked, and at most {LARGEST:,} "
+            "are read at once; write it in smaller row groups"
+        )
+
+
 def _columnar_rows(path: Path) -> Iterator[tuple[int, object]]:
     try:
         if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(path) as file:
+                _check_size(file, path)
                 yield from enumerate(batch_rows(file.iter_batches(BATCH)))
             return
         with pa.memory_map(str(path)) as buffer:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
-from dpo_pipeline.store.settings import AtLeastOne, NoEffect, PositiveShare, Section, Share
+from dpo_pipeline.store.settings import AtLeastOne, Count, NoEffect, PositiveShare, Section, Share
 
 Shape = Literal[
     "auto", "conversations", "messages", "alpaca", "query-response", "prompt", "preference"
@@ -41,5 +41,5 @@ class PromptsConfig(Section):
     """Share of rows that cannot be prompts above which the run stops; duplicates do not count."""
     retention: NoEffect[str | None] = None
     """JSONL of general prompts whose answers training holds; null: the shipped set."""
-    seed: NonNegativeInt = 0
+    seed: Count = 0
     """Seed of sampling and of the split."""

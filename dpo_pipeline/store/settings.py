@@ -8,8 +8,11 @@ T = TypeVar("T")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-AtLeastEight = Annotated[int, Field(ge=8)]
+# No number is larger than what databases, tensors and random generators take.
+MOST = 2**31 - 1
+Count = Annotated[int, Field(ge=0, le=MOST)]
+AtLeastOne = Annotated[int, Field(ge=1, le=MOST)]
+AtLeastEight = Annotated[int, Field(ge=8, le=MOST)]
 
 # Of a field that cannot change a result, so that it stays out of cache keys: how work is cut
 # up, and where a model came from once its digest is known.

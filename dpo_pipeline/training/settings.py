@@ -3,9 +3,9 @@
 from itertools import product
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, NoEffect, Section, Share
+from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, Count, NoEffect, Section, Share
 
 # What each model is trained with where nothing is given: benchmarks/recipes has the runs. The
 # starter is small enough to want large steps in all its weights.
@@ -128,7 +128,7 @@ class TrainConfig(Section):
     report_to: NoEffect[tuple[str, ...]] = ()
     """Trackers that are installed: tensorboard (its logs lie beside the policy), trackio, wandb
     (JSON list). They follow a training that runs: a cached one logs nothing."""
-    seed: NonNegativeInt = 0
+    seed: Count = 0
     """Seed of data order and of new adapters."""
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class GridConfig(Section):
     """Values of train.sft_weight."""
     epochs: tuple[PositiveFloat, ...] = ()
     """Values of train.epochs."""
-    seed: tuple[NonNegativeInt, ...] = ()
+    seed: tuple[Count, ...] = ()
     """Values of train.seed."""
 
     def settings(self) -> list[dict[str, float]]:

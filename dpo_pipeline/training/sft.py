@@ -31,8 +31,9 @@ class WholeStepDPOTrainer(DPOTrainer):
             share = _chosen_tokens(inputs) / self._usual_tokens
             pairs = zip(self.loss_types, weights, strict=True)
             self.loss_weights = [w * share if name == "sft" else w for name, w in pairs]
+        plain: Any = super().compute_loss
         try:
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            return plain(model, inputs, *args, **kwargs)
         finally:
             self.loss_weights = weights
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import struct
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,8 @@ import pytest
 from prompt_rows import ANSWER, SHAPES, TURNS, jsonl, numbered, other, prepare
 
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.prompts import formats
+from dpo_pipeline.prompts.formats import READERS
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import read_source, resolve_source
 
@@ -190,3 +193,47 @@ def test_cut_or_false_files_are_refused(tmp_path: Path) -> None:
             path.write_bytes(whole[:keep])
             with pytest.raises(DataError):
                 list(read_source(resolve_source(PromptsConfig(source=str(path))), "train"))
+
+
+def hostile_arrow(path: Path, column: pa.Array, offsets: list[int], instead: list[int]) -> Path:
+    """Write a column to an Arrow file, with other offsets than its own."""
+    table = pa.table({"prompt": column})
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+    old, new = (struct.pack(f"<{len(many)}i", *many) for many in (offsets, instead))
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    return path
+
+
+TEXTS = pa.array(["hello", "world"])
+
+
+@pytest.mark.parametrize(
+    ("column", "offsets", "instead"),
+    [
+        (TEXTS, [0, 5, 10], [0, 1 << 30, 10]),
+        (TEXTS, [0, 5, 10], [0, -5, 10]),
+        (TEXTS, [0, 5, 10], [9, 5, 1 << 30]),
+        (pa.array([["a"], ["b", "c"]]), [0, 1, 3], [0, 1 << 28, 3]),
+        (pa.array([{"content": "hello"}, {"content": "world"}]), [0, 5, 10], [0, 1 << 30, 10]),
+    ],
+)
+def test_offsets_that_point_out_of_their_buffers_are_refused(tmp_path, column, offsets, instead):
+    path = hostile_arrow(tmp_path / "rows.arrow", column, offsets, instead)
+    with pytest.raises(DataError, match=r"rows\.arrow cannot be read"):
+        list(READERS[".arrow"](path))
+
+
+def test_a_small_file_that_unpacks_to_a_lot_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST", 1 << 16)
+    table = pa.table({"prompt": ["a" * (1 << 17)]})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(tmp_path / "b.arrow", table.schema, options=options) as file:
+        file.write_table(table)
+    for name in ("a.parquet", "b.arrow"):
+        assert (tmp_path / name).stat().st_size < 1 << 13
+        with pytest.raises(DataError, match="unpacked"):
+            list(READERS[Path(name).suffix](tmp_path / name))

@@ -51,7 +51,8 @@ def test_code_of_the_reference_is_no_part_of_the_policy(dataset, tmp_path):
     (folder / "modeling.py").write_text("raise SystemExit('ran')")
     for name in ("config.json", "tokenizer_config.json"):
         edit_json(folder / name, auto_map={"AutoModelForCausalLM": "modeling.Model"})
-    out = train_here(describe_model(folder, "coded"), dataset, tmp_path / "run", max_steps=1)
+    ref = describe_model(folder, "coded")
+    out = train_here(ref, dataset, tmp_path / "run", epochs=None, max_steps=1)
     settings = [json.loads(file.read_text()) for file in (out / "model").glob("*config.json")]
     assert settings
     assert not any("auto_map" in values for values in settings)
