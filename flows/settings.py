@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema
 
 from dpo_pipeline.answers.settings import ADDRESS
 from dpo_pipeline.errors import SettingsError
+from dpo_pipeline.store.strict_yaml import load_strictly
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -105,7 +106,7 @@ def read_yaml(path: Path) -> dict[str, object]:
         SettingsError: It is no YAML file of sections, or names a file that is not there.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = load_strictly(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise SettingsError(
             f"config {path}: no such file; configs/ holds known-good ones"
@@ -117,6 +118,8 @@ def read_yaml(path: Path) -> dict[str, object]:
         raise SettingsError(f"config {path}: expected sections such as 'train:', found {found}")
     # A section with all its lines commented out is no section.
     sections = {name: section for name, section in loaded.items() if section is not None}
+    if wrong := [name for name, section in sections.items() if not isinstance(section, dict)]:
+        raise SettingsError(f"config {path}: {wrong[0]!r} is no section with settings below it")
     generation = sections.get("generation")
     if isinstance(generation, dict) and generation.get("key_host"):
         raise SettingsError(

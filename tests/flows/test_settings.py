@@ -69,3 +69,19 @@ def test_the_form_of_a_flow_is_short_plain_and_described(flow):
         assert field["description"]
         assert field["type"] in ("string", "number", "integer", "array", "object")
         assert field["default"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: [1]\n", "'train' is no section"),
+        ("train: fast\n", "'train' is no section"),
+        ("train:\n  seed: 1\n  seed: 2\n", "'seed' comes twice"),
+        ("train: &t {seed: 1}\ngeneration: *t\n", "alias"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_no_part_of_it_dropped(tmp_path, text, said):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        read(PipelineConfig, str(path), None, {})
