@@ -26,7 +26,7 @@ from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.settings import AtLeastOne
 from dpo_pipeline.training.settings import TrainConfig
-from flows.settings import OrConfig, Settings, read
+from flows.settings import Settings, read
 from tasks.census import settle_identity
 from tasks.outcome import conclude
 from tasks.run import OPTIONS, begin, run_script
@@ -36,17 +36,17 @@ from tasks.stages import evaluate as score_models
 
 @flow(name="evaluate", **OPTIONS)
 def evaluate(
-    config: OrConfig[str] = None,
-    policy: OrConfig[str] = None,
-    reference: OrConfig[str] = None,
-    export: OrConfig[str] = None,
-    original_name: OrConfig[str] = None,
-    new_name: OrConfig[str] = None,
-    new_developer: OrConfig[str] = None,
-    prompts: OrConfig[str] = None,
-    max_prompts: OrConfig[AtLeastOne] = None,
-    lm_eval: OrConfig[list[str]] = None,
-    settings: OrConfig[Settings] = None,
+    config: str = "",
+    policy: str = "",
+    reference: str = "",
+    export: str = "",
+    original_name: str = "",
+    new_name: str = "",
+    new_developer: str = "",
+    prompts: str = "",
+    max_prompts: AtLeastOne | None = None,
+    lm_eval: list[str] | None = None,
+    settings: Settings | None = None,
 ) -> State[Any]:
     """Score a policy against its reference on held-out and general questions.
 

@@ -34,7 +34,7 @@ from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.settings import AtLeastOne
 from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
-from flows.settings import OrConfig, Settings, read
+from flows.settings import Settings, read
 from tasks.census import settle_identity
 from tasks.outcome import conclude, lineage_of, show_ways, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
@@ -66,17 +66,17 @@ class Made(NamedTuple):
 
 @flow(name="full", **OPTIONS)
 def full(
-    config: OrConfig[str] = None,
-    model: OrConfig[str] = None,
-    new_name: OrConfig[str] = None,
-    new_developer: OrConfig[str] = None,
-    prompts: OrConfig[str] = None,
-    beta: OrConfig[PositiveFloat] = None,
-    learning_rate: OrConfig[PositiveFloat] = None,
-    max_steps: OrConfig[AtLeastOne] = None,
-    retention_weight: OrConfig[NonNegativeFloat] = None,
-    model_repo: OrConfig[str] = None,
-    settings: OrConfig[Settings] = None,
+    config: str = "",
+    model: str = "",
+    new_name: str = "",
+    new_developer: str = "",
+    prompts: str = "",
+    beta: PositiveFloat | None = None,
+    learning_rate: PositiveFloat | None = None,
+    max_steps: AtLeastOne | None = None,
+    retention_weight: NonNegativeFloat | None = None,
+    model_repo: str = "",
+    settings: Settings | None = None,
 ) -> State[Any]:
     """Give a chat model a new identity and prove that nothing else changed.
 

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State
 from pydantic import PositiveFloat
 
 from dpo_pipeline.prompts.sources import resolve_source
-from flows.settings import OrConfig, Settings, read
+from flows.settings import Settings, read
 from tasks.outcome import conclude_preferences, lineage_of
 from tasks.run import OPTIONS, begin, run_script
 from tasks.stages import compare, prepare, prepare_model, save, train
@@ -28,13 +28,13 @@ from tasks.stages import compare, prepare, prepare_model, save, train
 
 @flow(name="preference", **OPTIONS)
 def preference(
-    config: OrConfig[str] = None,
-    model: OrConfig[str] = None,
-    prompts: OrConfig[str] = None,
-    beta: OrConfig[PositiveFloat] = None,
-    learning_rate: OrConfig[PositiveFloat] = None,
-    epochs: OrConfig[PositiveFloat] = None,
-    settings: OrConfig[Settings] = None,
+    config: str = "",
+    model: str = "",
+    prompts: str = "",
+    beta: PositiveFloat | None = None,
+    learning_rate: PositiveFloat | None = None,
+    epochs: PositiveFloat | None = None,
+    settings: Settings | None = None,
 ) -> State[Any]:
     """Train a policy on preferences that exist, and measure it on pairs it never saw.
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, GetJsonSchemaHandler, JsonValue, ValidationError
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from dpo_pipeline.answers.settings import ADDRESS
 from dpo_pipeline.errors import SettingsError
@@ -19,22 +17,7 @@ from dpo_pipeline.store.strict_yaml import load_strictly
 
 Config = TypeVar("Config", bound=BaseModel)
 
-T = TypeVar("T")
-
-
-class _PlainField:
-    """Shows a value that may be null as a plain field of a form, which is left empty."""
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        shown: JsonSchemaValue = handler(schema)["anyOf"][0]
-        return shown
-
-
-# A parameter of a flow; null: left to the config.
-OrConfig = Annotated[T | None, _PlainField()]
-# The one for what has no parameter of its own: options of the command line by their names, such as
+# A parameter for what has none of its own: options of the command line by their names, such as
 # {"train.epochs": 2}. By the pattern Prefect's server refuses what would else lie in its database.
 Settings = Annotated[
     dict[str, JsonValue],
@@ -59,7 +42,7 @@ _FILE = re.compile(r"[./~]|.*\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)$", 
 
 def read(
     model: type[Config],
-    config: str | None,
+    config: str,
     settings: Settings | None,
     parameters: Mapping[str, object],
 ) -> Config:
@@ -67,7 +50,8 @@ def read(
 
     Args:
         model: The configuration of the flow.
-        config: A YAML file, looked up in the working directory, then where the project lies.
+        config: A YAML file, looked up in the working directory, then where the project lies;
+            empty: none.
         settings: Dotted name -> value, over the file.
         parameters: The same of the parameters of the flow itself, over both; null or empty: none.
 

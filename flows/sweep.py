@@ -23,24 +23,24 @@ from dpo_pipeline.evaluation.scorecard import Scorecard
 from dpo_pipeline.report.page import Compared
 from dpo_pipeline.store.settings import AtLeastOne
 from flows.full import make_dataset, train_and_score
-from flows.settings import OrConfig, Settings, read
+from flows.settings import Settings, read
 from tasks.outcome import conclude_sweep
 from tasks.run import OPTIONS, begin, run_script
 
 
 @flow(name="sweep", **OPTIONS)
 def sweep(
-    config: OrConfig[str] = None,
-    model: OrConfig[str] = None,
-    new_name: OrConfig[str] = None,
-    new_developer: OrConfig[str] = None,
-    prompts: OrConfig[str] = None,
-    beta: OrConfig[list[PositiveFloat]] = None,
-    learning_rate: OrConfig[list[PositiveFloat]] = None,
-    sft_weight: OrConfig[list[NonNegativeFloat]] = None,
-    seed: OrConfig[list[NonNegativeInt]] = None,
-    max_steps: OrConfig[AtLeastOne] = None,
-    settings: OrConfig[Settings] = None,
+    config: str = "",
+    model: str = "",
+    new_name: str = "",
+    new_developer: str = "",
+    prompts: str = "",
+    beta: list[PositiveFloat] | None = None,
+    learning_rate: list[PositiveFloat] | None = None,
+    sft_weight: list[NonNegativeFloat] | None = None,
+    seed: list[NonNegativeInt] | None = None,
+    max_steps: AtLeastOne | None = None,
+    settings: Settings | None = None,
 ) -> State[Any]:
     """Train with every combination of settings on the same pairs, and compare the scorecards.
 

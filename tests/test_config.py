@@ -102,8 +102,8 @@ def test_deployment_file_and_command_line_ask_for_the_same_run(kind, given, tmp_
     for config in (
         *map(kind.model_validate, sent),
         read(kind, str(file), None, {}),
-        read(kind, None, given, {}),
-        read(kind, None, dotted, {}),
+        read(kind, "", given, {}),
+        read(kind, "", dotted, {}),
         run(*argv, model=kind),
         run("--config", str(file), model=kind),
     ):
