@@ -70,7 +70,7 @@ def publish_if_proven(
     from dpo_pipeline.publishing.publish import Published
 
     out = run.folder / "publish"
-    out.mkdir()
+    out.mkdir(parents=True)
     sections = ("train", "evaluation", "gate")
     proven = Proven(
         run_id=run.run_id,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -19,12 +20,13 @@ from typing import Any, Literal, TypeVar, cast
 
 import httpx
 from prefect import Flow, get_client, get_run_logger
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
     temporary_settings,
 )
 from prefect.states import Cancelled
@@ -44,6 +46,7 @@ from dpo_pipeline.plaintext import plain, scrub
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
 from tasks.console import beside, console
+from tasks.ending import last_words
 from tasks.runtime import home, lock_temporary_server, time_limit
 
 Config = PipelineConfig | SweepConfig | EvaluateConfig | PreferenceConfig
@@ -53,13 +56,6 @@ PACKAGES = (
     "dpo-pipeline", "prefect", "torch", "transformers", "trl", "datasets", "pyarrow",
     "huggingface_hub",
 )  # fmt: skip
-
-# Options of every Prefect flow of this project.
-OPTIONS: dict[str, Any] = {
-    "log_prints": True,
-    "persist_result": False,
-    "timeout_seconds": time_limit("DPO_PIPELINE_RUN_TIMEOUT"),
-}
 
 GATE_FAILED = "GateFailed"  # name of the state of a run that ended well, with a bad result
 
@@ -84,6 +80,7 @@ def begin(config: C) -> tuple["Run", C]:
     logging.getLogger("dpo_pipeline").setLevel(logging.INFO)
     run, resolved = Run(config), config.resolve()
     _current.set(run)
+    last_words[:] = [run.fail]
     run.fill_in(resolved)
     if PREFECT_API_URL.value():  # else nobody can cancel it
         beside(run.end_when_cancelled)
@@ -97,6 +94,7 @@ class Run:
         given, config: The configuration as it came, and with what was filled in.
         model: Name of the model, as it is set.
         name: `<model>-to-<new name>-<id>` and the like, in the Prefect UI as well.
+        folder: `runs/<name>` under the home folder; there once something is written.
         stages: Name of the stage -> what came of it.
     """
 
@@ -108,6 +106,9 @@ class Run:
         self._flow_run = context.flow_run
         self.run_id = str(self._flow_run.id)
         self.stages: dict[str, StageRecord] = {}
+        self.summary: dict[str, Any] = {}
+        self._kept: dict[str, Path] = {}  # of a stage that failed
+        self._failed: str | None = None  # its name
         self._started = time.monotonic()
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
         self.model = model.name
@@ -123,6 +124,23 @@ class Run:
     def folder(self) -> Path:
         """`runs/<name>` under the home folder."""
         return home() / "runs" / self.name
+
+    def stage_failed(self, name: str, out: Path) -> None:
+        """Note that a stage failed, and keep the rows that it had refused, of what it wrote."""
+        self._failed = name
+        if (refused := out / "quarantine.parquet").is_file():
+            kept = self.folder / f"{name}-quarantine.parquet"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            self._kept["quarantine"] = Path(shutil.copyfile(refused, kept))
+            self.say(f"{name:<9} the rows that it refused, and why: {kept}")
+
+    def fail(self, message: str) -> None:
+        """Write why the run ended, into its summary or as one."""
+        error = {"error": {"stage": self._failed, "message": plain(message)}}
+        if self.summary:
+            self.add_to_summary(**error)
+        else:
+            self.write_summary(self._kept, **error)
 
     def fill_in(self, config: Config) -> None:
         """Go on with a configuration in which more is filled in, and say what."""
@@ -207,6 +225,23 @@ def short(word: str) -> str:
     return kept.encode()[:60].decode(errors="ignore") or "x"
 
 
+def record_failure(_flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Write the summary of a run that failed before it had one, or after."""
+    run = _current.get(None)
+    if run and run.run_id == str(flow_run.id) and state.name != GATE_FAILED:
+        run.fail(state.message or state.name or "")
+
+
+# Options of every Prefect flow of this project.
+OPTIONS: dict[str, Any] = {
+    "log_prints": True,
+    "persist_result": False,
+    "timeout_seconds": time_limit("DPO_PIPELINE_RUN_TIMEOUT"),
+    "on_failure": [record_failure],
+    "on_crashed": [record_failure],
+}
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
     installed = {name: metadata.version(name) for name in PACKAGES}
@@ -253,16 +288,23 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
     lock_temporary_server()
+    if PREFECT_API_URL.value() is None and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        from tasks.server import MortalServer
+
+        MortalServer().start()
     # Nobody listens to a temporary server, and when it is gone it does not come back.
     alone = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
     with temporary_settings({} if PREFECT_API_URL.value() else alone):
         given = config.model_dump(mode="json", exclude_unset=True)
-        state: State[Any] = cast(Any, flow)(settings=given, return_state=True)
+        try:
+            state: State[Any] = cast(Any, flow)(settings=given, return_state=True)
+        except KeyboardInterrupt:  # `tasks.ending` has said so
+            sys.exit(128 + signal.SIGINT)
     if state.is_completed():
         sys.exit(0)
     error = state.result(raise_on_failure=False)
     if isinstance(error, DPOPipelineError | TimeoutError):
         console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
     elif isinstance(error, BaseException) and state.name != GATE_FAILED:
-        raise error
+        console.print(plain("".join(traceback.format_exception(error))), markup=False)
     sys.exit(1)

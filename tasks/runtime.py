@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from dpo_pipeline.plaintext import guard_logs
+from tasks.ending import end_on_signals
 
 # What a person or a deployment has set stays as it is.
 _ENVIRONMENT = {
@@ -41,6 +42,8 @@ def prepare_environment(*, script: bool) -> None:
     for name, value in {**_ENVIRONMENT, **(_SCRIPT if script else {})}.items():
         os.environ.setdefault(name, value)
     guard_logs()
+    if script:
+        end_on_signals()
 
 
 def lock_temporary_server() -> None:

@@ -36,6 +36,7 @@ from prefect.states import Completed
 from pydantic import BaseModel, JsonValue
 
 from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.plaintext import plain
 from dpo_pipeline.store.artifacts import Artifact, Store
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
@@ -85,14 +86,15 @@ class Stage(Generic[P, S]):
         Raises:
             DPOPipelineError: The stage's own error; the line on the console names the stage.
         """
+        run = Run.current()
 
         def run_stage(**inputs: Any) -> Artifact[S] | State[Artifact[S]]:
-            return self._get_or_build(inputs)
+            return self._get_or_build(inputs, run)
 
         signature = inspect.signature(partial(self.function, None))  # without the Build
         run_stage.__signature__ = signature  # type: ignore[attr-defined]
         run_stage.__doc__ = self.function.__doc__
-        run, started = Run.current(), time.monotonic()
+        started = time.monotonic()
         works_on = f"{self.name} {short(run.model)} {self.declared.on(**inputs)}".strip()
         options = {**UNCACHED, "timeout_seconds": time_limit("DPO_PIPELINE_STAGE_TIMEOUT")}
         run_task: Any = task(name=self.name, task_run_name=works_on, **options)(run_stage)
@@ -129,7 +131,7 @@ class Stage(Generic[P, S]):
             inputs=held | ({"files": dict(files)} if files else {}),
         )
 
-    def _get_or_build(self, inputs: dict[str, Any]) -> Artifact[S] | State[Artifact[S]]:
+    def _get_or_build(self, inputs: dict[str, Any], run: Run) -> Artifact[S] | State[Artifact[S]]:
         parts, store, logger = self.key_parts(**inputs), Store(home()), get_run_logger()
 
         def build(out: Path, work: Path) -> S:
@@ -142,7 +144,12 @@ class Stage(Generic[P, S]):
             counts = self.declared.counts
             with progress(self.kind, counts) if counts else nullcontext(lambda *_: None) as report:
                 shared = (store.root / "ledger", store.root / "references")
-                return self.function(Build(out, work, report, *shared), **inputs)
+                try:
+                    return self.function(Build(out, work, report, *shared), **inputs)
+                except Exception as error:
+                    error.args = tuple(plain(a) if isinstance(a, str) else a for a in error.args)
+                    run.stage_failed(self.name, out)
+                    raise
 
         record: type[S] = get_type_hints(self.function)["return"]
         refresh = bool(PREFECT_TASKS_REFRESH_CACHE.value())
