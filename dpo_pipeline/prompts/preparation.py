@@ -27,6 +27,8 @@ from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import messages_type, new_table
 
+LISTED = 5  # rows that a message names of each reason; the quarantine has all
+
 
 class PromptStats(Record):
     """What became of the rows of a source."""
@@ -77,7 +79,9 @@ def prepare_prompts(
     shape = find_shape((row for _, row in head), config, source.location)
     read = partial(read_question, shape=shape, config=config, identity=identity)
     asked = [_remember(position, row, read) for position, row in chain(head, rows)]
-    _check_share(asked, config, f"{source.location} (shape {shape})")
+    if why := _too_many_refused(asked, config):
+        _write_refused(source, config, asked, out)
+        raise DataError(f"{source.location} (shape {shape}): {why}")
     _drop_duplicates(asked)
     _split(_sample(asked, config), config)
     sides = Counter(row.split for row in asked if row.kept)
@@ -131,17 +135,35 @@ def _language(found: Question) -> str:
     return spoken if isinstance(spoken, str) and spoken else guess
 
 
-def _check_share(asked: list[_Asked], config: PromptsConfig, where: str) -> None:
+def _too_many_refused(asked: list[_Asked], config: PromptsConfig) -> str:
+    """Say why the rows that cannot become prompts are too many, and which they are, if so."""
     reasons = _count_reasons(asked)
     if reasons.total() <= config.max_quarantine * len(asked) and reasons.total() < len(asked):
-        return
-    refused = [(row, row.refused) for row in reversed(asked) if row.refused]
-    first = {why.reason: f"row {row.position}: {why.detail}" for row, why in refused}
-    listed = "; ".join(f"{code} {n} ({first[code]})" for code, n in reasons.most_common())
-    raise DataError(
-        f"{where}: {reasons.total()} of {len(asked)} rows cannot become prompts: {listed}. Mend "
+        return ""
+    rows: dict[str, list[int]] = {}
+    for row in asked:
+        if row.refused:
+            rows.setdefault(row.refused.reason, []).append(row.position)
+    first = {row.position: row.refused.detail for row in asked if row.refused}
+    listed = "; ".join(
+        f"{code} {n} (row {', '.join(map(str, rows[code][:LISTED]))}"
+        f"{', ...' if n > LISTED else ''}: {first[rows[code][0]]})"
+        for code, n in reasons.most_common()
+    )
+    return (
+        f"{reasons.total()} of {len(asked)} rows cannot become prompts: {listed}. Mend "
         "the source, set prompts.shape or prompts.columns, or raise prompts.max_quarantine"
     )
+
+
+def _write_refused(
+    source: SourceRef, config: PromptsConfig, asked: list[_Asked], out: Path
+) -> None:
+    """Write the quarantine alone."""
+    with new_table(out / "quarantine.parquet", QUARANTINE) as refuse:
+        for (position, row), known in zip(read_source(source, config.split), asked, strict=True):
+            if known.refused:
+                refuse({"source_row": position, **known.refused.record(row)})
 
 
 def _count_reasons(asked: list[_Asked]) -> Counter[str]:

@@ -78,3 +78,16 @@ def test_no_row_is_lost_and_no_wording_is_on_both_sides(
         for side in ("train", "held_out")
     ]
     assert all(len(a & b) < 0.8 * len(a | b) for a in sides[0] for b in sides[1])
+
+
+def test_rows_that_are_too_many_to_refuse_are_named_and_lie_in_the_quarantine(
+    tmp_path: Path,
+) -> None:
+    rows: Rows = [{"prompt": f"Who are you, number {i}?"} for i in range(3)]
+    rows += [{"prompt": " "}] * 7
+    config = PromptsConfig(source=str(jsonl(tmp_path / "rows.jsonl", rows)))
+    with pytest.raises(DataError, match=r"empty_prompt 7 \(row 3, 4, 5, 6, 7, \.\.\.: turn 0 of 1"):
+        prepare_prompts(resolve_source(config), config, QWEN, tmp_path)
+    refused = pq.read_table(tmp_path / "quarantine.parquet").to_pylist()
+    assert [row["source_row"] for row in refused] == list(range(3, 10))
+    assert not (tmp_path / "prompts.parquet").exists()

@@ -93,7 +93,7 @@ def test_too_many_bad_rows_stop_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare(path, max_quarantine=0.5)
     assert "3 of 5 rows" in str(error.value)
-    assert "empty_prompt 2 (row 2:" in str(error.value)
+    assert "empty_prompt 2 (row 2, 3: " in str(error.value)
     assert "control_token 1 (row 4:" in str(error.value)
     assert prepare(path, max_quarantine=0.6)[0]["rows"] == 2
     with pytest.raises(DataError, match="1 of 1 rows"):
