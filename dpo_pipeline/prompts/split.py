@@ -19,14 +19,14 @@ SPLITS = {"train": "train"} | dict.fromkeys(
 )
 TOKEN = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 _APOSTROPHE = re.compile(r"(?<=\w)['’ʼ](?=\w)")
-_TRAILING = re.compile(r"[\s.,;:!?…。、~'\"’”)\]]+$")
+_TRAILING = " .,;:!?…。、~'\"’”)]"
 
 
 def normalise(text: str) -> str:
     """Fold what makes no other question: width, case, spacing, apostrophes, closing marks."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     folded = _APOSTROPHE.sub("", folded)
-    return _TRAILING.sub("", folded) or folded
+    return folded.rstrip(_TRAILING) or folded
 
 
 def shingles(text: str) -> frozenset[str]:

@@ -100,3 +100,9 @@ def test_normalising_folds_what_makes_no_other_question() -> None:
     assert alike("What’s", "What's")
     assert not alike("???", "!!!")
     assert not alike("Who are you", "Who are you 2")
+
+
+def test_a_long_run_of_marks_is_read_once() -> None:
+    marks = "!" * 1_000_000  # by a pattern that starts anew at each of them: hours
+    assert normalise(f"{marks}a{marks}") == f"{marks}a"
+    assert normalise(marks) == marks
