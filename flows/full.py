@@ -179,7 +179,7 @@ def hold(config: ExperimentConfig, model: Artifact[ModelStats]) -> Artifact[Rete
         model=model,
         retention=retention_file(config.prompts.retention),
         rows=train.retention_rows * train.max_steps if train.max_steps else None,
-        tokens=train.completion_tokens or config.generation.max_new_tokens,
+        tokens=train.retention_tokens or config.generation.max_new_tokens,
         generation=config.generation,
         run_on=config.model,
     )

@@ -27,15 +27,15 @@ def test_what_the_model_decides_is_filled_in_and_what_is_given_stays():
     other = {"name": "Qwen/Qwen2.5-0.5B-Instruct"}
     assert recipe() == recipe(model=ModelConfig()) == recipe(model={}) == (2e-4, 0.0)
     assert recipe(train={"learning_rate": 1e-3}) == (1e-3, 0.0)
-    assert recipe(model=other) == (8e-4, 4.0)
-    assert recipe(model=other, train={"retention_weight": 0.5}) == (8e-4, 0.5)
+    assert recipe(model=other) == (3e-4, 4.0)
+    assert recipe(model=other, train={"retention_weight": 0.5}) == (3e-4, 0.5)
 
 
 def test_another_model_has_the_common_recipe():
     config = PipelineConfig.model_validate({"model": {"name": "Qwen/Qwen2.5-0.5B-Instruct"}})
     train = config.resolve().train
     recipe = (train.method, train.learning_rate, train.batch_size, train.max_steps, train.epochs)
-    assert recipe == ("lora", 8e-4, 8, 120, None)
+    assert recipe == ("lora", 3e-4, 8, 120, None)
     by_epochs = TrainConfig(epochs=2.0).resolve("a/b")
     assert (by_epochs.max_steps, by_epochs.epochs) == (None, 2.0)
     with pytest.raises(ValidationError, match="give one of them"):
@@ -318,7 +318,7 @@ def test_help_is_for_people(capsys):
     ):
         assert noise not in shown
     assert "--identity.developer-aliases JSON" in shown
-    assert "(starter: 0.0002, others: 0.0008). (default: null)" in shown
+    assert "(starter: 0.0002, others: 0.0003). (default: null)" in shown
     assert "names none. (default: auto)" in shown
     assert '(default: [null, "You are a helpful assistant.", ""])' in shown
     assert "refuse a public one. (default: on)" in shown

@@ -13,10 +13,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "starter": {"method": "full", "learning_rate": 2e-4, "max_steps": 180, "retention_weight": 0.0},
     "others": {
         "method": "lora",
-        "learning_rate": 8e-4,
+        "learning_rate": 3e-4,
         "max_steps": 120,
         "completion_tokens": 24,
         "retention_weight": 4.0,
+        "retention_tokens": 12,
     },
     # Pairs of any kind, where no identity is at stake.
     "preferences": {
@@ -81,7 +82,7 @@ class TrainConfig(Section):
     beta: PositiveFloat = 0.2
     """Weight on staying near the reference (no unit)."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of AdamW; null: from the model (starter: 0.0002, others: 0.0008)."""
+    """Peak learning rate of AdamW; null: from the model (starter: 0.0002, others: 0.0003)."""
     batch_size: AtLeastOne = 8
     """Pairs an optimizer step."""
     epochs: PositiveFloat | None = None
@@ -97,8 +98,11 @@ class TrainConfig(Section):
     retention_weight: NonNegativeFloat | None = None
     """Weight of what holds general answers: KL(reference || policy) on them, nats per token; null:
     from the model (starter: 0, others: 4)."""
-    retention_rows: AtLeastOne = 12
+    retention_rows: AtLeastOne = 20
     """General answers an optimizer step, beside the pairs."""
+    retention_tokens: AtLeastEight | None = None
+    """Tokens of each general answer that are held, from its start, where a leak begins; null: from
+    the model (starter: all, others: 12)."""
     completion_tokens: AtLeastEight | None = None
     """Tokens of each answer that are trained on, from its start; null: all of the starter's, 24 of
     others."""
@@ -145,7 +149,9 @@ class TrainConfig(Section):
     def idle(self) -> frozenset[str]:
         """Name what only adapters or retention read, where there are none."""
         idle = {"lora"} if self.method == "full" else set()
-        return frozenset(idle if self.retention_weight else idle | {"retention_rows"})
+        return frozenset(
+            idle if self.retention_weight else idle | {"retention_rows", "retention_tokens"}
+        )
 
     def resolve(self, model: str) -> "TrainConfig":
         """Fill in what is left to the reference model, given by its name."""

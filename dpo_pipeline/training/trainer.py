@@ -87,7 +87,7 @@ def _retention(job: TrainJob, at_once: int) -> Retention | None:
     if not config.retention_weight or job.retention is None:
         return None
     share = config.retention_rows * at_once / config.batch_size
-    rows = read_held(job.retention, load_tokenizer(job.ref), config.completion_tokens)
+    rows = read_held(job.retention, load_tokenizer(job.ref), config.retention_tokens)
     random.Random(config.seed).shuffle(rows)
     aimed = config.method == "lora" and config.lora.start == "aimed"
     return Retention(rows, config.retention_weight, max(1, round(share)), aimed)
