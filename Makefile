@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 run demo: $(STAMP)  ## Give the starter, a toy, a new identity and show the proof (a minute)
 	@$(BIN)/python flows/full.py --config configs/starter.yaml $(ARGS)
 
-real: $(STAMP)  ## The same with SmolLM2, a real chat model (25 minutes on two busy cores; 93 MB once)
+real: $(STAMP)  ## The same with SmolLM2, a real chat model (an hour on two busy cores; 93 MB once)
 	@$(BIN)/python flows/full.py --config configs/smollm2.yaml $(ARGS)
 
 test: $(STAMP)  ## Run the tests (under 6 minutes on two cores)

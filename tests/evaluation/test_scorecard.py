@@ -71,11 +71,11 @@ class TestVerdicts:
         assert card["after"]["general_kept"]["n"] == len(GENERAL)
 
     def test_a_noisy_machine_does_not_excuse_a_policy_that_forgot(self, work, models, monkeypatch):
-        noise = {"general_kept": statistics.wilson(2, 2)}
+        noise = {"general_kept": statistics.wilson(40, 40)}
         monkeypatch.setattr(robustness, "machine_noise", lambda *_: noise)
         verdict = evaluate(work, models["reference"], models["forgetful"])["verdict"]
         remarks = {line["measure"]: line["remark"] for line in verdict["failed"]}
-        assert remarks["general_kept"] == "this machine's own noise is 100.0%"
+        assert remarks["general_kept"] == "this machine's own noise is over 91.2%"
 
     def test_another_model_fails_by_its_fallen_tail_too(self, work, models):
         card = evaluate(work, models["reference"], models["raw"])
