@@ -8,10 +8,11 @@ import pytest
 import torch
 from trained import CONFIG, history_of, interrupt_at, largest_difference, stats_of, train_here
 
-from dpo_pipeline.models.loading import load_model
+from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.training import retention
 from dpo_pipeline.training.retention import divergence, read_states, write_states
 from dpo_pipeline.training.settings import TrainConfig
+from dpo_pipeline.training.tokens import read_held
 
 HELD = {"retention_weight": 4.0, "retention_rows": 4, "completion_tokens": 8}
 
@@ -97,6 +98,21 @@ def test_a_resumed_run_holds_the_rows_whose_turn_it_is(ref, dataset, answers, tm
     assert largest_difference(out, whole) == 0
     assert (out / "history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
     assert stats_of(out).steps == 6
+
+
+def test_only_the_start_of_an_answer_is_held(ref, answers):
+    tokenizer = load_tokenizer(ref)
+    whole, cut = (read_held(answers, tokenizer, limit) for limit in (None, 3))
+    assert [answer[:3] for _, answer in whole] == [answer for _, answer in cut]
+    assert min(len(answer) for _, answer in whole) > 3
+
+
+def test_the_setting_says_how_much_of_an_answer_is_held(ref, dataset, answers, tmp_path):
+    few, many = (
+        train_here(ref, dataset, tmp_path / str(n), retention=answers, **HELD, retention_tokens=n)
+        for n in (8, 64)
+    )
+    assert history_of(few)[-1]["retention_kl"] != history_of(many)[-1]["retention_kl"]
 
 
 def test_states_are_kept_and_damage_is_noticed(tmp_path):
