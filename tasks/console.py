@@ -18,6 +18,16 @@ from rich.console import Console
 UNDER_WORKER = "PREFECT__FLOW_RUN_ID" in os.environ
 console = Console(quiet=UNDER_WORKER, highlight=False, soft_wrap=True)
 
+
+def _fall_silent(self: Console) -> None:
+    """Go on though nobody listens: a worker that is gone does not end its run."""
+    self.quiet = True
+
+
+if UNDER_WORKER:
+    # rich, by which Prefect writes its log, ends a process whose output nobody reads.
+    Console.on_broken_pipe = _fall_silent  # type: ignore[method-assign]
+
 # Long enough that reporting costs nothing beside the work.
 _REPORT_EVERY = 2.0
 
