@@ -43,11 +43,13 @@ from dpo_pipeline.config import (
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.plaintext import plain, scrub
+from dpo_pipeline.store.access import claim, home
+from dpo_pipeline.store.artifacts import Store
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.records import Record
 from tasks.console import beside, console
 from tasks.ending import last_words
-from tasks.runtime import home, lock_temporary_server, time_limit
+from tasks.runtime import lock_temporary_server, time_limit
 
 Config = PipelineConfig | SweepConfig | EvaluateConfig | PreferenceConfig
 C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig, PreferenceConfig)
@@ -110,6 +112,8 @@ class Run:
         self._kept: dict[str, Path] = {}  # of a stage that failed
         self._failed: str | None = None  # its name
         self._started = time.monotonic()
+        claim(home())
+        self._held = Store(home()).hold()  # until this process ends
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
         self.model = model.name
         self._take_name()
@@ -287,6 +291,7 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
         return
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
+    claim(home())
     lock_temporary_server()
     if PREFECT_API_URL.value() is None and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         from tasks.server import MortalServer

@@ -6,7 +6,6 @@ Import this before prefect: Prefect reads its environment once, when it is first
 import math
 import os
 import secrets
-from pathlib import Path
 
 from dpo_pipeline.plaintext import guard_logs
 from tasks.ending import end_on_signals
@@ -76,17 +75,3 @@ def time_limit(name: str) -> float | None:
     if not seconds > 0:
         raise SystemExit(f"{name} is {value!r}: give a number of seconds, or leave it out")
     return seconds if math.isfinite(seconds) else None
-
-
-def home() -> Path:
-    """Return the folder of artifacts and runs.
-
-    `DPO_PIPELINE_HOME`, or `.dpo-pipeline` of the checkout, or, where the project is
-    installed without one, the user's cache folder.
-    """
-    if configured := os.environ.get("DPO_PIPELINE_HOME"):
-        return Path(configured).expanduser().absolute()
-    checkout = Path(__file__).parent.parent
-    if (checkout / "pyproject.toml").is_file():
-        return checkout / ".dpo-pipeline"
-    return Path.home() / ".cache" / "dpo-pipeline"

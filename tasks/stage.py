@@ -37,13 +37,14 @@ from pydantic import BaseModel, JsonValue
 
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.plaintext import plain
+from dpo_pipeline.store.access import home
 from dpo_pipeline.store.artifacts import Artifact, Store
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
 from dpo_pipeline.store.records import Record
 from tasks.console import Report, progress
 from tasks.run import Run, StageRecord, short
-from tasks.runtime import home, time_limit
+from tasks.runtime import time_limit
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Record)

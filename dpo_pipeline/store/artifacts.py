@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import BinaryIO, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from dpo_pipeline.errors import StoreError
+from dpo_pipeline.store.access import strange
 from dpo_pipeline.store.digests import digest_of, file_digest
 from dpo_pipeline.store.files import explained, sync, write_whole
 from dpo_pipeline.store.keys import KeyParts
@@ -50,7 +51,7 @@ class Artifact(BaseModel, Generic[Stats]):
 Build = Callable[[Path, Path], Stats]
 
 
-class _Manifest(BaseModel):
+class Manifest(BaseModel):
     """What manifest.json holds beside its own digest."""
 
     format: Literal[2]  # of it and of what is in it; the first version wrote none
@@ -84,15 +85,15 @@ class Store:
         if not path.is_dir():
             return None
         try:
-            body = _verify(path)
+            body = verify(path)
             if body.key != key:
-                raise _DamagedError("the manifest is of another key")
+                raise DamagedError("the manifest is of another key")
             found = dict(body) | {"path": path}
             return Artifact[kind].model_validate(found)  # type: ignore[valid-type]
-        except _DamagedError as damage:
+        except DamagedError as damage:
             self._set_aside(path, str(damage))
             return None
-        except (_OtherVersionError, ValidationError):
+        except (OtherVersionError, ValidationError):
             logger.info("%s: %s is of another version; building anew", stage, path.name)
             return None
 
@@ -123,7 +124,7 @@ class Store:
         key = digest_of(parts)[:32]
         if not refresh and (found := self._reusable(stage, key, kind)):
             return found, False
-        with self._lock(stage, key):
+        with self.hold(), self._lock(stage, key):
             # Another run may have built it while this one waited for the lock.
             if not refresh and (found := self._reusable(stage, key, kind)):
                 return found, False
@@ -144,8 +145,8 @@ class Store:
         manifests = (self.root / "objects" / stage).glob(f"*/{MANIFEST}")
         for path in sorted(manifests, key=lambda p: p.stat().st_mtime, reverse=True):
             try:
-                return _read_manifest(path).parts
-            except (_DamagedError, _OtherVersionError):
+                return read_manifest(path).parts
+            except (DamagedError, OtherVersionError):
                 continue
         return None
 
@@ -163,7 +164,7 @@ class Store:
                 started = time.monotonic()
                 stats = build(temp, work)
                 files = _hash_files(temp)
-                body = _Manifest(
+                body = Manifest(
                     format=2,
                     stage=stage,
                     key=key,
@@ -184,6 +185,25 @@ class Store:
             shutil.rmtree(temp, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
 
+    def hold(self, *, alone: bool = False) -> BinaryIO:
+        """Keep what lies here from being collected, until the file returned is closed.
+
+        Many may hold a store at once; who collects holds it alone.
+
+        Raises:
+            StoreError: `alone` is asked for, and a run is using the store.
+        """
+        path = self.root / "locks" / "store"
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("wb")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            handle.close()
+            raise StoreError(f"{self.root}: a run is using it; try again when it is over") from None
+        return handle
+
     @contextmanager
     def _lock(self, stage: str, key: str) -> Iterator[None]:
         path = self.root / "locks" / f"{stage}-{key}"
@@ -198,52 +218,70 @@ class Store:
 
     def _set_aside(self, path: Path, reason: str) -> None:
         aside = self.root / "aside" / f"{path.parent.name}-{path.name}-{time.time_ns()}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return  # another run set it aside first
+        with explained(aside):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                return  # another run set it aside first
         logger.warning(
             "%s: the cached artifact is not what was written (%s); set aside in %s",
             path.parent.name, reason, aside,
         )  # fmt: skip
 
 
-class _DamagedError(Exception):
+class DamagedError(Exception):
     """An artifact is not what was written."""
 
 
-class _OtherVersionError(Exception):
+class OtherVersionError(Exception):
     """An artifact is whole, and written by another version of this project."""
 
 
-def _verify(folder: Path) -> _Manifest:
-    body = _read_manifest(folder / MANIFEST)
-    present = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
+def verify(folder: Path) -> Manifest:
+    """Read every byte of an artifact, and return its manifest.
+
+    Raises:
+        DamagedError: It is not what was written, or somebody else wrote it.
+        OtherVersionError: Another version of this project wrote it.
+    """
+    held = [folder, *folder.rglob("*")]
+    for path in held:
+        if strange(path, folder.parents[2]):
+            raise DamagedError(f"{path.name} is another user's")
+        if path.is_symlink():
+            raise DamagedError(f"{path.name} is a link")
+    body = read_manifest(folder / MANIFEST)
+    present = {str(path.relative_to(folder)) for path in held if path.is_file()} - {MANIFEST}
     for name, entry in body.files.items():
         if name not in present:
-            raise _DamagedError(f"{name} is missing")
+            raise DamagedError(f"{name} is missing")
         if file_digest(folder / name) != entry["sha256"]:
-            raise _DamagedError(f"{name} has changed")
+            raise DamagedError(f"{name} has changed")
     if extra := present - body.files.keys():
-        raise _DamagedError(f"{min(extra)} is not in the manifest")
+        raise DamagedError(f"{min(extra)} is not in the manifest")
     return body
 
 
-def _read_manifest(path: Path) -> _Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest that holds what its own digest says.
+
+    Raises:
+        DamagedError, OtherVersionError: As `verify`.
+    """
     try:
         manifest = json.loads(path.read_bytes())
         content, expected = manifest["body"], manifest["sha256"]
     except FileNotFoundError:
-        raise _DamagedError(f"{MANIFEST} is missing") from None
+        raise DamagedError(f"{MANIFEST} is missing") from None
     except (ValueError, KeyError, TypeError):
-        raise _DamagedError(f"{MANIFEST} cannot be read") from None
+        raise DamagedError(f"{MANIFEST} cannot be read") from None
     if digest_of(content) != expected:
-        raise _DamagedError(f"{MANIFEST} has changed")
+        raise DamagedError(f"{MANIFEST} has changed")
     try:
-        return _Manifest.model_validate(content)
+        return Manifest.model_validate(content)
     except ValidationError:
-        raise _OtherVersionError from None
+        raise OtherVersionError from None
 
 
 def _hash_files(folder: Path) -> dict[str, dict[str, str | int]]:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from pydantic import JsonValue
 
+from dpo_pipeline.store.access import strange
 from dpo_pipeline.store.digests import canonical, digest_of
 from dpo_pipeline.store.files import explained, sync, write_whole
 
@@ -43,6 +44,9 @@ class Ledger:
         found: dict[str, dict[str, JsonValue]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             damaged = 0
+            if strange(path, self.folder.parents[1]):  # the store
+                logger.warning("%s: another user's; what it holds is made again", path.name)
+                continue
             with path.open("rb") as segment:
                 for line in segment:
                     digest, _, body = line.rstrip(b"\n").partition(b" ")
