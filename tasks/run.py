@@ -43,10 +43,12 @@ from dpo_pipeline.config import (
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.plaintext import plain, scrub
-from dpo_pipeline.store.access import claim, home
-from dpo_pipeline.store.artifacts import Store
+from dpo_pipeline.store.access import claim
 from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.objects import open_store
+from dpo_pipeline.store.places import home
 from dpo_pipeline.store.records import Record
+from dpo_pipeline.store.remote import prune, publish
 from tasks.console import beside, console
 from tasks.ending import last_words
 from tasks.runtime import lock_temporary_server, time_limit
@@ -113,7 +115,7 @@ class Run:
         self._failed: str | None = None  # its name
         self._started = time.monotonic()
         claim(home())
-        self._held = Store(home()).hold()  # until this process ends
+        self._held = open_store().hold()  # until this process ends
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
         self.model = model.name
         self._take_name()
@@ -158,6 +160,7 @@ class Run:
         self.name = self._flow_run.name = f"{describe(self.config)}-{self.run_id[:8]}"
         get_client(sync_client=True).set_flow_run_name(self._flow_run.id, self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
+        prune(self.folder)
 
     def end_when_cancelled(self) -> None:
         """End this process once its run is to be cancelled; no worker need be there to do so."""
@@ -206,6 +209,7 @@ class Run:
         self.summary |= facts
         text = scrub(json.dumps(self.summary, ensure_ascii=False, indent=2))
         write_whole(self.folder / "summary.json", text)
+        publish(self.folder)
 
 
 def describe(config: Config) -> str:
@@ -291,7 +295,10 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
         return
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
-    claim(home())
+    try:
+        claim(home())
+    except DPOPipelineError as refused:
+        sys.exit(f"{type(refused).__name__}: {refused}")
     lock_temporary_server()
     if PREFECT_API_URL.value() is None and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         from tasks.server import MortalServer

@@ -37,10 +37,10 @@ from pydantic import BaseModel, JsonValue
 
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.plaintext import plain
-from dpo_pipeline.store.access import home
-from dpo_pipeline.store.artifacts import Artifact, Store
+from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
+from dpo_pipeline.store.objects import open_store
 from dpo_pipeline.store.records import Record
 from tasks.console import Report, progress
 from tasks.run import Run, StageRecord, short
@@ -133,7 +133,7 @@ class Stage(Generic[P, S]):
         )
 
     def _get_or_build(self, inputs: dict[str, Any], run: Run) -> Artifact[S] | State[Artifact[S]]:
-        parts, store, logger = self.key_parts(**inputs), Store(home()), get_run_logger()
+        parts, store, logger = self.key_parts(**inputs), open_store(), get_run_logger()
 
         def build(out: Path, work: Path) -> S:
             if previous := store.latest_parts(self.kind):

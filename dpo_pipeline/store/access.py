@@ -15,20 +15,6 @@ from dpo_pipeline.errors import StoreError
 GROUP = "DPO_PIPELINE_GROUP"
 
 
-def home() -> Path:
-    """Return the folder of artifacts and runs.
-
-    `DPO_PIPELINE_HOME`, or `.dpo-pipeline` of the checkout, or, where the project is
-    installed without one, the user's cache folder.
-    """
-    if configured := os.environ.get("DPO_PIPELINE_HOME"):
-        return Path(configured).expanduser().absolute()
-    checkout = Path(__file__).parents[2]
-    if (checkout / "pyproject.toml").is_file():
-        return checkout / ".dpo-pipeline"
-    return Path.home() / ".cache" / "dpo-pipeline"
-
-
 def claim(root: Path) -> None:
     """Make the root of a store, and close to others what this process writes from now on.
 

@@ -3,7 +3,8 @@
 A context is all that an answer depends on but its request: weights, template, decoding,
 precision. Each has a folder of segments, one per writer, and a line is a record with its own
 digest. A writer syncs what it appends, so a kill loses what was in flight; a torn or damaged
-line is dropped and its answer made again.
+line is dropped and its answer made again. In the cache of a remote it is sent there as well: a
+segment, of bounded size, at every append.
 """
 
 import hashlib
@@ -21,8 +22,11 @@ from pydantic import JsonValue
 from dpo_pipeline.store.access import strange
 from dpo_pipeline.store.digests import canonical, digest_of
 from dpo_pipeline.store.files import explained, sync, write_whole
+from dpo_pipeline.store.remote import mirror, publish
 
 logger = logging.getLogger(__name__)
+
+LONGEST = 1 << 20  # bytes of a segment, about: the next append begins another
 
 
 class Ledger:
@@ -41,6 +45,7 @@ class Ledger:
 
     def read(self, wanted: Container[str]) -> dict[str, dict[str, JsonValue]]:
         """Return the records of the wanted keys; of two with one key, either (they are equal)."""
+        mirror(self.folder)
         found: dict[str, dict[str, JsonValue]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             damaged = 0
@@ -68,7 +73,8 @@ class Ledger:
         """Write records to this writer's own segment and sync it.
 
         Raises:
-            StoreError: The disk is full or not writable; what was appended before is safe.
+            StoreError: The disk is full or not writable, or the remote not reached; what was
+                appended before is safe.
         """
         if not records:
             return
@@ -78,11 +84,16 @@ class Ledger:
             self._segment.write(b"".join(_check(body) + b" " + body + b"\n" for body in bodies))
             self._segment.flush()
             os.fsync(self._segment.fileno())
+        publish(Path(self._segment.name))
+        if self._segment.tell() > LONGEST:
+            self._segment.close()
+            self._segment = None
 
     def _open(self) -> BinaryIO:
         # For people: what the folder's name is the digest of.
         text = json.dumps(self.context, indent=1, ensure_ascii=False)
         write_whole(self.folder / "context.json", text)
+        publish(self.folder / "context.json")
         segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
         sync(self.folder)
         return segment

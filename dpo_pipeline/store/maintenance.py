@@ -22,7 +22,7 @@ from pathlib import Path
 
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.plaintext import plain
-from dpo_pipeline.store.access import claim, home
+from dpo_pipeline.store.access import claim
 from dpo_pipeline.store.artifacts import (
     MANIFEST,
     DamagedError,
@@ -33,6 +33,7 @@ from dpo_pipeline.store.artifacts import (
 )
 from dpo_pipeline.store.files import explained
 from dpo_pipeline.store.keys import KeyParts, explain
+from dpo_pipeline.store.places import home
 
 DAY = 24 * 3600  # seconds
 # A key or a sha256: what artifacts and weights are called wherever they are mentioned.

@@ -14,9 +14,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dpo_pipeline.errors import TrainingError
+from dpo_pipeline.errors import StoreError, TrainingError
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.remote import prune, publish
 from dpo_pipeline.training import records
 from dpo_pipeline.training.records import HistoryRow
 
@@ -82,10 +83,15 @@ class Progress(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seal the checkpoint."""
+        """Seal the checkpoint, and have the remote of the store hold it and no older ones."""
         if state.is_world_process_zero:
             checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             write_whole(checkpoint / SEAL, _digests(checkpoint))
+            try:
+                publish(checkpoint)
+                prune(checkpoint.parent)
+            except StoreError as error:  # it is safe on this machine
+                logger.warning("checkpoint %d: %s", state.global_step, error)
 
 
 def write_history(path: Path, logged: Sequence[dict[str, Any]]) -> list[HistoryRow]:

@@ -16,6 +16,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
+from dpo_pipeline.store.remote import mirror, publish
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class ReferenceLogps(Record):
     @classmethod
     def find(cls, path: Path, pairs: int) -> "ReferenceLogps | None":
         """Read those of so many pairs; None where there is no file or it is damaged."""
+        mirror(path)
         try:
             found = cls.read(path)
         except StoreError:
@@ -68,6 +70,7 @@ class CachedReferenceDPOTrainer(DPOTrainer):
             logps = self._compute(dataset, batch_size)
             if self.accelerator.is_main_process:
                 logps.write(path)
+                publish(path)
         return dataset.add_column(CHOSEN, logps.chosen).add_column(REJECTED, logps.rejected)
 
     def _compute(self, dataset: Dataset, batch_size: int) -> ReferenceLogps:

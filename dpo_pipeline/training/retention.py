@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.remote import mirror, publish
 from dpo_pipeline.training.adapters import aim_adapters
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.sft import WholeStepDPOTrainer
@@ -236,6 +237,7 @@ def last_states(model: Any, rows: Sequence[Tokens]) -> Tensor:
 
 def read_states(file: Path, rows: Sequence[Tokens]) -> list[Tensor] | None:
     """Read the states of so many rows; None where there is no file or it is damaged."""
+    mirror(file)
     try:
         with safe_open(file, "pt") as stored:
             digest, states = (stored.metadata() or {}).get("digest"), stored.get_tensor("states")
@@ -250,6 +252,7 @@ def write_states(file: Path, states: Sequence[Tensor]) -> None:
     """Write states with a digest of them."""
     together = torch.cat(list(states)).contiguous()
     write_whole(file, save({"states": together}, {"digest": _digest(together)}))
+    publish(file)
 
 
 def _digest(states: Tensor) -> str:

@@ -21,6 +21,7 @@ from dpo_pipeline.models.loading import let_go_model
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.keys import settings_of
+from dpo_pipeline.store.remote import mirror, prune, publish
 from dpo_pipeline.training.records import (
     Failed,
     OutOfMemoryError,
@@ -79,12 +80,19 @@ def train(job: TrainJob, on_progress: Progress | None = None) -> TrainingFile:
 
 
 def _keep_only_own_checkpoints(job: TrainJob) -> None:
-    """Drop checkpoints of another job: a changed setting must not resume from them."""
+    """Drop checkpoints of another job: a changed setting must not resume from them.
+
+    Those of this one may come from another machine.
+    """
     identity = digest_of({"job": settings_of(job), "pairs": job.pairs_digest})
     mark = job.work / "job.digest"
+    mirror(mark)
     if not mark.is_file() or mark.read_text() != identity:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
+        prune(job.checkpoints)
         mark.write_text(identity)
+        publish(mark)
+    mirror(job.checkpoints)
 
 
 def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
