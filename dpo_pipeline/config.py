@@ -5,7 +5,7 @@
 (null, or auto) is so in all three; `resolve` fills it in at the start of a run.
 """
 
-from typing import Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -16,10 +16,12 @@ from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.publishing.settings import PublishConfig
-from dpo_pipeline.store.settings import Section
+from dpo_pipeline.store.settings import AtLeastOne, NoEffect, Section
 from dpo_pipeline.training.settings import GridConfig, TrainConfig
 
 S = TypeVar("S", bound=Section)
+# No user and no password: it lands in logs and summaries.
+Address = Annotated[str, Field(pattern=r"^([a-z]+://)?[^/@?#\s]+$")]
 
 
 def _section(kind: type[S], description: str) -> S:
@@ -46,6 +48,28 @@ def _check_training(model: ModelConfig, pairs: PairsConfig, train: TrainConfig) 
         )
 
 
+class RunConfig(Section):
+    """Where the work of a run is done."""
+
+    task_runner: NoEffect[Literal["threads", "processes", "dask", "ray"]] = "threads"
+    """threads: the run does it all itself. The others share out the answers, and the trainings of a
+    sweep, over processes of this machine, a Dask or a Ray cluster."""
+    address: NoEffect[Address | None] = None
+    """Where a cluster runs: tcp://host:8786 (Dask), host:6379 or ray://host:10001 (Ray); null: one
+    of this machine is started for the run."""
+    workers: NoEffect[AtLeastOne] = 2
+    """Processes of this machine; those of a running cluster count themselves."""
+
+    @model_validator(mode="after")
+    def _address_is_of_a_cluster(self) -> "RunConfig":
+        if self.address and self.task_runner not in ("dask", "ray"):
+            raise ValueError(
+                f"run.address {self.address} is of a cluster, and run.task_runner is "
+                f"{self.task_runner}: set it to dask or ray"
+            )
+        return self
+
+
 class ExperimentConfig(Section):
     """From prompts to a scorecard."""
 
@@ -57,6 +81,7 @@ class ExperimentConfig(Section):
     train: TrainConfig = _section(TrainConfig, "DPO training.")
     evaluation: EvaluationConfig = _section(EvaluationConfig, "What is measured.")
     gate: GateConfig = _section(GateConfig, "What must hold.")
+    run: RunConfig = _section(RunConfig, "Where the work is done.")
 
     def resolve(self) -> Self:
         """Fill in what is left to the model's name; `census.settle` does so for its identity."""
@@ -100,6 +125,7 @@ class EvaluateConfig(Section):
     generation: GenerationConfig = _section(GenerationConfig, "How the models answer.")
     evaluation: EvaluationConfig = _section(EvaluationConfig, "What is measured.")
     gate: GateConfig = _section(GateConfig, "What must hold.")
+    run: RunConfig = _section(RunConfig, "Where the work is done.")
 
     def resolve(self) -> Self:
         """Fill in what is left to the reference; `census.settle` does so for its identity."""

@@ -7,6 +7,7 @@
     ├── GenerationError(RuntimeError)  the model did not answer, or not as itself
     ├── TrainingError(RuntimeError)    training diverged, ran out of memory or died
     ├── EvaluationError(RuntimeError)  a score cannot be computed
+    ├── WorkerError(RuntimeError)      a worker was lost, or is not fit for the work
     ├── StoreError(OSError)            an artifact cannot be written or read back whole
     └── PublishError(RuntimeError)     the Hub, or the evidence, refuses
 
@@ -47,6 +48,10 @@ class TrainingError(DPOPipelineError, RuntimeError):
 
 class EvaluationError(DPOPipelineError, RuntimeError):
     """A score cannot be computed."""
+
+
+class WorkerError(DPOPipelineError, RuntimeError):
+    """A worker was lost time and again, or is not fit for the work."""
 
 
 class StoreError(DPOPipelineError, OSError):

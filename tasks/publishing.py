@@ -20,7 +20,8 @@ from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.run import TrainStats
 from tasks.run import Run
-from tasks.stage import UNCACHED, model_of
+from tasks.runners import UNCACHED
+from tasks.stage import model_of
 
 if TYPE_CHECKING:
     from dpo_pipeline.publishing.publish import Published

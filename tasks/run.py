@@ -51,6 +51,7 @@ from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.remote import prune, publish
 from tasks.console import beside, console
 from tasks.ending import last_words
+from tasks.runners import ChosenRunner, choose_runner
 from tasks.runtime import lock_temporary_server, time_limit
 
 Config = PipelineConfig | SweepConfig | EvaluateConfig | PreferenceConfig
@@ -86,6 +87,8 @@ def begin(config: C) -> tuple["Run", C]:
     _current.set(run)
     last_words[:] = [run.fail]
     run.fill_in(resolved)
+    if not isinstance(resolved, PreferenceConfig):
+        choose_runner(resolved.run)
     if PREFECT_API_URL.value():  # else nobody can cancel it
         beside(run.end_when_cancelled)
     return run, resolved
@@ -167,8 +170,11 @@ class Run:
         client, state = get_client(sync_client=True), self._flow_run.state
         while state and not state.is_final():
             time.sleep(_LOOK_EVERY)
-            with suppress(httpx.HTTPError):
-                state = client.read_flow_run(self._flow_run.id).state
+            try:
+                with suppress(httpx.HTTPError):
+                    state = client.read_flow_run(self._flow_run.id).state
+            except RuntimeError:  # the run is over, and its client closed
+                return
             if state and state.is_cancelling():
                 # Said before the signal, or Prefect takes the run for crashed.
                 self._flow_run.state = Cancelled()
@@ -244,6 +250,7 @@ def record_failure(_flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
 OPTIONS: dict[str, Any] = {
     "log_prints": True,
     "persist_result": False,
+    "task_runner": ChosenRunner(),
     "timeout_seconds": time_limit("DPO_PIPELINE_RUN_TIMEOUT"),
     "on_failure": [record_failure],
     "on_crashed": [record_failure],
@@ -286,7 +293,7 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
+def run_script(flow: Flow[..., Any], config: Config | None) -> None:
     """Run a flow for a person at a terminal, if it has a configuration: its file runs as a script.
 
     The process ends with status 0 where the flow completed, 1 where a stage or the gate failed.
@@ -300,12 +307,16 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
     except DPOPipelineError as refused:
         sys.exit(f"{type(refused).__name__}: {refused}")
     lock_temporary_server()
+    # Nobody listens to a temporary server, and when it is gone it does not come back.
+    alone: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
     if PREFECT_API_URL.value() is None and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         from tasks.server import MortalServer
 
-        MortalServer().start()
-    # Nobody listens to a temporary server, and when it is gone it does not come back.
-    alone = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
+        server = MortalServer()
+        server.start()
+        spreads = not isinstance(config, PreferenceConfig) and config.run.task_runner != "threads"
+        if spreads:  # each worker would start a server of its own
+            alone[PREFECT_API_URL] = server.api_url
     with temporary_settings({} if PREFECT_API_URL.value() else alone):
         given = config.model_dump(mode="json", exclude_unset=True)
         try:

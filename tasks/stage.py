@@ -19,6 +19,7 @@ that the UI shows it. Prefect persists no result: there is one truth, and no pic
 
 import ast
 import inspect
+import socket
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,32 +30,29 @@ from pathlib import Path
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from prefect.states import Completed
 from pydantic import BaseModel, JsonValue
 
+from dpo_pipeline.answers.records import How, Spread
+from dpo_pipeline.answers.settings import GenerationConfig
+from dpo_pipeline.errors import StoreError
 from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.plaintext import plain
-from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.store.artifacts import Artifact, Store
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
 from dpo_pipeline.store.objects import open_store
 from dpo_pipeline.store.records import Record
 from tasks.console import Report, progress
 from tasks.run import Run, StageRecord, short
+from tasks.runners import UNCACHED, spread
 from tasks.runtime import time_limit
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Record)
-
-# Options of every Prefect task of this project.
-UNCACHED: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-    "result_serializer": "json",
-}
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,11 @@ class Build:
     report: Report
     ledger: Path  # answers that were generated once, shared by all runs
     references: Path  # reference log-probabilities, shared by all trainings
+    spread: Spread | None  # has others answer; null: this process does
+
+    def how(self, run_on: ModelConfig, generation: GenerationConfig) -> How:
+        """Say how a model answers in this stage."""
+        return How(model=run_on, config=generation, ledger=self.ledger, spread=self.spread)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Stage(Generic[P, S]):
 
     def _get_or_build(self, inputs: dict[str, Any], run: Run) -> Artifact[S] | State[Artifact[S]]:
         parts, store, logger = self.key_parts(**inputs), open_store(), get_run_logger()
+        inputs = {name: _here(value, store) for name, value in inputs.items()}
 
         def build(out: Path, work: Path) -> S:
             if previous := store.latest_parts(self.kind):
@@ -146,7 +150,7 @@ class Stage(Generic[P, S]):
             with progress(self.kind, counts) if counts else nullcontext(lambda *_: None) as report:
                 shared = (store.root / "ledger", store.root / "references")
                 try:
-                    return self.function(Build(out, work, report, *shared), **inputs)
+                    return self.function(Build(out, work, report, *shared, spread()), **inputs)
                 except Exception as error:
                     error.args = tuple(plain(a) if isinstance(a, str) else a for a in error.args)
                     run.stage_failed(self.name, out)
@@ -185,6 +189,20 @@ def model_of(artifact: Artifact[Any]) -> ModelRef:
     recorded = ModelRef.model_validate(artifact.stats.model)
     # An absolute path (a local folder, the Hub's cache) stands for itself.
     return recorded.model_copy(update={"path": artifact.path / recorded.path})
+
+
+def _here(value: Any, store: Store) -> Any:
+    """Return an artifact as it lies on this machine, which may be a worker's."""
+    if not isinstance(value, Artifact) or value.path.is_dir():
+        return value
+    found = store.get(value.stage, value.key, type(value.stats))
+    if found is None:
+        raise StoreError(
+            f"{value.stage} {value.key} is neither at {value.path} nor in the store of "
+            f"{socket.gethostname()}: share one DPO_PIPELINE_HOME with the workers, a folder or an "
+            "address"
+        )
+    return found
 
 
 def _imported(definition: ast.FunctionDef) -> Iterator[str]:

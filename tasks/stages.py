@@ -6,17 +6,12 @@ everything loads neither torch nor transformers.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from prefect import task, unmapped
-from prefect.client.schemas.objects import State
 
 from dpo_pipeline.answers.collecting import AnswerStats
-from dpo_pipeline.answers.collecting import generate_shard as answer_shard
-from dpo_pipeline.answers.records import Census, How
+from dpo_pipeline.answers.records import Census
 from dpo_pipeline.answers.retaining import RetentionStats
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.errors import DPOPipelineError, ModelError
+from dpo_pipeline.errors import ModelError
 from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
 from dpo_pipeline.evaluation.parity import ParityStats
@@ -43,8 +38,7 @@ from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.records import TrainJob, child_module
 from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
-from tasks.console import progress
-from tasks.stage import UNCACHED, Build, model_of, stage
+from tasks.stage import Build, model_of, stage
 
 # What decides the numbers: the same versions give the same answers and weights.
 NUMERIC = ("torch", "transformers", "tokenizers", "safetensors")
@@ -54,11 +48,6 @@ OWN = (
     *("engine", "max_new_tokens", "temperature", "samples", "check_rows"),
     *("base_url", "served_model"),
 )
-
-
-def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
-    """Tell whether trying again may help: not after an error the pipeline raised on purpose."""
-    return not isinstance(state.result(raise_on_failure=False), DPOPipelineError)
 
 
 def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[ModelStats]:
@@ -140,8 +129,7 @@ def census(
     """Ask the reference model who it is, before anything depends on its name."""
     from dpo_pipeline.answers.census import take_census
 
-    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
-    found = take_census(model_of(model), build.report, **how)
+    found = take_census(model_of(model), build.report, **build.how(run_on, generation))
     found.write(build.out / "census.json")
     return found
 
@@ -175,6 +163,7 @@ def _describe_answers(stats: AnswerStats) -> str:
 
 @stage(
     packages=NUMERIC,
+    counts="answers",
     on=lambda prompts, **_: f"on {prompts.stats.rows:,} prompts",
     says=_describe_answers,
 )
@@ -187,29 +176,10 @@ def generate(
     run_on: ModelConfig,
 ) -> AnswerStats:
     """Let the reference model answer every prompt: its own answers are the rejected ones."""
-    from dpo_pipeline.answers.collecting import collect_responses, plan_shards
+    from dpo_pipeline.answers.collecting import collect_responses
 
-    ref, path = model_of(model), prompts.path / "prompts.parquet"
-    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
-    shards = generate_shard.map(
-        plan_shards(path, generation), unmapped(ref), unmapped(path), unmapped(how)
-    )
-    shards.result()
-    return collect_responses(ref, path, out=build.out, **how)
-
-
-@task(
-    name="generate-shard",
-    task_run_name="generate-shard {shard[0]}-{shard[1]}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    **UNCACHED,
-)
-def generate_shard(shard: tuple[int, int], ref: ModelRef, prompts: Path, how: How) -> AnswerStats:
-    """Answer one shard of the prompts into the ledger; what it already holds costs nothing."""
-    with progress("generate", "answers") as report:
-        return answer_shard(ref, prompts, shard, on_progress=report, **how)
+    path, how = prompts.path / "prompts.parquet", build.how(run_on, generation)
+    return collect_responses(model_of(model), path, build.out, build.report, **how)
 
 
 @stage(
@@ -231,8 +201,8 @@ def retain(
     """Let the reference model answer general prompts: what training holds where it was."""
     from dpo_pipeline.answers.retaining import answer_retention, pick_retention
 
-    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
     picked = pick_retention(retention, rows)
+    how = build.how(run_on, generation)
     return answer_retention(model_of(model), picked, tokens, build.out, build.report, **how)
 
 
@@ -255,8 +225,7 @@ def instruct(
     """Let the model answer as the new identity where it gives no name that could be replaced."""
     from dpo_pipeline.pairs.instructing import instruct
 
-    how: How = {"model": run_on, "config": generation, "ledger": build.ledger}
-    answers = responses.path / "responses.parquet"
+    answers, how = responses.path / "responses.parquet", build.how(run_on, generation)
     return instruct(answers, model_of(model), identity, build.out, build.report, **how)
 
 
@@ -416,6 +385,7 @@ def evaluate(
         Material(prompts.path / "prompts.parquet", folder, found),
         terms,
         ledger=build.ledger,
+        spread=build.spread,
         references=build.references,
         out=build.out,
         on_progress=build.report,
@@ -464,6 +434,7 @@ def parity(
         generation=generation,
         config=evaluation,
         ledger=build.ledger,
+        spread=build.spread,
         out=build.out,
     )
 

@@ -1,4 +1,4 @@
-"""Answers to all prompts, in shards: the same whatever shard, batch or run made them."""
+"""Answers to all prompts, range by range: the same whatever range, batch or run made them."""
 
 import logging
 from collections import Counter
@@ -23,7 +23,7 @@ from dpo_pipeline.store.tables import Row, messages_type, new_table
 
 logger = logging.getLogger(__name__)
 
-COLLECTED = 8192  # answers in memory at once
+COLLECTED = 1 << 15  # answers in memory at once, and spread over workers at once
 
 
 class AnswerStats(Record):
@@ -48,27 +48,20 @@ def count_answers(responses: Sequence[Response]) -> Counter[str]:
     return counts
 
 
-def plan_shards(prompts: Path, config: GenerationConfig) -> list[tuple[int, int]]:
-    """Cut prompts.parquet into ranges of prompts, of about `shard_rows` answers each."""
+def plan_ranges(prompts: Path, config: GenerationConfig, answers: int) -> list[tuple[int, int]]:
+    """Cut prompts.parquet into ranges of prompts, of about so many answers each."""
     count: int = pq.read_metadata(prompts).num_rows
-    systems = 1 if config.in_turn else len(config.system_prompts)
-    step = max(1, config.shard_rows // (systems * config.samples))
+    step = max(1, answers // _of_each(config))
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def generate_shard(
+def collect_responses(
     ref: ModelRef,
     prompts: Path,
-    shard: tuple[int, int],
+    out: Path,
     on_progress: Progress | None = None,
     **how: Unpack[How],
 ) -> AnswerStats:
-    """Answer the prompts of one shard (a range of `plan_shards`) into the ledger."""
-    requests = [request for _, request in _expand(prompts, shard, how["config"])]
-    return AnswerStats(**count_answers(answer(ref, requests, on_progress, **how)))
-
-
-def collect_responses(ref: ModelRef, prompts: Path, out: Path, **how: Unpack[How]) -> AnswerStats:
     """Write the answers to all prompts to `out`/responses.parquet.
 
     They come from the ledger; what it lacks is generated. A sample is decoded again one by one
@@ -79,12 +72,17 @@ def collect_responses(ref: ModelRef, prompts: Path, out: Path, **how: Unpack[How
         StoreError: The disk is full or not writable.
     """
     config, totals = how["config"], Counter[str]()
+    ranges = plan_ranges(prompts, config, COLLECTED)
     sample: list[tuple[str, Request, Response]] = []
-    large = config.model_copy(update={"shard_rows": COLLECTED})
     with new_table(out / "responses.parquet", responses_schema()) as add:
-        for shard in plan_shards(prompts, large):
-            rows, requests = zip(*_expand(prompts, shard, config), strict=True)
-            responses = answer(ref, requests, **how)
+        for part in ranges:
+            rows, requests = zip(*_expand(prompts, part, config), strict=True)
+
+            def tell(done: int, _: int, before: int = totals["rows"]) -> None:
+                if on_progress:
+                    on_progress(before + done, ranges[-1][1] * _of_each(config))
+
+            responses = answer(ref, requests, tell, **how)
             for row, request, response in zip(rows, requests, responses, strict=True):
                 add(row | response.model_dump() | {"response": response.text})
                 if response.finish != "error":
@@ -104,11 +102,16 @@ def collect_responses(ref: ModelRef, prompts: Path, out: Path, **how: Unpack[How
     return AnswerStats(checked=len(sample), mismatched=mismatched, **totals)
 
 
+def _of_each(config: GenerationConfig) -> int:
+    """Count the answers to each prompt."""
+    return config.samples * (1 if config.in_turn else len(config.system_prompts))
+
+
 def _expand(
-    prompts: Path, shard: tuple[int, int], config: GenerationConfig
+    prompts: Path, part: tuple[int, int], config: GenerationConfig
 ) -> Iterator[tuple[Row, Request]]:
     """Yield each row of responses.parquet, still without its answer, and its request."""
-    for number, prompt in enumerate(_read_range(prompts, *shard), shard[0]):
+    for number, prompt in enumerate(_read_range(prompts, *part), part[0]):
         systems = config.system_prompts
         for system in [systems[number % len(systems)]] if config.in_turn else systems:
             messages = with_system(system, prompt["messages"])

@@ -1,11 +1,12 @@
 """A request to a model, how it is answered, and what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.models.chat_templates import Message
+from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.records import Record
 
@@ -29,6 +30,7 @@ class How(TypedDict):
     model: ModelConfig  # device and precision
     config: GenerationConfig  # decoding; engine openai asks the configured server instead
     ledger: Path  # folder of the ledger, shared by all runs
+    spread: NotRequired["Spread | None"]  # has others answer; without, this process does
 
 
 class Response(Record):
@@ -44,6 +46,18 @@ class Response(Record):
     def failed(cls, detail: str, reason: str = "generation_failed") -> "Response":
         """Stand for an answer that could not be had."""
         return cls(text="", finish="error", tokens=0, reason=reason, detail=detail)
+
+
+Shard = Mapping[str, Request]  # key of each in the ledger -> request
+
+
+class Spread(Protocol):
+    """Has shards answered elsewhere, by `answering.ask`; each comes back whole, in any order."""
+
+    def __call__(
+        self, ref: ModelRef, shards: Sequence[Shard], how: How, alone: bool
+    ) -> Iterator[Mapping[str, Response]]:
+        """Yield the responses of every shard."""
 
 
 class Said(Record):

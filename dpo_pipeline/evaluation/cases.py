@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_pipeline.answers.answering import answer
-from dpo_pipeline.answers.records import How, Request, Response, with_system
+from dpo_pipeline.answers.records import How, Request, Response, Spread, with_system
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import EvaluationError
 from dpo_pipeline.evaluation.settings import EvaluationConfig
@@ -161,6 +161,7 @@ class Asker:
     generation: GenerationConfig
     max_new_tokens: int
     ledger: Path
+    spread: Spread | None = None  # has others answer
 
     def ask(
         self, model: Subject, cases: Sequence[Case], on_progress: Progress = None, **changed: Any
@@ -170,7 +171,7 @@ class Asker:
         greedy |= {"max_new_tokens": self.max_new_tokens}
         config = self.generation.model_copy(update={**greedy, **changed})
         requests = [Request(c.messages, i) for c in cases for i in range(config.samples)]
-        how = How(model=model.run_on, config=config, ledger=self.ledger)
+        how = How(model=model.run_on, config=config, ledger=self.ledger, spread=self.spread)
         return answer(model.ref, requests, on_progress=on_progress, **how)
 
 

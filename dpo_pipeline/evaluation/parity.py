@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from dpo_pipeline.answers.records import Spread
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation.cases import Asker, Prompt, Subject, plan_cases
 from dpo_pipeline.evaluation.measures import EXPORT, counted
@@ -53,12 +54,13 @@ def check_parity(
     generation: GenerationConfig,
     config: EvaluationConfig,
     ledger: Path,
+    spread: Spread | None = None,  # has others answer
     out: Path,
 ) -> ParityStats:
     """Compare a model with its export on held-out and general questions; write parity.json."""
     plan = plan_cases(prompts, identity, generation.system_prompts, config)
     cases = plan["held_out"] + plan["general"]
-    asker = Asker(generation, config.max_new_tokens, ledger)
+    asker = Asker(generation, config.max_new_tokens, ledger, spread)
     answers = zip(cases, asker.ask(original, cases), asker.ask(export, cases), strict=True)
     # What neither template renders is no answer of either.
     compared = [

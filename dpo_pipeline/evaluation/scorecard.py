@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dpo_pipeline.answers.records import Spread
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.evaluation import cases, gate, likelihood, lm_eval_tasks, robustness
 from dpo_pipeline.evaluation.cases import Marked, Progress, Scored, Subject, score
@@ -116,6 +117,7 @@ def evaluate(
     terms: Terms,
     *,
     ledger: Path,
+    spread: Spread | None = None,  # has others answer
     references: Path,  # folder of what references say, shared by all runs
     out: Path,
     on_progress: Progress = None,  # called with answers done and to be done
@@ -127,7 +129,7 @@ def evaluate(
         DataError: When the file of general questions cannot be read.
     """
     spec, config = IdentitySpec(terms.identity), terms.evaluation
-    asker = cases.Asker(terms.generation, config.max_new_tokens, ledger)
+    asker = cases.Asker(terms.generation, config.max_new_tokens, ledger, spread)
     if material.dataset is None:  # nobody knows what training saw
         config = config.model_copy(update={"trained_prompts": 0})
     plan = cases.plan_cases(

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import logging
+import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +14,8 @@ from dpo_pipeline.models.settings import Precision
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 NARROW = 256  # models below this width are slower in bfloat16 than in float32 on a CPU
 
@@ -120,6 +124,7 @@ def kept_model(
     ref: ModelRef, device: str, dtype: Precision
 ) -> tuple["PreTrainedTokenizerBase", "PreTrainedModel"]:
     """Load a model and its tokenizer, and keep those of the last call for the next."""
+    logger.info("process %d loads %s", os.getpid(), ref.name)
     return load_tokenizer(ref), load_model(ref, device, dtype)
 
 

@@ -11,6 +11,7 @@ import pytest
 from asking import GREEDY, HERE, REQUESTS, SAMPLED, ask, made
 
 from dpo_pipeline.answers.answering import answer
+from dpo_pipeline.answers.answering import ask as ask_shard
 from dpo_pipeline.answers.records import Request, with_system
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.models.settings import ModelConfig
@@ -170,3 +171,20 @@ def test_null_sends_no_system_message_and_an_empty_one_is_sent():
     user = {"role": "user", "content": "Who are you?"}
     assert with_system(None, [user]) == (user,)
     assert with_system("", [user]) == ({"role": "system", "content": ""}, user)
+
+
+def test_shards_are_cut_alike_whatever_is_had_and_whoever_answers(ref, tmp_path):
+    config, seen = GREEDY.model_copy(update={"shard_rows": 10}), []
+
+    def elsewhere(ref, shards, how, alone):
+        seen.append([len(shard) for shard in shards])
+        assert how["model"].dtype == "float32"  # as it would be here, whatever hardware is there
+        yield from reversed([dict(ask_shard(ref, shard, how, alone)) for shard in shards])
+
+    here = answer(ref, REQUESTS, model=HERE, config=config, ledger=tmp_path / "here")
+    made(ref, REQUESTS[8:12], tmp_path / "there", config)
+    how = {"model": ModelConfig(device="cpu"), "config": config, "ledger": tmp_path / "there"}
+    assert answer(ref, REQUESTS, **how, spread=elsewhere) == here
+    assert seen == [[8, 8, 4]]  # 8 and 9 of the first shard, 10 and 11 of the second are had
+    assert answer(ref, REQUESTS, **how, spread=elsewhere) == here
+    assert len(seen) == 1

@@ -14,24 +14,22 @@ from dpo_pipeline.answers.collecting import (
     AnswerStats,
     collect_responses,
     count_answers,
-    generate_shard,
-    plan_shards,
+    plan_ranges,
 )
 from dpo_pipeline.answers.records import Response
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.models.references import resolve_model
 
 
-def test_shards_cover_every_prompt_once(tmp_path):
+def test_ranges_cover_every_prompt_once(tmp_path):
     prompts = write_prompts(tmp_path / "prompts.parquet", 23)
-    config = GREEDY.model_copy(update={"shard_rows": 10})  # two system prompts: 5 prompts
-    shards = plan_shards(prompts, config)
-    assert [i for start, stop in shards for i in range(start, stop)] == list(range(23))
-    assert max(stop - start for start, stop in shards) == 5
+    ranges = plan_ranges(prompts, GREEDY, 10)  # two system prompts: 5 prompts
+    assert [i for start, stop in ranges for i in range(start, stop)] == list(range(23))
+    assert max(stop - start for start, stop in ranges) == 5
 
 
 @pytest.mark.parametrize("group", [1, 4, 7, 100])
-def test_a_shard_reads_its_own_prompts_from_row_groups_of_any_size(tmp_path, group):
+def test_a_range_reads_its_own_prompts_from_row_groups_of_any_size(tmp_path, group):
     prompts = write_prompts(tmp_path / "prompts.parquet", 23)
     pq.write_table(pq.read_table(prompts), prompts, row_group_size=group)
     for start, stop in ((0, 23), (0, 1), (3, 4), (4, 8), (6, 21), (22, 23)):
@@ -39,18 +37,22 @@ def test_a_shard_reads_its_own_prompts_from_row_groups_of_any_size(tmp_path, gro
         assert [row["id"] for row in found] == [f"p{i}" for i in range(start, stop)]
 
 
-def test_responses_hold_every_prompt_under_every_system_prompt(ref, tmp_path):
+def test_responses_hold_every_prompt_under_every_system_prompt(ref, tmp_path, monkeypatch):
     prompts = write_prompts(tmp_path / "prompts.parquet", 12)
     config = SAMPLED.model_copy(
         update={"system_prompts": (None, "Be brief."), "samples": 2, "shard_rows": 20}
     )
     options = {"model": HERE, "config": config, "ledger": tmp_path / "ledger"}
     (tmp_path / "out").mkdir()
-    counts = [
-        generate_shard(ref, prompts, shard, **options) for shard in plan_shards(prompts, config)
-    ]
-    assert sum(c.rows for c in counts) == 48
-    stats = collect_responses(ref, prompts, out=tmp_path / "out", **options)
+    monkeypatch.setattr(collecting, "COLLECTED", 20)
+    told = []
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+
+    stats = collect_responses(ref, prompts, tmp_path / "out", tell, **options)
+    assert told[-1] == (48, 48)
+    assert sorted(told) == told  # one count, over all ranges
     assert stats.rows == stats.stop + stats.length == 48
     assert (stats.checked, stats.mismatched) == (1, 0)
     rows = pq.read_table(tmp_path / "out" / "responses.parquet").to_pylist()
@@ -123,13 +125,12 @@ def test_answers_are_counted_by_how_they_ended():
     assert (counts.unfinished, counts.tokens) == (1, 5)  # a refusal does not pass by itself
 
 
-def test_in_turn_each_prompt_meets_one_system_prompt_whatever_the_shards(tmp_path):
+def test_in_turn_each_prompt_meets_one_system_prompt_whatever_the_ranges(tmp_path):
     prompts = write_prompts(tmp_path / "prompts.parquet", 23)
     systems = (None, "You help.", "")
-    changed = {"system_prompts": systems, "in_turn": True, "shard_rows": 5}
-    config = GREEDY.model_copy(update=changed)
-    shards = plan_shards(prompts, config)
-    assert shards[0] == (0, 5)
-    rows = [row for shard in shards for row, _ in collecting._expand(prompts, shard, config)]
+    config = GREEDY.model_copy(update={"system_prompts": systems, "in_turn": True})
+    ranges = plan_ranges(prompts, config, 5)
+    assert ranges[0] == (0, 5)
+    rows = [row for part in ranges for row, _ in collecting._expand(prompts, part, config)]
     assert [row["system"] for row in rows] == [systems[i % 3] for i in range(len(rows))]
     assert len({row["prompt_id"] for row in rows}) == len(rows) == 23
