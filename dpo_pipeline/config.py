@@ -88,6 +88,7 @@ class ExperimentConfig(Section):
         return self.model_copy(
             update={
                 "generation": self.generation.resolve(self.model.name),
+                "pairs": self.pairs.resolve(self.model.name),
                 "train": self.train.resolve(self.model.name),
                 "evaluation": self.evaluation.resolve(self.model.name),
             }

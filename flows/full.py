@@ -153,7 +153,7 @@ def pair_up(
 ) -> Artifact[RewriteStats]:
     """Find the chosen answers; where no name can be replaced, the model gives them as told."""
     instructed = None
-    if "instructed" in config.pairs.ways:
+    if "instructed" in (config.pairs.ways or ()):
         instructed = instruct(
             model=model,
             responses=responses,

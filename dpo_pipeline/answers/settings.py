@@ -41,9 +41,9 @@ class GenerationConfig(Section):
     system_prompts: SystemPrompts = (None, "You are a helpful assistant.", "")
     """Every prompt is asked once under each, so that the new name holds under more than one; null
     sends none, so that the chat template inserts its own default if it has one (JSON list)."""
-    in_turn: bool = False
+    in_turn: bool | None = None
     """Ask each prompt under one of the system prompts, in turn, and not under every one: more
-    prompts for the same time."""
+    prompts for the same time; null: where there are more than 1,000 prompts."""
     max_new_tokens: AtLeastOne = 128
     """Longest answer (tokens)."""
     temperature: NonNegativeFloat = 0.0

@@ -15,7 +15,7 @@ from dpo_pipeline.identity.system_message import DefaultSystem
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.pairs.schema import FACTS, describe_pairs, explain_reasons
-from dpo_pipeline.pairs.settings import PairsConfig, Way
+from dpo_pipeline.pairs.settings import WAYS, PairsConfig, Way
 from dpo_pipeline.pairs.ways import asks, fault, fill_in, question_of, replace
 from dpo_pipeline.pairs.writing import Candidate, PairStats, write_pairs
 from dpo_pipeline.prompts.quarantine import Refused
@@ -100,7 +100,8 @@ def _pair(
     for row, replaced in zip(rows, own, strict=True):
         try:
             _check_response(row, spec)
-            yield _choose(row, [(way, offers.get(way, replaced)) for way in config.ways], spec)
+            open_ways = config.ways or WAYS
+            yield _choose(row, [(way, offers.get(way, replaced)) for way in open_ways], spec)
         except Refused as refused:
             yield Candidate(row, row, refused=refused)
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.models.references import GgufOrigin, ModelRef
-from dpo_pipeline.pairs.settings import PairsConfig
+from dpo_pipeline.pairs.settings import WAYS, PairsConfig
 from dpo_pipeline.prompts.quarantine import QUARANTINE
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.digests import canonical
@@ -146,7 +146,7 @@ def describe_pairs(
 ) -> Metadata:
     """Describe pairs in the making; no spec: no identity is at stake."""
     return Metadata(
-        ways=list(config.ways) if spec else ["given"],
+        ways=list(config.ways or WAYS) if spec else ["given"],
         max_length=config.max_length,
         identity=spec.config.model_dump(mode="json") if spec else None,
         model=ModelOrigin.of(ref),
