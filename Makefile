@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PORT ?= 4200
+SECONDS_EACH ?= 120
 
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 export DPO_PIPELINE_HOME ?= $(CURDIR)/.dpo-pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run real test test-all lint format server clean
+.PHONY: help demo run real test test-all test-faults fuzz audit lint format server clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +37,16 @@ test-all: $(STAMP)  ## Run the slow tests as well
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,lm-eval]"
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
+test-faults: $(STAMP)  ## Try what is promised when things go wrong; writes docs/reliability.md
+	@$(BIN)/python -m pytest -n 0 -m faults --reliability $(ARGS)
+
+fuzz: $(STAMP)  ## Try random bytes, texts and orders of events for a while (SECONDS_EACH=120)
+	@FUZZ_SECONDS=$(SECONDS_EACH) $(BIN)/python -m pytest -n 0 -m "slow or not slow" tests/fuzz $(ARGS)
+
+audit:  ## Ask PyPI's advisories about what constraints.txt pins (needs the network)
+	@$(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install --quiet pip-audit
+	@$(VENV)-audit/bin/pip-audit --no-deps --requirement constraints.txt
+
 lint: $(STAMP)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy dpo_pipeline tasks flows && $(BIN)/lint-imports
 
@@ -46,4 +57,4 @@ server: $(STAMP)  ## Start a Prefect server with its UI and an auth string (PORT
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/server $(PORT)
 
 clean:  ## Drop everything this checkout made (the virtual environment too)
-	rm -rf $(VENV) .prefect .dpo-pipeline .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-audit .prefect .dpo-pipeline .pytest_cache .mypy_cache .ruff_cache *.egg-info

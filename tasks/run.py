@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import httpx
-from prefect import Flow, get_client, get_run_logger
+from prefect import Flow, get_client, get_run_logger, states
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.settings import (
@@ -118,7 +118,9 @@ class Run:
         self._failed: str | None = None  # its name
         self._started = time.monotonic()
         claim(home())
-        self._held = open_store().hold()  # until this process ends
+        store = open_store()
+        store.sweep()
+        self._held = store.hold()  # until this process ends
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
         self.model = model.name
         self._take_name()
@@ -245,6 +247,14 @@ def record_failure(_flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
     if run and run.run_id == str(flow_run.id) and state.name != GATE_FAILED:
         run.fail(state.message or state.name or "")
 
+
+def _tell_states_plainly() -> None:
+    """Scrub what Prefect makes of an exception: the message of a state, wherever it was raised."""
+    told = states.format_exception
+    states.format_exception = lambda *args, **options: plain(told(*args, **options))
+
+
+_tell_states_plainly()
 
 # Options of every Prefect flow of this project.
 OPTIONS: dict[str, Any] = {

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import reliability
 from prefect_server import Server
 from workplace import Workplace
 from xdist.scheduler import LoadScopeScheduling
@@ -20,6 +21,20 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return re.sub(r"test_(deployments|lifecycle)\.py", "test_flows.py", nodeid.split("::")[0])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", action="store_true", help="write docs/reliability.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--reliability"):
+        config.pluginmanager.register(reliability.Table())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reliability.mark(items)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Generic, Literal, TypeVar
@@ -154,8 +154,9 @@ class Store:
         final = self.path(stage, key)
         temp = self.root / "tmp" / f"{stage}-{key}"
         work = self.root / "work" / f"{stage}-{key}"
-        # Whoever left this folder held the lock that this run holds now: it is an orphan.
-        shutil.rmtree(temp, ignore_errors=True)
+        old = self.root / "tmp" / f"old-{stage}-{key}"
+        # Whoever left these folders held the lock that this run holds now: they are orphans.
+        _drop(temp, old)
         try:
             with explained(self.root):
                 temp.mkdir(parents=True)
@@ -177,13 +178,13 @@ class Store:
                 ).model_dump()
                 manifest = {"sha256": digest_of(body), "body": body}
                 write_whole(temp / MANIFEST, json.dumps(manifest, indent=1))
-                if final.exists():
-                    shutil.rmtree(final)
+                if final.exists():  # deleted in its place it would be half there for a while
+                    final.rename(old)
                 temp.rename(final)
                 sync(final.parent)
         finally:
-            shutil.rmtree(temp, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
+            _drop(temp, old)
+        _drop(work)
 
     def hold(self, *, alone: bool = False) -> BinaryIO:
         """Keep what lies here from being collected, until the file returned is closed.
@@ -204,14 +205,43 @@ class Store:
             raise StoreError(f"{self.root}: a run is using it; try again when it is over") from None
         return handle
 
+    def remains(self) -> list[Path]:
+        """Return what processes that died left half-written, or had done with.
+
+        It is that only while this process holds the store alone.
+        """
+        left = [folder for folder in (self.root / "tmp").glob("*") if self._is_idle(folder)]
+        left += [
+            folder
+            for folder in (self.root / "work").glob("*-*")
+            if self.path(*_named(folder)).is_dir() and self._is_idle(folder)
+        ]
+        shared = (self.root / name for name in ("ledger", "references", "runs"))
+        return left + [part for folder in shared for part in folder.rglob(".*.part")]
+
+    def _is_idle(self, folder: Path) -> bool:
+        try:
+            with self._lock(*_named(folder), wait=False):
+                return True
+        except BlockingIOError:
+            return False
+
+    def sweep(self) -> None:
+        """Drop what remains of processes that died, unless a run is using the store."""
+        with suppress(StoreError), self.hold(alone=True):
+            for path in self.remains():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     @contextmanager
-    def _lock(self, stage: str, key: str) -> Iterator[None]:
+    def _lock(self, stage: str, key: str, *, wait: bool = True) -> Iterator[None]:
         path = self.root / "locks" / f"{stage}-{key}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if not wait:
+                    raise
                 logger.info("%s: another run is building it; waiting", stage)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -228,6 +258,17 @@ class Store:
             "%s: the cached artifact is not what was written (%s); set aside in %s",
             path.parent.name, reason, aside,
         )  # fmt: skip
+
+
+def _named(folder: Path) -> tuple[str, str]:
+    """Return the stage and key that a folder under tmp/ or work/ is named by."""
+    stage, _, key = folder.name.removeprefix("old-").rpartition("-")
+    return stage, key
+
+
+def _drop(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class DamagedError(Exception):

@@ -108,9 +108,10 @@ def collect(store: Store, days: float, *, delete: bool) -> Iterator[str]:
     """
     with store.hold(alone=True):
         loose = [one.path for one in artifacts(store) if not one.runs]
+        remains, total = store.remains(), 0
         loose += [path for name in ("aside", "work") for path in (store.root / name).glob("*")]
-        remains, total = list((store.root / "tmp").glob("*")), 0
-        for path in [*remains, *(path for path in loose if age(path) >= days)]:
+        loose = [path for path in loose if path not in remains and age(path) >= days]
+        for path in [*remains, *loose]:
             taken = size(path)
             total += taken
             if delete:
@@ -124,13 +125,14 @@ def _delete(path: Path, store: Store) -> None:
     with explained(path):
         gone = store.root / "tmp" / f"{path.parent.name}-{path.name}"
         gone.parent.mkdir(exist_ok=True)
-        shutil.rmtree(path.replace(gone))
+        path.replace(gone)
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
         (store.root / "locks" / gone.name).unlink(missing_ok=True)
 
 
 def size(path: Path) -> int:
-    """Return the bytes of all files of a folder."""
-    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    """Return the bytes of a file, or of all files of a folder."""
+    return sum(e.lstat().st_size for e in (path, *path.rglob("*")) if not e.is_dir())
 
 
 def age(path: Path) -> float:

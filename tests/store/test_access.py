@@ -4,6 +4,8 @@ import grp
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,10 +73,17 @@ def test_a_root_that_is_there_keeps_its_mode(tmp_path):
     assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
+@pytest.fixture
+def commons() -> Iterator[Path]:
+    """A folder where anybody may write; those of pytest are closed."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
 @needs_root
-def test_the_members_of_a_group_share_a_store_and_believe_each_other(tmp_path):
-    open_to_all(tmp_path)
-    group, root = grp.getgrgid(SOMEBODY), tmp_path / "store"
+def test_the_members_of_a_group_share_a_store_and_believe_each_other(commons):
+    group, root = grp.getgrgid(SOMEBODY), commons / "store"
     of = {"DPO_PIPELINE_GROUP": group.gr_name}
     assert write(root, SOMEBODY, **of) == f"True {SOMEBODY} None"
     assert modes(root) == {(True, "0o2770"), (False, "0o660")}
@@ -84,9 +93,8 @@ def test_the_members_of_a_group_share_a_store_and_believe_each_other(tmp_path):
 
 
 @needs_root
-def test_what_another_user_planted_is_refused_and_made_anew(tmp_path, caplog):
-    open_to_all(tmp_path)
-    root = tmp_path / "store"
+def test_what_another_user_planted_is_refused_and_made_anew(commons, caplog):
+    root = commons / "store"
     root.mkdir(mode=0o777)
     root.chmod(0o777)
     assert write(root, SOMEBODY) == f"True {SOMEBODY} None"
@@ -121,10 +129,3 @@ def test_a_group_that_is_not_there_is_named(tmp_path, monkeypatch):
             claim(tmp_path / "store")
     finally:
         os.umask(before)
-
-
-def open_to_all(path: Path) -> None:
-    """Let another user write in a folder of pytest's, which are closed."""
-    for folder in (path, *path.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o755)
-    path.chmod(0o777)
