@@ -22,7 +22,8 @@ from dpo_pipeline.store.files import appearing_whole, write_whole
 logger = logging.getLogger(__name__)
 
 MARK = ".remote"  # file of a cache folder: the address of what it is a cache of
-OPTIONS: dict[str, dict[str, Any]] = {"file": {"auto_mkdir": True}}
+# Of a large file S3 takes so many parts (50 MB) at once, and all of them are in memory.
+OPTIONS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 4}, "file": {"auto_mkdir": True}}
 _TRIES = 5  # of a conditional write that collides with another one
 
 

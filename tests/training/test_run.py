@@ -30,7 +30,9 @@ from trained import (
 from dpo_pipeline.errors import DataError, ModelError, TrainingError
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.models.references import describe_model
+from dpo_pipeline.store.remote import mark
 from dpo_pipeline.training import run
+from dpo_pipeline.training.progress import SEAL
 from dpo_pipeline.training.run import train
 from dpo_pipeline.training.settings import GoalConfig
 
@@ -132,6 +134,28 @@ def test_a_killed_child_is_an_error_and_the_next_run_goes_on(ref, dataset, tmp_p
     train(job, lambda step, *_: seen.append(step))
     assert seen[0] > 1
     assert largest_difference(tmp_path / "out", undisturbed) == 0
+
+
+@pytest.mark.slow
+def test_another_machine_goes_on_from_the_checkpoints_of_one_that_died(ref, dataset, tmp_path):
+    for machine in ("a", "b"):
+        mark(tmp_path / machine, f"file://{tmp_path}/remote")
+
+    def die_at(step: int, total: int, note: str) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_job(ref, dataset, tmp_path / "a", CONFIG), die_at)
+    shutil.rmtree(tmp_path / "a")
+    seen = []
+    train(make_job(ref, dataset, tmp_path / "b", CONFIG), lambda step, *_: seen.append(step))
+    assert seen[0] > 1
+    train_child(ref, dataset, tmp_path / "whole")
+    assert largest_difference(tmp_path / "b" / "out", tmp_path / "whole" / "out") == 0
+    sealed = (tmp_path / "remote" / "work" / "checkpoints").glob(f"*/{SEAL}")
+    assert sorted(path.parent.name for path in sealed) == ["checkpoint-4", "checkpoint-6"]
+    assert list((tmp_path / "remote" / "references").iterdir())
 
 
 def processes_with(argument: str) -> list[int]:
