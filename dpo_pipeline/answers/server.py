@@ -114,7 +114,7 @@ def _complete(client: httpx.Client, config: GenerationConfig, body: dict[str, ob
         return Response.failed(f"HTTP {status}: {said}", reason)
     except httpx.TimeoutException:
         return Response.failed(_too_late(config))
-    except (httpx.TransportError, ValueError, LookupError, TypeError) as error:
+    except (httpx.TransportError, ValueError, LookupError, TypeError, RecursionError) as error:
         return Response.failed(scrub(f"{type(error).__name__}: {error}"))
 
 

@@ -312,12 +312,12 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         manifest = json.loads(path.read_bytes())
-        content, expected = manifest["body"], manifest["sha256"]
+        content, whole = manifest["body"], digest_of(manifest["body"]) == manifest["sha256"]
     except FileNotFoundError:
         raise DamagedError(f"{MANIFEST} is missing") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DamagedError(f"{MANIFEST} cannot be read") from None
-    if digest_of(content) != expected:
+    if not whole:
         raise DamagedError(f"{MANIFEST} has changed")
     try:
         return Manifest.model_validate(content)

@@ -36,7 +36,7 @@ class Record(BaseModel):
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise StoreError(f"{path} is missing; run the stage that writes it again") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{path} is damaged ({error}); delete it and run again") from None
         try:
             return cls.model_validate(content)
