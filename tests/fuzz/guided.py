@@ -6,6 +6,7 @@ FOLDER keeps the inputs that reached new code, and the one that broke the target
 it among the FOUND of tests/fuzz/test_targets.py.
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SEEDS = {
 }  # fmt: skip
 
 if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
     name, seconds, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3]) / sys.argv[1]
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(SEEDS[name]):

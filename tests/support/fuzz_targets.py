@@ -4,7 +4,6 @@
 atheris look for more, guided by the code that an input reaches.
 """
 
-import logging
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,7 +70,6 @@ def templates(data: bytes) -> None:
 
 def manifest(data: bytes) -> None:
     """Look up an artifact whose manifest is anything: it is set aside, or of another version."""
-    logging.getLogger("dpo_pipeline").setLevel(logging.CRITICAL)
     store, key = Store(folder() / "store"), "0" * 32
     path = store.path("save", key) / MANIFEST
     path.parent.mkdir(parents=True, exist_ok=True)
