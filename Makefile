@@ -34,7 +34,7 @@ test: $(STAMP)  ## Run the tests (under 6 minutes on two cores)
 
 test-all: $(STAMP)  ## Run the slow tests as well
 	@scripts/install-browser
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,lm-eval]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,lm-eval,dask,ray]"
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
 test-faults: $(STAMP)  ## Try what is promised when things go wrong; writes docs/reliability.md

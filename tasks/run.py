@@ -38,6 +38,7 @@ from dpo_pipeline.config import (
     EvaluateConfig,
     PipelineConfig,
     PreferenceConfig,
+    RunConfig,
     SweepConfig,
 )
 from dpo_pipeline.errors import DPOPipelineError
@@ -303,7 +304,7 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def run_script(flow: Flow[..., Any], config: Config | None) -> None:
+def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
     """Run a flow for a person at a terminal, if it has a configuration: its file runs as a script.
 
     The process ends with status 0 where the flow completed, 1 where a stage or the gate failed.
@@ -324,8 +325,8 @@ def run_script(flow: Flow[..., Any], config: Config | None) -> None:
 
         server = MortalServer()
         server.start()
-        spreads = not isinstance(config, PreferenceConfig) and config.run.task_runner != "threads"
-        if spreads:  # each worker would start a server of its own
+        if getattr(config, "run", RunConfig()).task_runner != "threads":
+            # Each worker would start a server of its own.
             alone[PREFECT_API_URL] = server.api_url
     with temporary_settings({} if PREFECT_API_URL.value() else alone):
         given = config.model_dump(mode="json", exclude_unset=True)
