@@ -17,7 +17,7 @@ from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.store.settings import AtLeastOne, NoEffect, Section
-from dpo_pipeline.training.settings import GridConfig, TrainConfig
+from dpo_pipeline.training.settings import GridConfig, SearchConfig, TrainConfig, with_settings
 
 S = TypeVar("S", bound=Section)
 # No user and no password: it lands in logs and summaries.
@@ -110,7 +110,23 @@ class PipelineConfig(ExperimentConfig):
 class SweepConfig(ExperimentConfig):
     """Several trainings on one cached dataset, compared."""
 
-    grid: GridConfig = _section(GridConfig, "What is tried.")
+    grid: GridConfig = _section(GridConfig, "Values to try, each with each.")
+    search: SearchConfig = _section(SearchConfig, "A search between limits, in the grid's place.")
+
+    def resolve(self) -> Self:
+        """Fill in what is left to the model's name, and a grid where nothing is to be tried."""
+        grid = self.grid
+        if not (grid.given() or self.search.given()):
+            grid = GridConfig(beta=(0.1, 0.2, 0.5), learning_rate=(1e-4, 2e-4, 5e-4))
+        return super().resolve().model_copy(update={"grid": grid})
+
+    @model_validator(mode="after")
+    def _tries_one_way(self) -> "SweepConfig":
+        if self.search.trials and self.grid.given():
+            raise ValueError("grid and search are two ways to try settings: give one of them")
+        for settings in self.grid.settings():
+            with_settings(self.train, settings)  # a combination that makes no sense ends here
+        return self
 
 
 class EvaluateConfig(Section):

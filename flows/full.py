@@ -32,8 +32,7 @@ from dpo_pipeline.prompts.retention import retention_file
 from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.settings import AtLeastOne
-from dpo_pipeline.training.run import TrainStats
-from dpo_pipeline.training.settings import TrainConfig
+from dpo_pipeline.training.run import TrainStats, Watch
 from flows.settings import Settings, read
 from tasks.census import settle_identity
 from tasks.outcome import conclude, lineage_of, show_ways, warn_of_template
@@ -117,7 +116,7 @@ def rename(config: PipelineConfig) -> State[Any]:
     run, config = begin(config)
     check_publishing(config.publish)
     config, made = make_dataset(config)
-    policy, score = train_and_score(config, config.train, made)
+    policy, score = train_and_score(config, made)
     # Report and verdict first: they are there whatever the Hub says.
     state = conclude(run, made.prompts, made.model, made.dataset, policy, score)
     publish_if_proven(run, config, made.model, made.dataset, policy, score)
@@ -186,13 +185,14 @@ def hold(config: ExperimentConfig, model: Artifact[ModelStats]) -> Artifact[Rete
 
 
 def train_and_score(
-    config: ExperimentConfig, training: TrainConfig, made: Made, variant: str = ""
+    config: ExperimentConfig, made: Made, variant: str = "", watch: Watch | None = None
 ) -> tuple[Artifact[TrainStats], Artifact[ScoreStats]]:
     """Train a policy on the pairs, and ask it what the training never saw.
 
-    `training` stands in for `config.train`; `variant` tells it from others of the same run.
+    `variant` tells it from others of the same run; `watch` is told what the tuning split says.
     """
-    policy = train.named(f"train {variant}".strip())(
+    training = config.train
+    policy = train.named(f"train {variant}".strip(), watch)(
         model=made.model,
         dataset=made.dataset,
         retention=made.retention,

@@ -1,9 +1,13 @@
 """Several trainings on one cached dataset: prompts -> pairs once, then policy -> scorecard each.
 
-Run it as `python flows/sweep.py --grid.beta 0.1,0.2 --grid.learning-rate 1e-4,3e-4`.
+Run it as `python flows/sweep.py --grid.beta 0.1,0.2 --grid.learning-rate 1e-4,3e-4`, or let Optuna
+search: `python flows/sweep.py --search.trials 20 --search.learning-rate 1e-5,1e-3`.
 """
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.config import SweepConfig
 from flows.cli import start
@@ -12,20 +16,31 @@ CONFIG = start(
     __name__,
     SweepConfig,
     description="Try training settings on one dataset and compare their scorecards.",
-    example="--grid.beta 0.1,0.2 --train.epochs 2",
+    example="--search.trials 20 --search.learning-rate 1e-5,1e-3 --search.beta 0.05,0.5",
 )
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from dpo_pipeline.evaluation.scorecard import Scorecard
-from dpo_pipeline.report.page import Compared
+from dpo_pipeline.errors import SettingsError
+from dpo_pipeline.store.artifacts import Store
+from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.keys import code_digests, settings_of
 from dpo_pipeline.store.settings import AtLeastOne
-from flows.full import make_dataset, train_and_score
+from dpo_pipeline.training.settings import Value
+from flows.full import Made, make_dataset
 from flows.settings import Settings, read
+from flows.trial import describe, trial
 from tasks.outcome import conclude_sweep
 from tasks.run import OPTIONS, begin, run_script
+from tasks.runtime import home
+
+if TYPE_CHECKING:
+    from dpo_pipeline.evaluation.search import Search
+
+# What gives the figures by which a search judges: of other code its study is another.
+JUDGES = frozenset({"dpo_pipeline.training.tuning", "dpo_pipeline.evaluation.search"})
 
 
 @flow(name="sweep", **OPTIONS)
@@ -77,16 +92,45 @@ def sweep(
 
 def try_all(config: SweepConfig) -> State[Any]:
     """Make the pairs once, and train on them with each setting."""
-    run, config = begin(config)
+    if config.search.trials and find_spec("optuna") is None:
+        raise SettingsError('a search needs Optuna: pip install "dpo-pipeline[sweep]"')
+    asked = config
+    run, config = begin(asked)
     config, made = make_dataset(config)
-    tried = []
-    for settings in config.grid.settings():
-        name = ", ".join(f"{setting} {value:g}" for setting, value in settings.items())
-        training = config.train.model_copy(update=settings)
-        policy, score = train_and_score(config, training, made, variant=name)
-        card = Scorecard.read(score.path / "scorecard.json")
-        tried.append(Compared(name, settings, card, policy.stats.steps))
-    return conclude_sweep(run, tried)
+    with planned(config, made) as (search, plan):
+        study = search.file if search else None
+        shared = {"study": study, "base": asked.train, "config": config, "made": made}
+        calls = [
+            {"number": f"{n} of {len(plan)}", "settings": settings, **shared}
+            for n, settings in enumerate(plan, 1)
+        ]
+        # One after the other: each has this machine to itself, and learns from those before.
+        tried: list[Any] = [trial(**c, return_state=True).result() for c in calls]
+        dropped = {describe(s): why for s, why in search.dropped()} if search else {}
+    return conclude_sweep(run, asked, [one for one in tried if one], dropped)
+
+
+@contextmanager
+def planned(
+    config: SweepConfig, made: Made
+) -> Iterator[tuple["Search | None", Sequence[Mapping[str, Value] | None]]]:
+    """Say what is to be tried: the settings of each training, null where a search draws them.
+
+    A search goes on where an earlier run of it stopped; two runs of one search wait for each other.
+    """
+    if config.search.trials is None:
+        yield None, config.grid.settings()
+        return
+    from dpo_pipeline.evaluation.search import Search
+
+    endless = config.search.model_copy(update={"trials": None})
+    asked = settings_of(config.model_copy(update={"search": endless}))
+    key = digest_of([asked, made.dataset.key, code_digests(JUDGES)])[:32]
+    store = Store(home())
+    with store.lock("study", key):
+        search = Search(store.root / "studies" / f"{key}.db", config.search, config.train)
+        finished, gone = search.resume()
+        yield search, [*finished, *[None] * (config.search.trials - len(finished) - gone)]
 
 
 run_script(sweep, CONFIG)

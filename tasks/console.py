@@ -73,12 +73,13 @@ def beside(talk: Callable[[], None]) -> threading.Thread:
 @contextmanager
 def progress(stage: str, unit: str) -> Iterator[Report]:
     """Show how many units a stage has done: a bar in a terminal, an artifact in the Prefect UI."""
-    percent, over = 0.0, threading.Event()
+    percent, said, over = 0.0, unit, threading.Event()
 
     def report(done: int, total: int, note: str = "") -> None:
-        nonlocal percent
+        nonlocal percent, said
         _bars.update(bar, completed=done, total=total, note=note)
         percent = 100 * done / max(total, 1)
+        said = f"{done:,} of {total:,} {unit}" + (f": {note}" if note else "")
 
     def tell() -> None:
         artifact: UUID | None = None
@@ -87,10 +88,10 @@ def progress(stage: str, unit: str) -> Iterator[Report]:
             # What the server misses while it is away, the next time tells.
             with suppress(httpx.HTTPError):
                 if artifact is None:
-                    made = create_progress_artifact(percent, f"{stage}-progress", unit)
+                    made = create_progress_artifact(percent, f"{stage}-progress", said)
                     artifact = cast(UUID, made)
                 else:
-                    update_progress_artifact(artifact, progress=percent)
+                    update_progress_artifact(artifact, percent, said)
             if over.is_set():
                 return
 

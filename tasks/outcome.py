@@ -1,13 +1,17 @@
 """The end of a run: report, artifacts, tables on the terminal, and the flow's final word."""
 
-import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import JsonValue
@@ -15,9 +19,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpo_pipeline.answers.records import Census
-from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig
+from dpo_pipeline.config import EvaluateConfig, ExperimentConfig, PreferenceConfig, SweepConfig
+from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
-from dpo_pipeline.evaluation.measures import MEASURES
+from dpo_pipeline.evaluation.measures import MEASURES, find
 from dpo_pipeline.evaluation.scorecard import Scorecard, ScoreStats
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.models.references import ModelStats
@@ -28,16 +33,25 @@ from dpo_pipeline.pairs.schema import Lineage, ModelOrigin
 from dpo_pipeline.pairs.settings import Way
 from dpo_pipeline.plaintext import visible
 from dpo_pipeline.prompts.preparation import PromptStats
-from dpo_pipeline.report.page import Compared, scorecard_markdown, write_comparison, write_report
+from dpo_pipeline.report.page import (
+    Compared,
+    pick_answers,
+    scorecard_markdown,
+    write_comparison,
+    write_report,
+)
 from dpo_pipeline.report.words import HEADS, collect_rows, explain_verdict, scorecard_rows
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
 from dpo_pipeline.training.run import TrainStats
+from dpo_pipeline.training.settings import with_settings
 from tasks.console import console
 from tasks.run import GATE_FAILED, Run, commit, versions
 from tasks.stage import model_of
+
+ANSWERS = 20  # that a run shows in the UI
 
 Model = Artifact[ModelStats]
 Policy = Artifact[ModelStats] | Artifact[TrainStats]
@@ -141,13 +155,30 @@ def conclude(
         answers=shown["examples"],
         published=None,
     )
-    create_markdown_artifact(scorecard_markdown(card), key="scorecard")
-    create_table_artifact(shown["examples"], key="answers", description="Before and after.")
+    create_markdown_artifact(
+        scorecard_markdown(card), key="scorecard", description="Before, after, and the gate."
+    )
+    create_table_artifact(
+        pick_answers(paths["answers"], ANSWERS),
+        key="answers",
+        description=f"Some of {score.stats.rows} answers before and after, what failed first.",
+    )
+    _link(run, report)
     _show(card, summary)
     if card.verdict.passed:
         return Completed(message=f"Gate passed; report: {report}")
     failed = "; ".join(" ".join(line) for line in explain_verdict(card).failed)
     return Failed(name=GATE_FAILED, message=f"{failed}; report: {report}")
+
+
+def _link(run: Run, report: Path) -> None:
+    """Put the report beside the run in the UI: a link where it is served, else where it lies."""
+    served = os.environ.get("DPO_PIPELINE_REPORTS", "").rstrip("/")
+    if served:
+        create_link_artifact(f"{served}/{run.name}/{report.name}", "The whole report", "report")
+    else:
+        said = f"The whole report is a page on the machine that ran this:\n\n    {report}"
+        create_markdown_artifact(said, key="report", description="The report, a page by itself.")
 
 
 def _made(
@@ -199,34 +230,49 @@ def conclude_preferences(
     return Completed(message=f"Trained on {dataset.stats.train} pairs in {run.seconds} s")
 
 
-def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
+def conclude_sweep(
+    run: Run, asked: SweepConfig, tried: Sequence[Compared], dropped: Mapping[str, str]
+) -> State[Any]:
     """Write the comparison and the summary of a sweep, best settings first.
+
+    `dropped` says of trainings that did not come to their end why.
 
     Returns:
         Completed where a training passed the gate, else Failed.
+    Raises:
+        TrainingError: None came to its end.
     """
-    ranked = sorted(tried, key=_merit, reverse=True)
+    if not tried:
+        name, why = next(iter(dropped.items()), ("", "search.trials is fewer than had ended early"))
+        raise TrainingError(f"No training came to its end; {name}: {why}")
+    ranked = sorted(tried, key=lambda one: one.merit, reverse=True)
     best = ranked[0]
-    report = write_comparison(run.folder / "compare.html", ranked)
+    report = write_comparison(run.folder / "compare.html", ranked, dropped)
     rows = [
         {
             **one.settings,
             "gate": "passed" if one.scorecard.verdict.passed else "failed",
+            "nearest_line": find(one.worst[1]).name,
+            "margin": round(one.worst[0], 3),
             **{m.key: one.scorecard.after[m.key].value for m in MEASURES if m.compared},
             "steps": one.steps,
+            "policy": one.policy,
         }
         for one in ranked
     ]
     # For flows/full.py: what was asked, with the settings of the best training.
-    values = run.given.model_dump(mode="json", exclude={"grid"}, exclude_defaults=True)
+    values = asked.model_dump(mode="json", exclude={"grid", "search"}, exclude_defaults=True)
     values.get("generation", {}).pop("key_host", None)  # a file does not say who gets the key
-    values["train"] = {**values.get("train", {}), **best.settings}
+    train = with_settings(asked.train, best.settings)
+    values["train"] = train.model_dump(mode="json", exclude_unset=True)
     best_settings = run.folder / "best.yaml"
     write_whole(best_settings, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    summary = run.write_summary({"report": report, "best": best_settings}, tried=rows)
+    paths = {"report": report, "best": best_settings, "policy": Path(best.policy)}
+    summary = run.write_summary(paths, tried=rows, dropped=dict(dropped))
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
+    _link(run, report)
     # Of the measures, those that fit on a terminal.
-    shown = [*best.settings, "gate", "identity_worst", "leak_rate", "kl"]
+    shown = [*best.settings, "gate", "nearest_line", "margin", "identity_worst", "kl"]
     table = Table(title="Trainings, the best first", title_justify="left")
     for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
@@ -234,21 +280,19 @@ def conclude_sweep(run: Run, tried: Sequence[Compared]) -> State[Any]:
         cells = [row[column] for column in shown]
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in cells))
     console.print(table)
+    if dropped:
+        console.print(f"{len(dropped)} ended early: the report says why.")
     _show_paths(summary["paths"])
     if not best.scorecard.verdict.passed:
         message = f"None of {len(ranked)} trainings passed the gate; report: {report}"
         return Failed(name=GATE_FAILED, message=message)
+    again = f"python flows/full.py --config {best_settings}"
     console.print(
-        f"Next: python flows/full.py --config {best_settings}", soft_wrap=True, markup=False
+        f"Next: {again}\nor, to publish it (a dry run; --no-publish.dry-run sends it): {again} "
+        "--publish.model-repo OWNER/NAME",
+        markup=False,
     )
     return Completed(message=f"{best.name} is the best of {len(ranked)} trainings; {report}")
-
-
-def _merit(one: Compared) -> tuple[bool, float]:
-    """Rank a training: of those that pass the gate, the one that moves least elsewhere."""
-    passed, after = one.scorecard.verdict.passed, one.scorecard.after
-    given, kl = after["identity_worst"].value or 0.0, after["kl"].value
-    return passed, (-math.inf if kl is None else -kl) if passed else given
 
 
 def _show(card: Scorecard, summary: Mapping[str, Any]) -> None:

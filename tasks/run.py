@@ -95,6 +95,14 @@ def begin(config: C) -> tuple["Run", C]:
     return run, resolved
 
 
+def join(config: Config) -> None:
+    """Take part in a run from a worker of it, where that is a process of its own."""
+    context, run = FlowRunContext.get(), _current.get(None)
+    if run is None or not (context and context.flow_run and str(context.flow_run.id) == run.run_id):
+        logging.getLogger("dpo_pipeline").setLevel(logging.INFO)
+        _current.set(Run(config, joining=True))
+
+
 class Run:
     """What one flow run did so far, told to a person as it happens.
 
@@ -106,7 +114,7 @@ class Run:
         stages: Name of the stage -> what came of it.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, joining: bool = False) -> None:
         context = FlowRunContext.get()
         if context is None or context.flow_run is None:
             raise RuntimeError("Run() belongs in the body of a flow")
@@ -124,6 +132,9 @@ class Run:
         self._held = store.hold()  # until this process ends
         model = config.policy if isinstance(config, EvaluateConfig) else config.model
         self.model = model.name
+        if joining:
+            self.name = self._flow_run.name
+            return
         self._take_name()
         self.say(f"model {self.model}, data {config.prompts.source}, run {self.name}")
 

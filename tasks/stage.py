@@ -19,6 +19,7 @@ that the UI shows it. Prefect persists no result: there is one truth, and no pic
 
 import ast
 import inspect
+import shutil
 import socket
 import textwrap
 import time
@@ -32,7 +33,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_t
 from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from pydantic import BaseModel, JsonValue
 
 from dpo_pipeline.answers.records import How, Spread
@@ -46,6 +47,8 @@ from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
 from dpo_pipeline.store.objects import open_store
 from dpo_pipeline.store.records import Record
+from dpo_pipeline.training.records import Pruned
+from dpo_pipeline.training.run import Watch
 from tasks.console import Report, progress
 from tasks.run import Run, StageRecord, short
 from tasks.runners import UNCACHED, spread
@@ -64,6 +67,7 @@ class Build:
     report: Report
     ledger: Path  # answers that were generated once, shared by all runs
     references: Path  # reference log-probabilities, shared by all trainings
+    watch: Watch | None  # told what a training says on the way; it raises Pruned to end it
     spread: Spread | None  # has others answer; null: this process does
 
     def how(self, run_on: ModelConfig, generation: GenerationConfig) -> How:
@@ -79,21 +83,26 @@ class Stage(Generic[P, S]):
     declared: "stage"
     kind: str  # name of its artifacts in the store
     name: str  # name of its Prefect task, and of its line in the record
+    watch: Watch | None = None
 
-    def named(self, name: str) -> "Stage[P, S]":
+    def named(self, name: str, watch: Watch | None = None) -> "Stage[P, S]":
         """Return the same stage under another name, for a second use of it in one flow."""
-        return replace(self, name=name)
+        return replace(self, name=name, watch=watch)
 
     def __call__(self, *args: P.args, **inputs: P.kwargs) -> Artifact[S]:
         """Return the stage's artifact, reused where one fits, and note it in the run's record.
 
         Raises:
             DPOPipelineError: The stage's own error; the line on the console names the stage.
+            Pruned: By the one who watches it; its task ends as Cancelled, named Pruned.
         """
         run = Run.current()
 
         def run_stage(**inputs: Any) -> Artifact[S] | State[Artifact[S]]:
-            return self._get_or_build(inputs, run)
+            try:
+                return self._get_or_build(inputs, run)
+            except Pruned as why:
+                return Cancelled(name="Pruned", message=str(why))
 
         signature = inspect.signature(partial(self.function, None))  # without the Build
         run_stage.__signature__ = signature  # type: ignore[attr-defined]
@@ -104,6 +113,9 @@ class Stage(Generic[P, S]):
         run_task: Any = task(name=self.name, task_run_name=works_on, **options)(run_stage)
         state: State[Artifact[S]] = run_task(**inputs, return_state=True)
         seconds = round(time.monotonic() - started, 2)
+        if state.name == "Pruned":
+            run.say(f"{self.name:<9} pruned {seconds:6.1f} s  {state.message}", style="dim")
+            raise Pruned(state.message)
         if not state.is_completed():
             run.say(f"{self.name:<9} failed {seconds:6.1f} s", style="bold red")
         artifact = state.result()
@@ -150,7 +162,12 @@ class Stage(Generic[P, S]):
             with progress(self.kind, counts) if counts else nullcontext(lambda *_: None) as report:
                 shared = (store.root / "ledger", store.root / "references")
                 try:
-                    return self.function(Build(out, work, report, *shared, spread()), **inputs)
+                    return self.function(
+                        Build(out, work, report, *shared, self.watch, spread()), **inputs
+                    )
+                except Pruned:
+                    shutil.rmtree(work)  # nobody goes on from its checkpoints
+                    raise
                 except Exception as error:
                     error.args = tuple(plain(a) if isinstance(a, str) else a for a in error.args)
                     run.stage_failed(self.name, out)

@@ -346,7 +346,7 @@ def train(
         work=build.work,
         references=build.references,
     )
-    record = train(job, build.report)
+    record = train(job, build.report, build.watch)
     template = patch(build.out / "model", patch_template) if patch_template else None
     policy = describe_model(build.out / "model", f"{ref.name}-policy")
     return TrainStats(**{**dict(record), "model": _inside(policy), "template": template})

@@ -64,7 +64,8 @@ def recipes(config: PipelineConfig, names: list[str], seeds: list[int]) -> list[
         for seed in seeds:
             started = time.process_time()
             training = variant(config.train, RECIPES[name], seed)
-            policy, score = train_and_score(config, training, made, variant=f"{name} {seed}")
+            tried = config.model_copy(update={"train": training})
+            policy, score = train_and_score(tried, made, variant=f"{name} {seed}")
             card = Scorecard.read(score.path / "scorecard.json")
             figures = {key: figure.value for key, figure in card.after.items()}
             rows.append({

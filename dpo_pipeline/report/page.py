@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import groupby, islice
+from itertools import groupby, islice, zip_longest
 from pathlib import Path
 
 from dpo_pipeline.answers.records import Census
 from dpo_pipeline.evaluation.measures import DIVERGENCE, GENERAL, HELD_OUT, MATRIX, Measure, find
+from dpo_pipeline.evaluation.ranking import worst_line
 from dpo_pipeline.evaluation.scorecard import KINDS, SPLIT, Scorecard
 from dpo_pipeline.pairs.schema import REASONS as PAIR_REASONS
 from dpo_pipeline.plaintext import visible
@@ -25,6 +26,7 @@ from dpo_pipeline.report import words
 from dpo_pipeline.report.words import explain_verdict
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.tables import Row, read_rows
+from dpo_pipeline.training.settings import Value
 
 SHOWN = 8  # answers or pairs of a kind
 SAMPLED_FROM = 1000  # pairs that are looked at
@@ -93,13 +95,29 @@ class Compared:
     """One of the runs; its settings are those that differ, its steps those of training."""
 
     name: str
-    settings: Mapping[str, object]
+    settings: Mapping[str, Value]
     scorecard: Scorecard
     steps: int
+    policy: str = ""  # folder
+
+    @property
+    def worst(self) -> tuple[float, str]:
+        """The margin of the gate's line that is nearest to failing, and its measure."""
+        return worst_line(self.scorecard)
+
+    @property
+    def merit(self) -> tuple[bool, float]:
+        """What runs are ranked by: the gate, then how far its worst line is from failing."""
+        return self.scorecard.verdict.passed, self.worst[0]
 
 
-def write_comparison(out: Path, runs: Sequence[Compared]) -> Path:
-    """Write a page that compares runs, e.g. of a sweep; returns its path."""
+def write_comparison(
+    out: Path, runs: Sequence[Compared], dropped: Mapping[str, str] | None = None
+) -> Path:
+    """Write a page that compares runs, e.g. of a sweep, the best first; returns its path.
+
+    `dropped` says of runs that did not come to their end why.
+    """
     tables = [
         {row.measure: row for row in words.collect_rows(card.before, card.after, card.verdict)}
         for card in (run.scorecard for run in runs)
@@ -112,7 +130,14 @@ def write_comparison(out: Path, runs: Sequence[Compared]) -> Path:
     # Settings that the names of the runs do not tell already.
     names = dict.fromkeys(key for run in runs for key in run.settings)
     untold = [name for name in names if not all(name in run.name for run in runs)]
-    page = _fill("compare.html.j2", runs=runs, settings=untold, measures=lines)
+    page = _fill(
+        "compare.html.j2",
+        runs=runs,
+        settings=untold,
+        measures=lines,
+        dropped=dropped or {},
+        frontier=_draw_frontier(runs),
+    )
     write_whole(out, page.encode(errors="replace"))
     return out
 
@@ -162,6 +187,22 @@ def _sort_answers(path: Path) -> dict[str, list[Row]]:
         elif group == "general" and not row["exact"]:
             found[CHANGED].append(row)
     return found
+
+
+def pick_answers(path: Path, count: int) -> list[dict[str, str]]:
+    """Pick answers for people to read, of what failed, changed and stayed in turn."""
+    sorted_out = [[(kind, row) for row in rows] for kind, rows in _sort_answers(path).items()]
+    in_turn = (one for several in zip_longest(*sorted_out) for one in several if one)
+    return [
+        {
+            "what": kind,
+            "system": visible("(none sent)" if row["system"] is None else row["system"]),
+            "prompt": visible(row["messages"][-1]["content"]),
+            "before": visible(row["before"]),
+            "after": visible(row["after"]),
+        }
+        for kind, row in islice(in_turn, count)
+    ]
 
 
 def _explained_by(measure: Measure) -> str:
@@ -216,6 +257,27 @@ def _draw_curves(
             lines.append((name, points[-1][1], " ".join(f"{x:.2f},{y:.2f}" for x, y in places)))
         label = end.format(max(steps))
         yield {"title": title, "low": low, "high": high, "end": label, "lines": lines}
+
+
+def _draw_frontier(runs: Sequence[Compared]) -> dict[str, object] | None:
+    """Place runs by what they move elsewhere (across) and what they change (up), in 100 by 100."""
+    known = [
+        (run, kl, given)
+        for run in runs
+        if (kl := run.scorecard.after["kl"].value) is not None
+        and (given := run.scorecard.after["identity_rate"].value) is not None
+    ]
+    if len(known) < 2:
+        return None
+    far = max(kl for _, kl, _ in known) or 1.0
+    dots = [(run, 100 * kl / far, 100 - 100 * given) for run, kl, given in known]
+    # The edge: no other changes more and moves less.
+    edge, best = [], math.inf
+    for _, x, y in sorted(dots, key=lambda dot: dot[1:]):
+        if y < best:
+            edge.append(f"{x:.1f},{y:.1f}")
+            best = y
+    return {"dots": dots, "edge": " ".join(edge), "far": far}
 
 
 def diff(before: str, after: str) -> dict[str, list[tuple[bool, str]]]:

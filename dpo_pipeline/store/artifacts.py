@@ -124,7 +124,7 @@ class Store:
         key = digest_of(parts)[:32]
         if not refresh and (found := self._reusable(stage, key, kind)):
             return found, False
-        with self.hold(), self._lock(stage, key):
+        with self.hold(), self.lock(stage, key):
             # Another run may have built it while this one waited for the lock.
             if not refresh and (found := self._reusable(stage, key, kind)):
                 return found, False
@@ -221,7 +221,7 @@ class Store:
 
     def _is_idle(self, folder: Path) -> bool:
         try:
-            with self._lock(*_named(folder), wait=False):
+            with self.lock(*_named(folder), wait=False):
                 return True
         except BlockingIOError:
             return False
@@ -233,7 +233,8 @@ class Store:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @contextmanager
-    def _lock(self, stage: str, key: str, *, wait: bool = True) -> Iterator[None]:
+    def lock(self, stage: str, key: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold a key for this process; where another does, wait or raise BlockingIOError."""
         path = self.root / "locks" / f"{stage}-{key}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as handle:

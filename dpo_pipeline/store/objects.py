@@ -131,7 +131,7 @@ class ObjectStore(Store):
         """Copy an artifact here; tell whether there is anything to verify."""
         here, name = self.path(stage, key), f"objects/{stage}/{key}"
         temp = self.root / "tmp" / f"bring-{stage}-{key}"
-        with self._lock(f"bring-{stage}", key):
+        with self.lock(f"bring-{stage}", key):
             if _content(here / MANIFEST) == manifest:
                 return True  # another process on this machine has brought it
             shutil.rmtree(temp, ignore_errors=True)  # of a process that was killed

@@ -86,6 +86,10 @@ class Look(Record):
         return kept and self.identity_rate >= goal.identity_rate
 
 
+class Pruned(Exception):
+    """A training was ended early on purpose, by whoever was told what it says; says why."""
+
+
 class StepDone(Record):
     """An optimizer step, of how many, and its figures as text."""
 
@@ -121,7 +125,7 @@ class Failed(Record):
         return kind(*self.arguments)
 
 
-Message = StepDone | Failed
+Message = StepDone | Look | Failed
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 

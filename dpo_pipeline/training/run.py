@@ -24,6 +24,7 @@ from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.remote import mirror, prune, publish
 from dpo_pipeline.training.records import (
     Failed,
+    Look,
     OutOfMemoryError,
     StepDone,
     Training,
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 MALLOC = {"mmap_max": 0, "trim_threshold": 1 << 34, "top_pad": 1 << 28}
 
 Progress = Callable[[int, int, str], None]
+Watch = Callable[[Look], None]
 
 
 class TrainStats(Training):
@@ -49,12 +51,15 @@ class TrainStats(Training):
     template: PatchedTemplate | None = None
 
 
-def train(job: TrainJob, on_progress: Progress | None = None) -> TrainingFile:
+def train(
+    job: TrainJob, on_progress: Progress | None = None, on_look: Watch | None = None
+) -> TrainingFile:
     """Train a policy from the reference model on preference pairs.
 
     The job's `out` receives model/, history.jsonl and training.json, whose content is returned,
     and tensorboard/ where config.report_to names it. After every optimizer step `on_progress` is
-    told the steps done, the steps in all, and the figures of the step as text.
+    told the steps done, the steps in all, and the figures of the step as text; `on_look` what the
+    tuning split says. Either ends the training where it raises.
 
     Raises:
         DataError: When the pairs cannot be used; names the rows.
@@ -69,7 +74,7 @@ def train(job: TrainJob, on_progress: Progress | None = None) -> TrainingFile:
     let_go_model()  # the child needs its memory
     while True:
         try:
-            _run_child(job, on_progress)
+            _run_child(job, on_progress, on_look)
             return TrainingFile.read(job.out / "training.json")
         except OutOfMemoryError as error:
             if error.pairs == 1:
@@ -95,7 +100,7 @@ def _keep_only_own_checkpoints(job: TrainJob) -> None:
     mirror(job.checkpoints)
 
 
-def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
+def _run_child(job: TrainJob, on_progress: Progress | None, on_look: Watch | None) -> None:
     path = job.work / "job.json"
     job.write(path)
     tail: deque[str] = deque(maxlen=15)
@@ -118,6 +123,9 @@ def _run_child(job: TrainJob, on_progress: Progress | None) -> None:
                 elif message is None:
                     tail.append(line.rstrip("\n"))
                     logger.info("%s", tail[-1])
+                elif isinstance(message, Look):
+                    if on_look is not None:
+                        on_look(message)
                 else:
                     _log_step(message)
                     if on_progress is not None:

@@ -1,9 +1,10 @@
 """Settings of training, and of the values that a sweep tries."""
 
+from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, create_model, model_validator
 
 from dpo_pipeline.store.settings import AtLeastEight, AtLeastOne, Count, NoEffect, Section, Share
 
@@ -28,6 +29,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "goal": None,
     },
 }
+
+Value = float | int | bool | str  # of a setting that is tried
 
 # By TRL's names.
 Loss = Literal[
@@ -164,21 +167,80 @@ class TrainConfig(Section):
         return self.model_copy(update=left | ({"goal": None} if blind else {}))
 
 
-class GridConfig(Section):
-    """Values to try of training settings, each with each; an empty list keeps train's own."""
+def _values_of(section: type[Section]) -> type[Section]:
+    """Make a section with a list of values in the place of every setting that tells results."""
+    fields: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            values = _values_of(kind)
+            fields[name] = (values, Field(default_factory=values, description=field.description))
+        elif field.json_schema_extra is None and GoalConfig not in get_args(kind):
+            of: Any = field.rebuild_annotation()
+            fields[name] = (tuple[of, ...], Field((), description=field.description))
+    return create_model(section.__name__, __base__=Section, **fields)
 
-    beta: tuple[PositiveFloat, ...] = (0.1, 0.2, 0.5)
-    """Values of train.beta."""
-    learning_rate: tuple[PositiveFloat, ...] = (1e-4, 2e-4, 5e-4)
-    """Values of train.learning_rate."""
-    sft_weight: tuple[NonNegativeFloat, ...] = ()
-    """Values of train.sft_weight."""
-    epochs: tuple[PositiveFloat, ...] = ()
-    """Values of train.epochs."""
-    seed: tuple[Count, ...] = ()
-    """Values of train.seed."""
 
-    def settings(self) -> list[dict[str, float]]:
+class Tried(_values_of(TrainConfig)):  # type: ignore[misc]
+    """Values of settings of training, by the same names; an empty list keeps train's own."""
+
+    def given(self) -> dict[str, tuple[Value, ...]]:
+        """Return what has values: the setting's name, dotted below a section -> its values."""
+        return dict(_leaves(self.model_dump(exclude={"trials"})))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[Value, ...]]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value:
+            yield prefix + name, tuple(value)
+
+
+class GridConfig(Tried):
+    """Values to try, each with each."""
+
+    def settings(self) -> list[dict[str, Value]]:
         """List every combination: setting -> value, of the settings that have values."""
-        tried = {name: values for name, values in self if values}
+        tried = self.given()
         return [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+
+
+class SearchConfig(Tried):
+    """A search by Optuna: of a number its lowest and highest value, else the values to pick from.
+
+    Needs `pip install "dpo-pipeline[sweep]"`.
+    """
+
+    trials: AtLeastOne | None = None
+    """Trainings in all, those that an earlier run finished included; null: the grid is tried."""
+
+    @model_validator(mode="after")
+    def _ranges_are_ranges(self) -> "SearchConfig":
+        given = self.given()
+        for name, values in given.items():
+            if is_number(values[0]) and not (len(values) == 2 and values[0] < values[1]):  # type: ignore[operator]
+                raise ValueError(f"{name} is searched between two numbers, the lower one first")
+        if bool(given) != bool(self.trials):
+            raise ValueError(
+                "a search needs how often, and what between: "
+                "--search.trials 20 --search.learning-rate 1e-5,1e-3"
+            )
+        return self
+
+
+def is_number(value: Value) -> bool:
+    """Tell a number from a switch or a word."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def with_settings(train: TrainConfig, settings: Mapping[str, Value]) -> TrainConfig:
+    """Return a configuration with other values of some settings, checked; names may be dotted."""
+    values = train.model_dump(exclude_unset=True)
+    for name, value in settings.items():
+        *sections, last = name.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return TrainConfig.model_validate(values)

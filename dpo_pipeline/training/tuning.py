@@ -26,7 +26,7 @@ from dpo_pipeline.models.chat_templates import encode, end_tokens
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.prompts.retention import IDENTITY, RetentionPrompt, read_tuning
 from dpo_pipeline.training import child
-from dpo_pipeline.training.records import Look, TrainJob
+from dpo_pipeline.training.records import Look, TrainJob, send
 from dpo_pipeline.training.retention import divergence, last_states
 from dpo_pipeline.training.strength import Edit
 from dpo_pipeline.training.token_scores import Tokens
@@ -130,6 +130,7 @@ class TrainUntilDone(TrainerCallback):
         state.log_history.append({**look.model_dump(), "done": done})
         if state.is_world_process_zero:
             logger.info("%s%s", look, "; the goal is met" if done else "")
+            send(look)
         if done:
             control.should_training_stop = True
             # A run that resumed from here would train on: it comes to this point again instead.

@@ -60,7 +60,7 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
     Stage.__call__, full.settle_identity, full.show_ways = follow, settled, lambda pairs: None
     try:
         resolved, made = full.make_dataset(resolved)
-        full.train_and_score(resolved, resolved.train, made)
+        full.train_and_score(resolved, made)
     finally:
         Stage.__call__ = run
         full.settle_identity, full.show_ways = shown
