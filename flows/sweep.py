@@ -24,6 +24,7 @@ from prefect.client.schemas.objects import State
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from dpo_pipeline.errors import SettingsError
+from dpo_pipeline.store.access import home
 from dpo_pipeline.store.artifacts import Store
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.keys import code_digests, settings_of
@@ -34,7 +35,6 @@ from flows.settings import Settings, read
 from flows.trial import describe, trial
 from tasks.outcome import conclude_sweep
 from tasks.run import OPTIONS, begin, run_script
-from tasks.runtime import home
 
 if TYPE_CHECKING:
     from dpo_pipeline.evaluation.search import Search
