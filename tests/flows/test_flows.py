@@ -1,12 +1,17 @@
 """The pipeline as people run it: from a terminal, again, after damage, against a server."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from prefect_server import wait_for
 from workplace import ROOT, Workplace
 
 from dpo_pipeline.config import PipelineConfig
@@ -173,7 +178,9 @@ def test_against_a_server_cached_stages_show_as_cached(workplace, first_run, ser
     artifacts = httpx.post(
         f"{server}/artifacts/filter", json={"flow_runs": {"id": {"any_": [run_id]}}}
     ).json()
-    assert {"scorecard", "answers"} <= {a["key"] for a in artifacts}
+    assert {"scorecard", "answers", "report"} <= {a["key"] for a in artifacts}
+    (answers,) = (json.loads(a["data"]) for a in artifacts if a["key"] == "answers")
+    assert len(answers) == 20
 
 
 def test_an_edit_rebuilds_the_stages_that_import_the_module_and_no_other(
@@ -320,3 +327,49 @@ def test_a_sweep_trains_each_setting_on_the_same_pairs_and_compares(workplace, f
     config = PipelineConfig.model_validate(yaml.safe_load(Path(best).read_text()))
     assert config.resolve().train == PipelineConfig().resolve().train
     assert config.gate.edit_exactness == 0.8
+    # The command that it names publishes the best without any work done again.
+    run = workplace.full(
+        "--config", best, "--publish.model-repo", "me/best", PREFECT_API_URL=server,
+        HF_HUB_OFFLINE="1",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    published = workplace.summaries()[-1]
+    assert set(statuses(published).values()) == {"cached"}
+    assert published["paths"]["policy"] == summary["paths"]["policy"]
+    assert published["published"]["model"]["repo"] == "me/best"
+
+
+SEARCH = (
+    *("--search.trials", "4", "--search.learning-rate", "1e-5,1e-3", "--train.max-steps", "60"),
+    *("--train.goal.every", "10", "--evaluation.max-prompts", "20"),
+    *("--evaluation.matrix-prompts", "0"),
+)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_goes_on_and_prunes_what_falls_behind(workplace, first_run, server):
+    """Its study outlives kill -9, and what came to its end is not trained again."""
+    sweep = [sys.executable, str(ROOT / "flows" / "sweep.py"), *SEARCH]
+    policies, studies = (workplace.home / "dpo" / name for name in ("objects/train", "studies"))
+    known = set(policies.iterdir())
+    with subprocess.Popen(
+        sweep, env=workplace.environment(PREFECT_API_URL=server), cwd=workplace.home,
+        stdout=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        wait_for(lambda: len(set(policies.iterdir()) - known) >= 2)
+        os.killpg(process.pid, signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in policies.glob("*/manifest.json")}
+    run = workplace.python(*sweep[1:], PREFECT_API_URL=server)
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    summary = workplace.summaries()[-1]
+    assert len(summary["tried"]) + len(summary["dropped"]) == 4
+    assert len(list(studies.iterdir())) == 1
+    margins = [(row["gate"] == "passed", row["margin"]) for row in summary["tried"]]
+    assert margins == sorted(margins, reverse=True)
+    cached = [s["status"] for name, s in summary["stages"].items() if name.startswith("train ")]
+    assert cached.count("cached") >= 1
+    # A third run has nothing left to do.
+    again = workplace.python(*sweep[1:], PREFECT_API_URL=server)
+    assert set(statuses(workplace.summaries()[-1]).values()) == {"cached"}, again.stdout
+    assert workplace.summaries()[-1]["tried"] == summary["tried"]
