@@ -24,10 +24,9 @@ from prefect.client.schemas.objects import State
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from dpo_pipeline.errors import SettingsError
-from dpo_pipeline.store.access import home
-from dpo_pipeline.store.artifacts import Store
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.keys import code_digests, settings_of
+from dpo_pipeline.store.objects import open_store
 from dpo_pipeline.store.settings import AtLeastOne
 from dpo_pipeline.training.settings import Value
 from flows.full import Made, make_dataset
@@ -126,7 +125,7 @@ def planned(
     endless = config.search.model_copy(update={"trials": None})
     asked = settings_of(config.model_copy(update={"search": endless}))
     key = digest_of([asked, made.dataset.key, code_digests(JUDGES)])[:32]
-    store = Store(home())
+    store = open_store()
     with store.lock("study", key):
         search = Search(store.root / "studies" / f"{key}.db", config.search, config.train)
         finished, gone = search.resume()
