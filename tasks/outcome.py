@@ -35,7 +35,7 @@ from dpo_pipeline.plaintext import visible
 from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.report.page import (
     Compared,
-    pick_answers,
+    answers_markdown,
     scorecard_markdown,
     write_comparison,
     write_report,
@@ -158,10 +158,10 @@ def conclude(
     create_markdown_artifact(
         scorecard_markdown(card), key="scorecard", description="Before, after, and the gate."
     )
-    create_table_artifact(
-        pick_answers(paths["answers"], ANSWERS),
+    create_markdown_artifact(
+        answers_markdown(paths["answers"], ANSWERS),
         key="answers",
-        description=f"Some of {score.stats.rows} answers before and after, what failed first.",
+        description=f"{ANSWERS} of {score.stats.rows} answers before and after.",
     )
     _link(run, report)
     _show(card, summary)

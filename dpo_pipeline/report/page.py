@@ -148,6 +148,15 @@ def scorecard_markdown(card: Scorecard) -> str:
     return _fill("scorecard.md.j2", card=card, rows=rows, verdict=verdict)
 
 
+def answers_markdown(path: Path, count: int) -> str:
+    """Return some answers before and after, of each kind in turn, as dead as a scorecard's text."""
+    kinds = _sort_answers(path)
+    found = [[(kind, row) for row in rows] for kind, rows in kinds.items()]
+    in_turn = islice((one for some in zip_longest(*found) for one in some if one), count)
+    shown = sorted(in_turn, key=lambda one: [*kinds].index(one[0]))
+    return _fill("answers.md.j2", kinds=groupby(shown, key=lambda one: one[0]))
+
+
 def _fill(template: str, **context: object) -> str:
     import jinja2
 
@@ -187,22 +196,6 @@ def _sort_answers(path: Path) -> dict[str, list[Row]]:
         elif group == "general" and not row["exact"]:
             found[CHANGED].append(row)
     return found
-
-
-def pick_answers(path: Path, count: int) -> list[dict[str, str]]:
-    """Pick answers for people to read, of what failed, changed and stayed in turn."""
-    sorted_out = [[(kind, row) for row in rows] for kind, rows in _sort_answers(path).items()]
-    in_turn = (one for several in zip_longest(*sorted_out) for one in several if one)
-    return [
-        {
-            "what": kind,
-            "system": visible("(none sent)" if row["system"] is None else row["system"]),
-            "prompt": visible(row["messages"][-1]["content"]),
-            "before": visible(row["before"]),
-            "after": visible(row["after"]),
-        }
-        for kind, row in islice(in_turn, count)
-    ]
 
 
 def _explained_by(measure: Measure) -> str:

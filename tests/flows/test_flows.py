@@ -179,8 +179,8 @@ def test_against_a_server_cached_stages_show_as_cached(workplace, first_run, ser
         f"{server}/artifacts/filter", json={"flow_runs": {"id": {"any_": [run_id]}}}
     ).json()
     assert {"scorecard", "answers", "report"} <= {a["key"] for a in artifacts}
-    (answers,) = (json.loads(a["data"]) for a in artifacts if a["key"] == "answers")
-    assert len(answers) == 20
+    (answers,) = (a["data"] for a in artifacts if a["key"] == "answers")
+    assert answers.count("- after: ") == 20
 
 
 def test_an_edit_rebuilds_the_stages_that_import_the_module_and_no_other(
