@@ -7,6 +7,7 @@ search: `python flows/sweep.py --search.trials 20 --search.learning-rate 1e-5,1e
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.config import SweepConfig
@@ -34,6 +35,7 @@ from flows.settings import Settings, read
 from flows.trial import describe, trial
 from tasks.outcome import conclude_sweep
 from tasks.run import OPTIONS, begin, run_script
+from tasks.runners import sharing
 
 if TYPE_CHECKING:
     from dpo_pipeline.evaluation.search import Search
@@ -103,8 +105,14 @@ def try_all(config: SweepConfig) -> State[Any]:
             {"number": f"{n} of {len(plan)}", "settings": settings, **shared}
             for n, settings in enumerate(plan, 1)
         ]
-        # One after the other: each has this machine to itself, and learns from those before.
-        tried: list[Any] = [trial(**c, return_state=True).result() for c in calls]
+        # By itself a run trains one after the other: each has the machine, and learns from the last.
+        tried: list[Any]
+        if runner := sharing():
+            tried = [
+                found for _, found in sorted(runner.each(trial, calls), key=lambda one: one[0])
+            ]
+        else:
+            tried = [trial(**call, return_state=True).result() for call in calls]
         dropped = {describe(s): why for s, why in search.dropped()} if search else {}
     return conclude_sweep(run, asked, [one for one in tried if one], dropped)
 

@@ -16,7 +16,8 @@ from dpo_pipeline.training.records import Pruned
 from dpo_pipeline.training.settings import TrainConfig, Value, with_settings
 from flows.full import Made, hold, train_and_score
 from tasks.run import join
-from tasks.stage import UNCACHED, model_of
+from tasks.runners import UNCACHED
+from tasks.stage import model_of
 
 if TYPE_CHECKING:
     from dpo_pipeline.evaluation.search import Attempt
