@@ -7,7 +7,6 @@ search: `python flows/sweep.py --search.trials 20 --search.learning-rate 1e-5,1e
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.config import SweepConfig
@@ -105,13 +104,10 @@ def try_all(config: SweepConfig) -> State[Any]:
             {"number": f"{n} of {len(plan)}", "settings": settings, **shared}
             for n, settings in enumerate(plan, 1)
         ]
-        # By itself a run trains one after the other: each has the machine, and learns from the last.
-        tried: list[Any]
         if runner := sharing():
-            tried = [
-                found for _, found in sorted(runner.each(trial, calls), key=lambda one: one[0])
-            ]
-        else:
+            found = dict(runner.each(trial, calls))
+            tried = [found[place] for place in range(len(calls))]
+        else:  # one after the other: each has this machine to itself, and learns from the last
             tried = [trial(**call, return_state=True).result() for call in calls]
         dropped = {describe(s): why for s, why in search.dropped()} if search else {}
     return conclude_sweep(run, asked, [one for one in tried if one], dropped)
