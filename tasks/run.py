@@ -22,6 +22,7 @@ import httpx
 from prefect import Flow, get_client, get_run_logger, states
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
+from prefect.exceptions import FailedRun
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
@@ -84,6 +85,7 @@ def begin(config: C) -> tuple["Run", C]:
     """Begin a flow run: fill in the settings that are left to others, and say what they are."""
     # Prefect hands on what the library logs, but sets no level.
     logging.getLogger("dpo_pipeline").setLevel(logging.INFO)
+    logging.getLogger("prefect.flow_runs").addFilter(_is_no_verdict)
     run, resolved = Run(config), config.resolve()
     _current.set(run)
     last_words[:] = [run.fail]
@@ -93,6 +95,11 @@ def begin(config: C) -> tuple["Run", C]:
     if PREFECT_API_URL.value():  # else nobody can cancel it
         beside(run.end_when_cancelled)
     return run, resolved
+
+
+def _is_no_verdict(record: logging.LogRecord) -> bool:
+    """Tell what Prefect logs from the traceback that it adds to a state that a flow returned."""
+    return not (record.exc_info and isinstance(record.exc_info[1], FailedRun))
 
 
 def join(config: Config) -> None:
