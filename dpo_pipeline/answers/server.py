@@ -21,9 +21,12 @@ from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 from dpo_pipeline.hub.retries import patiently
 from dpo_pipeline.plaintext import scrub
+from dpo_pipeline.store.settings import MOST
 
 ATTEMPTS = 6
 LONGEST = 1 << 24  # bytes of a response: no answer is as long
+# What reading an answer that is none raises.
+_NO_ANSWER = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 FATAL = {
     401: "set OPENAI_API_KEY to a key of this server",
@@ -98,6 +101,8 @@ def _complete(client: httpx.Client, config: GenerationConfig, body: dict[str, ob
         if finish not in ("stop", "length") or not isinstance(text, str):
             return Response.failed(f"the answer ended with finish_reason {finish!r}", "refused")
         tokens = int((answered.get("usage") or {}).get("completion_tokens") or 0)
+        if not 0 <= tokens <= MOST:
+            raise ValueError("usage.completion_tokens is out of range")
         return Response(text=scrub(text), finish=finish, tokens=tokens)
     except httpx.ConnectError as error:
         raise GenerationError(
@@ -114,7 +119,7 @@ def _complete(client: httpx.Client, config: GenerationConfig, body: dict[str, ob
         return Response.failed(f"HTTP {status}: {said}", reason)
     except httpx.TimeoutException:
         return Response.failed(_too_late(config))
-    except (httpx.TransportError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (httpx.TransportError, *_NO_ANSWER) as error:
         return Response.failed(scrub(f"{type(error).__name__}: {error}"))
 
 

@@ -86,7 +86,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = csv.DictReader(kept(file), delimiter=delimiter, strict=True)
-        names = Counter(filter(None, rows.fieldnames or ()))
+        try:
+            names = Counter(filter(None, rows.fieldnames or ()))
+        except csv.Error as error:
+            raise DataError(
+                f"{path}: line 1 is no header: {error}; close the quote, or double it if it is "
+                "part of a name"
+            ) from error
         if twice := [name for name, n in names.items() if n > 1]:
             raise DataError(f"{path} has more than one column {twice[0]!r}; rename one")
         for number in count():

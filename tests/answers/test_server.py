@@ -19,6 +19,15 @@ from dpo_pipeline.answers.records import Request, Response
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 
+USAGE = '{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": {%s}}'
+RAW = {
+    "not json": b"<html>",
+    "deep": b"[" * 100_000,
+    "huge usage": (USAGE % f'"completion_tokens": {10**400}').encode(),
+    "endless usage": (USAGE % '"completion_tokens": Infinity').encode(),
+    "usage of words": (USAGE % '"completion_tokens": "many"').encode(),
+}
+
 
 class Served(BaseHTTPRequestHandler):
     """Chat completions that echo; `faults` are taken first, one a request."""
@@ -63,8 +72,8 @@ class Served(BaseHTTPRequestHandler):
         data = json.dumps(content if status == 200 else error).encode() + b"\x1b[2J" * (
             status != 200
         )
-        if fault == "not json":
-            data = b"<html>"
+        if fault in RAW:
+            data = RAW[fault]
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
@@ -144,6 +153,10 @@ def test_what_may_pass_is_tried_again(ref, tmp_path, served, fault):
         ((400, {}), "refused HTTP 400.*no luck"),
         ("content_filter", "refused .*finish_reason 'content_filter'"),
         ("not json", "generation_failed JSONDecodeError"),
+        ("deep", "generation_failed RecursionError"),
+        ("huge usage", "generation_failed ValueError: usage.completion_tokens is out of range"),
+        ("endless usage", "generation_failed OverflowError"),
+        ("usage of words", "generation_failed ValueError"),
     ],
     ids=str,
 )

@@ -13,7 +13,15 @@ SURROGATE = json.dumps({"sha256": "", "body": "\ud800"}).encode()
 # Target -> inputs that once broke it.
 FOUND = {
     "manifest": [DEEP, SURROGATE, b'{"sha256": 1, "body": [' + DEEP],
-    "formats": [bytes([SUFFIXES.index(".json")]) + DEEP, bytes([SUFFIXES.index(".jsonl")]) + DEEP],
+    "formats": [
+        bytes([SUFFIXES.index(suffix)]) + content
+        for suffix, content in (
+            (".json", DEEP),
+            (".jsonl", DEEP),
+            (".csv", b'prompt,"sp"lit\na,train\n'),  # a header that is none
+            (".csv", b'prompt,"split\n'),
+        )
+    ],
 }
 JSONLIKE = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
