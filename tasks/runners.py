@@ -16,7 +16,7 @@ from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -77,6 +77,7 @@ class ChosenRunner(TaskRunner[Any]):
         """
         if self._chosen is None:
             try:
+                _check_address(self.config.address)
                 self._chosen = self._open.enter_context(make_runner(self.config))
             except (OSError, RuntimeError) as error:
                 where = self.config.address or "this machine"
@@ -152,6 +153,7 @@ def make_runner(config: RunConfig) -> TaskRunner[Any]:
             from prefect_ray.task_runners import RayTaskRunner
 
             local = {"num_cpus": config.workers, "include_dashboard": False}
+            local |= {"_node_ip_address": "127.0.0.1"}
             options = {"log_to_driver": False} | ({} if config.address else local)
             runner = RayTaskRunner(config.address, options)
     return runner
@@ -189,8 +191,19 @@ def choose_runner(config: RunConfig) -> None:
     runner.config = config
 
 
+def _parts(address: str) -> SplitResult:
+    return urlsplit(address if "//" in address else f"//{address}")
+
+
 def _host(address: str) -> str | None:
-    return urlsplit(address if "//" in address else f"//{address}").hostname
+    return _parts(address).hostname
+
+
+def _check_address(address: str | None) -> None:
+    """Fail in seconds where nothing listens: Ray would try for a quarter of an hour."""
+    parts = _parts(address or "")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=20).close()
 
 
 def _runner() -> ChosenRunner | None:

@@ -100,7 +100,8 @@ class Stage(Generic[P, S]):
 
         def run_stage(**inputs: Any) -> Artifact[S] | State[Artifact[S]]:
             try:
-                return self._get_or_build(inputs, run)
+                # Workers get a copy of this task, and the run itself cannot be sent.
+                return self._get_or_build(inputs, Run.current())
             except Pruned as why:
                 return Cancelled(name="Pruned", message=str(why))
 

@@ -133,36 +133,26 @@ def free_port() -> int:
 
 @contextmanager
 def cluster(kind: str, work: Path, environment: dict[str, str]) -> Iterator[str | None]:
-    """Start two workers as their own commands do, with no disk of the run's; yield the address."""
+    """Start a Dask cluster that shares no disk with the run; others the run starts itself."""
+    if kind != "dask":
+        yield None
+        return
     port = free_port()
-    commands = {
-        "processes": [],
-        "dask": [
-            ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)],
-            ["distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", "--nworkers", "2"],
-        ],
-        "ray": [["ray.scripts.scripts", "start", "--head", "--port", str(port), "--block"]],
-    }[kind]
-    options = {
-        "distributed.cli.dask_scheduler": ["--no-dashboard"],
-        "distributed.cli.dask_worker": ["--nthreads", "1", "--no-dashboard"],
-        "ray.scripts.scripts": [
-            *("--num-cpus=2", "--node-ip-address=127.0.0.1"),
-            *("--include-dashboard=false", "--disable-usage-stats"),
-        ],
-    }
+    address = f"tcp://127.0.0.1:{port}"
+    commands = [
+        ["scheduler", "--host", "127.0.0.1", "--port", str(port)],
+        ["worker", address, "--nworkers", "2", "--nthreads", "1"],
+    ]
     with (work / "cluster.log").open("w") as log:
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", *command, *options[command[0]]],
+                [sys.executable, "-m", f"distributed.cli.dask_{what}", *options, "--no-dashboard"],
                 env=environment, cwd=work, stdout=log, stderr=log,
             )
-            for command in commands
+            for what, *options in commands
         ]  # fmt: skip
         try:
-            yield {"processes": None, "dask": f"tcp://127.0.0.1:{port}"}.get(
-                kind, f"127.0.0.1:{port}"
-            )
+            yield address
         finally:
             for process in reversed(started):
                 process.terminate()
