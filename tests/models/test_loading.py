@@ -1,5 +1,8 @@
 """Models and tokenizers load whole, where and as precisely as asked, or say why not."""
 
+import ctypes
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -110,3 +113,30 @@ def test_a_kept_model_is_loaded_once_and_let_go(copy):
     del model
     let_go_model()
     assert gone() is None
+
+
+KEPT = """
+import resource
+from pathlib import Path
+
+from dpo_pipeline.models.loading import kept_model, let_go_model
+from dpo_pipeline.models.references import resolve_model
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+kept_model(resolve_model({path!r}), "cpu", "float32")
+pieces = [bytes(2000) for _ in range(100_000)]
+last = bytes(2000)  # above them on the heap, which cannot shrink while it is there
+full = resident()
+del pieces
+let_go_model()
+print(full - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc keeps it")
+def test_what_was_freed_goes_back_with_the_model(copy):
+    code = KEPT.format(path=str(copy))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100  # MiB
