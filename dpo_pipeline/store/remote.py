@@ -2,7 +2,7 @@
 
 Nothing here knows what lies in the files. A cache folder has a mark with the address of its
 remote, so that whoever holds a path in it, in whatever process, can bring or send what lies there;
-of a path in any other folder `mirror`, `publish` and `prune` leave everything as it is.
+of any other path `mirror`, `publish` and `prune` leave everything as it is.
 """
 
 import logging
@@ -22,6 +22,7 @@ from dpo_pipeline.store.files import appearing_whole, write_whole
 logger = logging.getLogger(__name__)
 
 MARK = ".remote"  # file of a cache folder: the address of what it is a cache of
+SHARED = ("ledger", "references", "runs", "work")  # folders of a cache that are mirrored
 # Of a large file S3 takes so many parts (50 MB) at once, and all of them are in memory.
 OPTIONS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 4}, "file": {"auto_mkdir": True}}
 _TRIES = 5  # of a conditional write that collides with another one
@@ -211,7 +212,9 @@ def _place(path: Path) -> tuple[Remote, Path, str] | None:
     for root in path.absolute().parents:
         if (root / MARK).is_file() and not strange(root / MARK, root):
             name = path.absolute().relative_to(root).as_posix()
-            return remote((root / MARK).read_text()), root, name
+            # What a stage writes for itself alone stays here.
+            shared = name.partition("/")[0] in SHARED
+            return (remote((root / MARK).read_text()), root, name) if shared else None
     return None
 
 

@@ -294,6 +294,9 @@ def test_files_of_a_cache_are_sent_brought_and_removed(machine, remote):
     publish(a / "step-2")
     prune(a)
     assert list(remote.sizes("work")) == ["work/train/step-2/state"]
+    own = machine("a").root / "tmp" / "evaluate" / "ledger"
+    Ledger(own, {}).append({"one": {"text": "1"}})
+    assert list(remote.sizes("tmp")) == [], "what a stage writes for itself alone stays here"
 
 
 def test_of_writers_at_once_one_succeeds(remote):
