@@ -16,9 +16,7 @@ from workplace import ROOT, Workplace
 
 from dpo_pipeline.config import PipelineConfig
 
-STAGES = [
-    *("model", "census", "download", "generate", "instruct", "rewrite", "save", "train", "evaluate")
-]
+STAGES = ["model", "census", "download", "generate", "rewrite", "save", "train", "evaluate"]
 
 RUN_AND_LIST_HEAVY = """
 import runpy, sys

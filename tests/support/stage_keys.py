@@ -14,6 +14,7 @@ from dpo_pipeline.answers.census import settle
 from dpo_pipeline.answers.records import Census
 from dpo_pipeline.config import PipelineConfig
 from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.pairs.settings import WAYS
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.digests import digest_of
@@ -40,7 +41,8 @@ def stats(kind: str, key: str) -> SimpleNamespace | Census:
 def stage_keys(config: PipelineConfig) -> dict[str, str]:
     """Return the key of each stage, by its name."""
     keys: dict[str, str] = {}
-    resolved, run = config.resolve(), Stage.__call__
+    every = config.pairs.model_copy(update={"ways": config.pairs.ways or WAYS})  # and every stage
+    resolved, run = config.model_copy(update={"pairs": every}).resolve(), Stage.__call__
     shown = full.settle_identity, full.show_ways
 
     def follow(self, **inputs):
