@@ -72,7 +72,7 @@ class Served(BaseHTTPRequestHandler):
         data = json.dumps(content if status == 200 else error).encode() + b"\x1b[2J" * (
             status != 200
         )
-        if fault in RAW:
+        if isinstance(fault, str) and fault in RAW:
             data = RAW[fault]
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
