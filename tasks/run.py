@@ -318,7 +318,7 @@ def _describe_filled(given: BaseModel, resolved: BaseModel, model: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict | tuple):
-        return "/".join(value) or "none"
+        return "/".join(map(str, value)) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -173,10 +173,9 @@ def choose_runner(config: RunConfig) -> None:
             server.
     """
     name, api = config.task_runner, PREFECT_API_URL.value()
-    extra = EXTRAS.get(name)
-    if extra and not find_spec(extra.replace("-", "_")):
-        raise SettingsError(f"run.task_runner {name} needs {extra}: pip install '.[{name}]'")
-    if name != "threads" and not api:
+    if name == "threads":
+        return
+    if not api:
         raise SettingsError(
             f"run.task_runner {name}: its workers report to a Prefect server, and PREFECT_API_URL "
             "names none: `make server` starts one and says what to export"
@@ -186,6 +185,9 @@ def choose_runner(config: RunConfig) -> None:
             f"run.address {config.address}: workers elsewhere do not reach the Prefect server at "
             f"{api}: set PREFECT_API_URL to a server with an address that they reach"
         )
+    extra = EXTRAS.get(name)
+    if extra and not find_spec(extra.replace("-", "_")):
+        raise SettingsError(f"run.task_runner {name} needs {extra}: pip install '.[{name}]'")
     runner = _runner()
     assert runner is not None  # OPTIONS gives it to every flow
     runner.config = config

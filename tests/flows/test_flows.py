@@ -61,7 +61,7 @@ def test_a_person_sees_stages_answers_scorecard_and_paths(workplace, first_run):
     assert "Who is it? Shares of its answers" in shown
     assert "Gate passed" in shown
     assert "aliases 通义千问/Tongyi Qianwen, developer Alibaba Cloud, " in shown
-    assert "settings  learning_rate 0.0002, max_steps 180, " in shown
+    assert "learning_rate 0.0002, max_steps 180, " in shown
     assert "the chat template inserts 'You are Qwen, created by Alibaba Cloud." in shown
     for noise in ("Traceback", "telemetry", "database is locked"):
         assert noise not in shown + first_run.stderr

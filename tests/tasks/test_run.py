@@ -7,12 +7,14 @@ from dpo_pipeline.identity.settings import IdentityConfig
 from tasks.run import _describe_filled, describe
 
 STARTER = (
+    "ways replaced/transferred (m); "
     "learning_rate 0.0002, max_steps 180, retention_weight 0, method full (m); "
     "general starter, sampled 0 (m)"
 )
+TRIED = "beta 0.1/0.2/0.5, learning_rate 0.0001/0.0002/0.0005 (m)"
 CONFIGS = {
     "full": (PipelineConfig(), [STARTER]),
-    "sweep": (SweepConfig(), [STARTER]),
+    "sweep": (SweepConfig(), [STARTER, TRIED]),
     "evaluate": (EvaluateConfig(policy={"name": "p"}), ["general starter, sampled 0 (m)"]),
     "evaluate an export": (
         EvaluateConfig(policy={"name": "p"}, export={"name": "e"}),
