@@ -121,7 +121,7 @@ def is_worker(process: psutil.Process, kind: str) -> bool:
     """Tell a process that answers, of Ray one at work."""
     with contextlib.suppress(psutil.Error):
         command = " ".join(process.cmdline())
-        return "ray::answer-shard" in command if kind == "ray" else "spawn_main" in command
+        return "ray::answer_shard" in command if kind == "ray" else "spawn_main" in command
     return False
 
 
