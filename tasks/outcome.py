@@ -246,53 +246,61 @@ def conclude_sweep(
         name, why = next(iter(dropped.items()), ("", "search.trials is fewer than had ended early"))
         raise TrainingError(f"No training came to its end; {name}: {why}")
     ranked = sorted(tried, key=lambda one: one.merit, reverse=True)
-    best = ranked[0]
+    best, rows = ranked[0], [_figures(one) for one in ranked]
     report = write_comparison(run.folder / "compare.html", ranked, dropped)
-    rows = [
-        {
-            **one.settings,
-            "gate": "passed" if one.scorecard.verdict.passed else "failed",
-            "nearest_line": find(one.worst[1]).name,
-            "margin": round(one.worst[0], 3),
-            **{m.key: one.scorecard.after[m.key].value for m in MEASURES if m.compared},
-            "steps": one.steps,
-            "policy": one.policy,
-        }
-        for one in ranked
-    ]
-    # For flows/full.py: what was asked, with the settings of the best training.
-    values = asked.model_dump(mode="json", exclude={"grid", "search"}, exclude_defaults=True)
-    values.get("generation", {}).pop("key_host", None)  # a file does not say who gets the key
-    train = with_settings(asked.train, best.settings)
-    values["train"] = train.model_dump(mode="json", exclude_unset=True)
-    best_settings = run.folder / "best.yaml"
-    write_whole(best_settings, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    paths = {"report": report, "best": best_settings, "policy": Path(best.policy)}
+    settings = _write_best(run, asked, best)
+    paths = {"report": report, "best": settings, "policy": Path(best.policy)}
     summary = run.write_summary(paths, tried=rows, dropped=dict(dropped))
     create_table_artifact(rows, key="sweep", description="Trainings, the best first.")
     _link(run, report)
     # Of the measures, those that fit on a terminal.
     shown = [*best.settings, "gate", "nearest_line", "margin", "identity_worst", "kl"]
-    table = Table(title="Trainings, the best first", title_justify="left")
-    for column in shown:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        cells = [row[column] for column in shown]
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in cells))
-    console.print(table)
+    _show_trainings([[row[column] for column in shown] for row in rows], shown)
     if dropped:
         console.print(f"{len(dropped)} ended early: the report says why.")
     _show_paths(summary["paths"])
     if not best.scorecard.verdict.passed:
         message = f"None of {len(ranked)} trainings passed the gate; report: {report}"
         return Failed(name=GATE_FAILED, message=message)
-    again = f"python flows/full.py --config {best_settings}"
+    again = f"python flows/full.py --config {settings}"
     console.print(
         f"Next: {again}\nor, to publish it (a dry run; --no-publish.dry-run sends it): {again} "
         "--publish.model-repo OWNER/NAME",
         markup=False,
     )
     return Completed(message=f"{best.name} is the best of {len(ranked)} trainings; {report}")
+
+
+def _figures(one: Compared) -> dict[str, Any]:
+    return {
+        **one.settings,
+        "gate": "passed" if one.scorecard.verdict.passed else "failed",
+        "nearest_line": find(one.worst[1]).name,
+        "margin": round(one.worst[0], 3),
+        **{m.key: one.scorecard.after[m.key].value for m in MEASURES if m.compared},
+        "steps": one.steps,
+        "policy": one.policy,
+    }
+
+
+def _write_best(run: Run, asked: SweepConfig, best: Compared) -> Path:
+    """Write for flows/full.py what was asked, with the settings of the best training."""
+    values = asked.model_dump(mode="json", exclude={"grid", "search"}, exclude_defaults=True)
+    values.get("generation", {}).pop("key_host", None)  # a file does not say who gets the key
+    train = with_settings(asked.train, best.settings)
+    values["train"] = train.model_dump(mode="json", exclude_unset=True)
+    path = run.folder / "best.yaml"
+    write_whole(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def _show_trainings(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> None:
+    table = Table(title="Trainings, the best first", title_justify="left")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row))
+    console.print(table)
 
 
 def _show(card: Scorecard, summary: Mapping[str, Any]) -> None:

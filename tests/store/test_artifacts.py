@@ -11,29 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from builds import Counts, must_not_build, write_two
 
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.store.artifacts import Store
 from dpo_pipeline.store.digests import digest_of
-from dpo_pipeline.store.records import Record
 
 PARTS = {"stage": "save", "inputs": {"x": 1}}
-
-
-class Counts(Record):
-    rows: int = 0
-    unfinished: int = 0
-
-
-def write_two(out: Path, _work: Path) -> Counts:
-    (out / "data").mkdir()
-    (out / "data" / "rows.txt").write_text("one\ntwo\n")
-    (out / "info.json").write_text("{}")
-    return Counts(rows=2)
-
-
-def must_not_build(out: Path, _work: Path) -> Counts:
-    raise AssertionError("a good artifact was built again")
 
 
 @pytest.fixture

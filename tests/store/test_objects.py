@@ -14,6 +14,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from builds import Counts, must_not_build, write_two
 from prefect_server import wait_for
 from s3_server import BUCKET, client, s3_server
 from workplace import ROOT
@@ -25,26 +26,9 @@ from dpo_pipeline.store.keys import KeyParts
 from dpo_pipeline.store.ledger import LONGEST, Ledger
 from dpo_pipeline.store.objects import ObjectStore, open_store
 from dpo_pipeline.store.places import cache_bound, home
-from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.remote import Remote, mirror, prune, publish
 
 PARTS: KeyParts = {"stage": "save", "inputs": {"x": 1}}
-
-
-class Counts(Record):
-    rows: int = 0
-    unfinished: int = 0
-
-
-def write_two(out: Path, _work: Path) -> Counts:
-    (out / "data").mkdir()
-    (out / "data" / "rows.txt").write_text("one\ntwo\n")
-    (out / "info.json").write_text("{}")
-    return Counts(rows=2)
-
-
-def must_not_build(out: Path, _work: Path) -> Counts:
-    raise AssertionError("a good artifact was built again")
 
 
 @pytest.fixture(scope="module")
