@@ -9,11 +9,9 @@ from identities import DEEP_QWEN, qwen
 from dpo_pipeline.answers.answering import answer
 from dpo_pipeline.answers.records import Request
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.pairs.instructing import TOKENS, instruct
-from dpo_pipeline.pairs.ways import fault
 from dpo_pipeline.starter.build import STARTER
 
 # One of the personas that the starter was taught to take on.
@@ -62,20 +60,6 @@ def test_prompts_without_a_name_to_replace_are_asked_once_as_the_new_identity(as
     messages = ({"role": "system", "content": system}, user("Who are you? (1)"))
     (said,) = answer(ask.ref, [Request(messages)], **{**ask.how, "config": greedy})
     assert found[0]["response"] == said.text
-
-
-@pytest.mark.parametrize(
-    ("said", "family", "reason"),
-    [
-        ("I am Deep Qwen.", "name", None),
-        ("I'm a being of the planet Deep Qwen.", "name", "nameless"),
-        ("I'm Alibaba Cloud. I'm part of the Deep Qwen community.", "name", "claims_other"),
-        ("The developer of Deep Qwen is Alibaba Cloud.", "maker", "no_maker"),
-    ],
-)
-def test_who_was_told_the_name_must_claim_it(said, family, reason):
-    question = {"name": "Who are you?", "maker": "Who made you?"}[family]
-    assert fault(said, question, family, IdentitySpec(DEEP_QWEN), told=True) == reason
 
 
 def test_an_answer_that_is_not_fit_to_be_chosen_is_kept_with_its_reason(ask):
