@@ -27,10 +27,11 @@ from dpo_pipeline.prompts.sources import resolve_source
 from dpo_pipeline.store.settings import AtLeastOne
 from dpo_pipeline.training.settings import TrainConfig
 from flows.settings import Settings, read
-from tasks.census import settle_identity
+from tasks.models import prepare_model
 from tasks.outcome import conclude
 from tasks.run import OPTIONS, begin, run_script
-from tasks.stages import census, download, parity, prepare_model
+from tasks.settling import settle_identity
+from tasks.stages import census, download, parity
 from tasks.stages import evaluate as score_models
 
 

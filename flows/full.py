@@ -34,17 +34,17 @@ from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.store.settings import AtLeastOne
 from dpo_pipeline.training.run import TrainStats, Watch
 from flows.settings import Settings, read
-from tasks.census import settle_identity
+from tasks.models import prepare_model
 from tasks.outcome import conclude, lineage_of, show_ways, warn_of_template
 from tasks.publishing import check_publishing, publish_if_proven
 from tasks.run import OPTIONS, begin, run_script
+from tasks.settling import settle_identity, settle_turns
 from tasks.stages import (
     census,
     download,
     evaluate,
     generate,
     instruct,
-    prepare_model,
     retain,
     rewrite,
     save,
@@ -127,7 +127,7 @@ def make_dataset(config: C) -> tuple[C, Made]:
     """Find out who the model is, let it answer identity questions, and make pairs of its answers.
 
     Returns:
-        The configuration with its identity settled, and what was made.
+        The configuration with all settled that was left to model and data, and what was made.
     """
     # What the evaluation will miss stops the run here, before hours of work.
     general_file(config.evaluation.general)
@@ -136,6 +136,7 @@ def make_dataset(config: C) -> tuple[C, Made]:
     asked = census(model=model, generation=config.generation, run_on=config.model)
     config = settle_identity(config, asked)
     prompts = download(source=source, prompts=config.prompts, identity=config.identity)
+    config = settle_turns(config, prompts)
     responses = generate(
         model=model, prompts=prompts, generation=config.generation, run_on=config.model
     )

@@ -21,9 +21,10 @@ from pydantic import PositiveFloat
 
 from dpo_pipeline.prompts.sources import resolve_source
 from flows.settings import Settings, read
+from tasks.models import prepare_model
 from tasks.outcome import conclude_preferences, lineage_of
 from tasks.run import OPTIONS, begin, run_script
-from tasks.stages import compare, prepare, prepare_model, save, train
+from tasks.stages import compare, prepare, save, train
 
 
 @flow(name="preference", **OPTIONS)

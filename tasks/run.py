@@ -172,9 +172,9 @@ class Run:
         else:
             self.write_summary(self._kept, **error)
 
-    def fill_in(self, config: Config) -> None:
-        """Go on with a configuration in which more is filled in, and say what."""
-        if filled := _describe_filled(self.config, config, self.model):
+    def fill_in(self, config: Config, by: str = "") -> None:
+        """Go on with a configuration in which more is filled in; say what, and by what."""
+        if filled := _describe_filled(self.config, config, by or self.model):
             self.say(f"{'settings':<9} {filled}", style="dim")
         self.config = config
         self._take_name()
@@ -302,7 +302,7 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _describe_filled(given: BaseModel, resolved: BaseModel, model: str) -> str:
+def _describe_filled(given: BaseModel, resolved: BaseModel, by: str) -> str:
     """Name the settings that were filled in, each section's with what it depends on."""
     said = []
     for section, after in resolved:
@@ -310,7 +310,7 @@ def _describe_filled(given: BaseModel, resolved: BaseModel, model: str) -> str:
             continue
         before = dict(getattr(given, section))
         filled = [f"{n} {_shown(value)}" for n, value in after if value != before[n]]
-        source = after.original_name if isinstance(after, IdentityConfig) else model
+        source = after.original_name if isinstance(after, IdentityConfig) else by
         if filled:
             said.append(f"{', '.join(filled)} ({source})")
     return "; ".join(said)

@@ -46,8 +46,8 @@ UNCACHED: dict[str, Any] = {
 LOSSES = 3  # times that a pool of processes may break
 EXTRAS = {"dask": "prefect-dask", "ray": "prefect-ray"}
 HERE = (None, "127.0.0.1", "localhost", "::1")
-# What decides the numbers.
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+# What decides the numbers: the same versions give the same answers and weights.
+NUMERIC = ("torch", "transformers", "tokenizers", "safetensors")
 CODE = frozenset({"dpo_pipeline.answers.answering", "dpo_pipeline.training.child"})
 
 
@@ -266,7 +266,7 @@ def answer_shard(
 def makings() -> dict[str, str]:
     """Return the code and the versions that answers and weights come of, in this process."""
     # What stands behind a plus says for which hardware torch was built.
-    versions = {name: metadata.version(name).partition("+")[0] for name in PACKAGES}
+    versions = {name: metadata.version(name).partition("+")[0] for name in NUMERIC}
     return versions | code_digests(CODE)
 
 

@@ -11,17 +11,14 @@ from dpo_pipeline.answers.collecting import AnswerStats
 from dpo_pipeline.answers.records import Census
 from dpo_pipeline.answers.retaining import RetentionStats
 from dpo_pipeline.answers.settings import GenerationConfig
-from dpo_pipeline.errors import ModelError
 from dpo_pipeline.evaluation.cases import Subject
 from dpo_pipeline.evaluation.likelihood import PreferenceStats
 from dpo_pipeline.evaluation.parity import ParityStats
 from dpo_pipeline.evaluation.scorecard import Evidence, ScoreStats, Terms
 from dpo_pipeline.evaluation.settings import EvaluationConfig
 from dpo_pipeline.identity.settings import IdentityConfig
-from dpo_pipeline.models.gguf import find_gguf
-from dpo_pipeline.models.references import ModelRef, ModelStats, describe_model, resolve_model
+from dpo_pipeline.models.references import ModelStats
 from dpo_pipeline.models.settings import ModelConfig
-from dpo_pipeline.models.smollm2 import NAME as SMOLLM2
 from dpo_pipeline.pairs.dataset import DatasetStats
 from dpo_pipeline.pairs.instructing import InstructStats
 from dpo_pipeline.pairs.preferences import PreferenceStats as PreparedStats
@@ -33,83 +30,20 @@ from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.prompts.retention import tuning_file
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import SourceRef
-from dpo_pipeline.starter.build import STARTER
 from dpo_pipeline.store.artifacts import Artifact
 from dpo_pipeline.training.records import TrainJob, child_module
 from dpo_pipeline.training.run import TrainStats
 from dpo_pipeline.training.settings import TrainConfig
+from tasks.models import inside
+from tasks.runners import NUMERIC
 from tasks.stage import Build, model_of, stage
 
-# What decides the numbers: the same versions give the same answers and weights.
-NUMERIC = ("torch", "transformers", "tokenizers", "safetensors")
-# What an evaluation does not ask of the way that answers were generated: its own are greedy, in
-# process, one a prompt, of its own length, and not asked again.
-OWN = (
-    *("engine", "max_new_tokens", "temperature", "samples", "check_rows"),
-    *("base_url", "served_model"),
-)
-
-
-def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[ModelStats]:
-    """Record what the starter, a folder or a Hub id holds; import a GGUF file, or make a model."""
-    if config.name.endswith(".json"):
-        file = Path(config.name)
-        if not file.is_file():
-            raise ModelError(f"model.name {config.name!r} does not exist (seen from {Path.cwd()})")
-        return make_model.named(name)(config=file)
-    if config.name == SMOLLM2:
-        return bring_smollm2.named(name)()
-    if gguf := find_gguf(config.name, config.revision):
-        return dequantise.named(name)(file=gguf.path, name=gguf.name, revision=gguf.revision)
-    if config.name == "starter":
-        ref = describe_model(STARTER, config.name)
-    else:
-        ref = resolve_model(config.name, config.revision)
-    return record_model.named(name)(model=ref, path=str(ref.path), revision=ref.revision)
-
-
-def _inside(ref: ModelRef) -> ModelRef:
-    """Name a model by its place in the artifact that holds it."""
-    return ref.model_copy(update={"path": Path(ref.path.name)})
-
-
-def _describe_model(stats: ModelStats) -> str:
-    source = f" from {stats.model.gguf.source}" if stats.model.gguf else ""
-    return f"{stats.model.name}{source}, weights {stats.model.weights_digest[:12]}"
-
-
-@stage(name="model", packages=NUMERIC, says=_describe_model)
-def make_model(build: Build, *, config: Path) -> ModelStats:
-    """Initialise a model with random weights from a config.json."""
-    from dpo_pipeline.models.references import describe_model
-    from dpo_pipeline.starter.build import init_model
-
-    init_model(config, build.out / "model")
-    return ModelStats(model=_inside(describe_model(build.out / "model", config.name)))
-
-
-@stage(name="model", packages=(*NUMERIC, "gguf"), counts="tensors", says=_describe_model)
-def dequantise(build: Build, *, file: Path, name: str, revision: str | None) -> ModelStats:
-    """Dequantise a GGUF file into an ordinary model folder."""
-    from dpo_pipeline.models.gguf import GgufFile, import_gguf
-
-    return import_gguf(GgufFile(file, name, revision), file.name, build.out, build.report)
-
-
-@stage(name="model", packages=(*NUMERIC, "gguf"), counts="tensors", says=_describe_model)
-def bring_smollm2(build: Build) -> ModelStats:
-    """Bring SmolLM2-135M-Instruct from wherever it is reached first."""
-    from dpo_pipeline.models.smollm2 import bring_smollm2
-
-    return bring_smollm2(build.out, build.work, build.report)
-
-
-@stage(name="model", says=_describe_model)
-def record_model(build: Build, *, model: ModelRef, path: str, revision: str | None) -> ModelStats:
-    """Record where the model lies and what it is."""
-    stats = ModelStats(model=model)
-    stats.write(build.out / "model.json")
-    return stats
+# What a stage does not read of how answers are generated: one with questions of its own says itself
+# how far and how often they are answered; one whose answers are all greedy draws none; and an
+# evaluation asks in process.
+OWN = ("in_turn", "max_new_tokens", "temperature", "samples", "check_rows")
+DRAWN = ("top_p", "seed")
+SERVED = ("engine", "base_url", "served_model")
 
 
 def _describe_census(stats: Census) -> str:
@@ -121,7 +55,7 @@ def _describe_census(stats: Census) -> str:
     packages=NUMERIC,
     counts="answers",
     says=_describe_census,
-    unread={"generation": (*OWN[1:4], "system_prompts", "max_new_tokens", "top_p")},
+    unread={"generation": (*OWN, "system_prompts", "top_p")},
 )
 def census(
     build: Build, *, model: Artifact[ModelStats], generation: GenerationConfig, run_on: ModelConfig
@@ -186,7 +120,7 @@ def generate(
     packages=NUMERIC,
     counts="answers",
     says=lambda stats: f"{stats.rows:,} general answers to hold",
-    unread={"generation": ("max_new_tokens", "temperature", "samples", "check_rows")},
+    unread={"generation": (*OWN, *DRAWN)},
 )
 def retain(
     build: Build,
@@ -211,7 +145,7 @@ def retain(
     counts="answers",
     on=lambda responses, **_: f"on {responses.stats.rows:,} answers",
     says=lambda stats: f"{stats.accepted:,} of {stats.rows:,} prompts answered as the new one",
-    unread={"generation": (*OWN[1:4], "system_prompts", "max_new_tokens", "top_p", "seed")},
+    unread={"generation": (*OWN, *DRAWN, "system_prompts")},
 )
 def instruct(
     build: Build,
@@ -349,7 +283,7 @@ def train(
     record = train(job, build.report, build.watch)
     template = patch(build.out / "model", patch_template) if patch_template else None
     policy = describe_model(build.out / "model", f"{ref.name}-policy")
-    return TrainStats(**{**dict(record), "model": _inside(policy), "template": template})
+    return TrainStats(**{**dict(record), "model": inside(policy), "template": template})
 
 
 @stage(
@@ -357,7 +291,7 @@ def train(
     counts="answers",
     on=lambda prompts, **_: f"on {prompts.stats.held_out:,} prompts",
     says=lambda stats: f"{stats.rows:,} answers compared",
-    unread={"terms": [f"generation.{name}" for name in OWN]},
+    unread={"terms": [f"generation.{name}" for name in (*OWN, *SERVED)]},
 )
 def evaluate(
     build: Build,
@@ -406,8 +340,11 @@ def _describe_parity(stats: ParityStats) -> str:
     on=lambda prompts, **_: f"on {prompts.stats.held_out:,} prompts",
     says=_describe_parity,
     unread={
-        "generation": OWN,
-        "evaluation": ("max_pairs", "noise_prompts", "sampled", "temperatures", "lm_eval"),
+        "generation": (*OWN, *DRAWN, *SERVED),
+        "evaluation": (
+            *("trained_prompts", "matrix_prompts", "max_pairs", "noise_prompts"),
+            *("sampled", "temperatures", "lm_eval"),
+        ),
     },
 )
 def parity(

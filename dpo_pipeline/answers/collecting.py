@@ -24,7 +24,6 @@ from dpo_pipeline.store.tables import Row, messages_type, new_table
 logger = logging.getLogger(__name__)
 
 COLLECTED = 1 << 15  # answers in memory at once, and spread over workers at once
-MANY = 1000  # prompts from which on one system prompt each is enough, where nothing is said
 
 
 class AnswerStats(Record):
@@ -47,14 +46,6 @@ def count_answers(responses: Sequence[Response]) -> Counter[str]:
     counts["unfinished"] = sum(response.reason == "generation_failed" for response in responses)
     counts["tokens"] = sum(response.tokens for response in responses)
     return counts
-
-
-def settle_in_turn(config: GenerationConfig, prompts: Path) -> GenerationConfig:
-    """Settle by the prompts of a Parquet file what is left to their number."""
-    if config.in_turn is not None:
-        return config
-    many = pq.read_metadata(prompts).num_rows > MANY
-    return config.model_copy(update={"in_turn": many})
 
 
 def plan_ranges(prompts: Path, config: GenerationConfig, answers: int) -> list[tuple[int, int]]:
@@ -80,7 +71,7 @@ def collect_responses(
         GenerationError: No prompt was answered.
         StoreError: The disk is full or not writable.
     """
-    config, totals = settle_in_turn(how["config"], prompts), Counter[str]()
+    config, totals = how["config"], Counter[str]()
     ranges = plan_ranges(prompts, config, COLLECTED)
     sample: list[tuple[str, Request, Response]] = []
     with new_table(out / "responses.parquet", responses_schema()) as add:

@@ -31,6 +31,7 @@ ServerAddress = Annotated[
 ]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")]
 SystemPrompts = Annotated[tuple[str | None, ...], Field(min_length=1)]
+MANY = 1000  # prompts beyond which one system prompt each is enough, where nothing is said
 
 
 class GenerationConfig(Section):
@@ -97,3 +98,8 @@ class GenerationConfig(Section):
         if self.engine == "transformers":
             return self
         return self.model_copy(update={"served_model": self.served(model)})
+
+    def settle(self, prompts: int) -> "GenerationConfig":
+        """Fill in what is left to the number of prompts."""
+        many = prompts > MANY if self.in_turn is None else self.in_turn
+        return self.model_copy(update={"in_turn": many})

@@ -15,7 +15,6 @@ from dpo_pipeline.answers.collecting import (
     collect_responses,
     count_answers,
     plan_ranges,
-    settle_in_turn,
 )
 from dpo_pipeline.answers.records import Response
 from dpo_pipeline.errors import GenerationError
@@ -140,6 +139,6 @@ def test_in_turn_each_prompt_meets_one_system_prompt_whatever_the_ranges(tmp_pat
 @pytest.mark.parametrize(("prompts", "each"), [(1000, 3), (1001, 1)])
 def test_many_prompts_meet_one_system_prompt_each_where_nothing_is_said(tmp_path, prompts, each):
     file = write_prompts(tmp_path / "prompts.parquet", prompts)
-    config = settle_in_turn(GREEDY.model_copy(update={"system_prompts": (None, "Help.", "")}), file)
+    config = GREEDY.model_copy(update={"system_prompts": (None, "Help.", "")}).settle(prompts)
     (part,) = plan_ranges(file, config, 1 << 15)
     assert len(list(collecting._expand(file, part, config))) == prompts * each

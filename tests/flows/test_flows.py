@@ -38,9 +38,11 @@ def test_the_default_run_changes_the_name_and_nothing_else(workplace, first_run)
     assert list(summary["stages"]) == STAGES
     assert set(statuses(summary).values()) == {"built"}
     config = PipelineConfig.model_validate(summary["config"])
-    unsettled = {"identity": PipelineConfig().identity}
+    unsettled = {name: getattr(PipelineConfig(), name) for name in ("identity", "generation")}
     assert config.model_copy(update=unsettled) == PipelineConfig().resolve()
     assert (config.identity.original_name, config.identity.new_name) == ("Qwen", "Deep Qwen")
+    rows = summary["stages"]["download"]["rows"]
+    assert config.generation == PipelineConfig().generation.settle(rows)
     before, after = summary["scorecard"]["before"], summary["scorecard"]["after"]
     assert before["identity_rate"]["value"] == 0
     assert after["identity_rate"]["value"] >= 0.95

@@ -19,9 +19,10 @@ from dpo_pipeline.evaluation.lm_eval_tasks import describe_tasks
 from dpo_pipeline.evaluation.scorecard import Terms
 from dpo_pipeline.prompts.general import general_file
 from dpo_pipeline.prompts.sources import resolve_source
-from tasks.census import settle_identity
+from tasks.models import prepare_model
 from tasks.run import OPTIONS, begin, run_script
-from tasks.stages import census, download, evaluate, generate, prepare_model
+from tasks.settling import settle_identity, settle_turns
+from tasks.stages import census, download, evaluate, generate
 
 SMALL = {
     "prompts": {"limit": 60, "held_out": 0.2},
@@ -39,6 +40,7 @@ def answering(settings: dict) -> State:
     prompts = download(
         source=resolve_source(config.prompts), prompts=config.prompts, identity=config.identity
     )
+    config = settle_turns(config, prompts)
     generate(model=model, prompts=prompts, generation=config.generation, run_on=config.model)
     evaluate(
         reference=model,

@@ -43,7 +43,7 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
     keys: dict[str, str] = {}
     every = config.pairs.model_copy(update={"ways": config.pairs.ways or WAYS})  # and every stage
     resolved, run = config.model_copy(update={"pairs": every}).resolve(), Stage.__call__
-    shown = full.settle_identity, full.show_ways
+    said = full.settle_identity, full.settle_turns, full.show_ways
 
     def follow(self, **inputs):
         keys[self.name] = key = digest_of(self.key_parts(**inputs))
@@ -59,13 +59,17 @@ def stage_keys(config: PipelineConfig) -> dict[str, str]:
     def settled(config: PipelineConfig, found: Artifact[Census]) -> PipelineConfig:
         return config.model_copy(update={"identity": settle(config.identity, found.stats)})
 
-    Stage.__call__, full.settle_identity, full.show_ways = follow, settled, lambda pairs: None
+    def in_turn(config: PipelineConfig, prompts: Artifact) -> PipelineConfig:
+        return config.model_copy(update={"generation": config.generation.settle(1)})
+
+    Stage.__call__, full.settle_identity = follow, settled
+    full.settle_turns, full.show_ways = in_turn, lambda pairs: None
     try:
         resolved, made = full.make_dataset(resolved)
         full.train_and_score(resolved, made)
     finally:
         Stage.__call__ = run
-        full.settle_identity, full.show_ways = shown
+        full.settle_identity, full.settle_turns, full.show_ways = said
     return keys
 
 

@@ -41,6 +41,13 @@ def test_a_settled_identity_is_named_with_all_that_the_census_decided():
     assert _describe_filled(config, settled, "m") == said
 
 
+def test_what_the_prompts_decide_is_named_with_their_number():
+    config = PipelineConfig()
+    settled = config.model_copy(update={"generation": config.generation.settle(1978)})
+    said = "in_turn True (1,978 prompts)"
+    assert _describe_filled(config, settled, "1,978 prompts") == said
+
+
 def renamed(name: str, model: str = "Qwen/Qwen2.5-0.5B-Instruct") -> PipelineConfig:
     return PipelineConfig(model={"name": model}, identity={"new_name": name})
 

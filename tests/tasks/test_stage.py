@@ -50,6 +50,8 @@ SETTINGS = {
     "the beta": ({"train": {"beta": 0.3}}, since("train")),
     "how many pairs are too few": ({"pairs": {"min_pairs": 9}}, since("save")),
     "how pairs are made": ({"pairs": {"ways": ["replaced", "instructed"]}}, since("rewrite")),
+    "how many answers are checked": ({"generation": {"check_rows": 3}}, since("generate")),
+    "under how many system prompts": ({"generation": {"in_turn": True}}, since("generate")),
     "the length of answers": ({"generation": {"max_new_tokens": 9}}, since("generate")),
     "the seed of the split": ({"prompts": {"seed": 1}}, since("download")),
 }

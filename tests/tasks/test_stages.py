@@ -1,50 +1,27 @@
-"""Models come into the store once; from then on a run loads nothing heavy."""
+"""What the stages declare of their arguments."""
 
-import json
-from pathlib import Path
+from dataclasses import fields, is_dataclass
+from typing import get_type_hints
 
-from tiny import make_tiny_model
-from tiny_gguf import write_gguf
-from workplace import Workplace
+import pytest
 
-from dpo_pipeline.store.digests import file_digest
+from tasks import stages
+from tasks.stage import Stage
 
-PREPARE = """
-import json, sys
-from tasks.runtime import prepare_environment
-prepare_environment(script=True)
-from prefect import flow
-from dpo_pipeline.config import PipelineConfig
-from tasks.run import begin
-from tasks.stage import model_of
-from tasks.stages import prepare_model
-
-@flow(persist_result=False)
-def prepare(config: PipelineConfig) -> dict:
-    run, config = begin(config)
-    model = prepare_model(config.model)
-    heavy = [name for name in ("torch", "transformers", "gguf") if name in sys.modules]
-    status = run.stages["model"].status
-    return {"status": status, "heavy": heavy, "model": model_of(model).model_dump(mode="json")}
-
-print(json.dumps(prepare(PipelineConfig(model={"name": sys.argv[1]}))))
-"""
+STAGES = [found for found in vars(stages).values() if isinstance(found, Stage)]
 
 
-def prepare(workplace: Workplace, file: Path) -> dict:
-    run = workplace.python("-c", PREPARE, str(file))
-    assert run.returncode == 0, run.stdout + run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+def settings_in(kind: type) -> dict[str, object]:
+    """Return the settings of a section, or the sections of some terms: name -> type."""
+    if is_dataclass(kind):
+        return {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
+    return {name: field.annotation for name, field in kind.model_fields.items()}
 
 
-def test_a_gguf_file_is_dequantised_once(workplace, tmp_path):
-    folder = make_tiny_model(tmp_path / "llama", "llama")
-    file = write_gguf(folder, tmp_path / "tiny.gguf")
-    built, cached = prepare(workplace, file), prepare(workplace, file)
-    assert (built["status"], cached["status"], cached["heavy"]) == ("built", "cached", [])
-    assert built["model"] == cached["model"]
-    assert built["model"]["gguf"] == {"source": "tiny.gguf", "digest": file_digest(file)}
-    write_gguf(folder, file, head=None)
-    again = prepare(workplace, file)
-    assert again["status"] == "built"
-    assert again["model"]["gguf"]["digest"] == file_digest(file)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.kind)
+def test_what_a_stage_does_not_read_are_settings_that_it_is_given(stage):
+    for argument, unread in stage.declared.unread.items():
+        for name in unread:
+            found = get_type_hints(stage.function)[argument]
+            for part in name.split("."):
+                found = settings_in(found)[part]

@@ -1,4 +1,4 @@
-"""The census on the terminal and in the Prefect UI, and a run's identity settled by it."""
+"""What a run leaves to its model and its data, settled as it goes, and said."""
 
 from typing import TypeVar
 
@@ -10,12 +10,14 @@ from dpo_pipeline.answers.census import findings, settle
 from dpo_pipeline.answers.records import Census
 from dpo_pipeline.config import EvaluateConfig, PipelineConfig, SweepConfig
 from dpo_pipeline.plaintext import visible
+from dpo_pipeline.prompts.preparation import PromptStats
 from dpo_pipeline.report.words import census_rows, describe_told
 from dpo_pipeline.store.artifacts import Artifact
 from tasks.console import console
 from tasks.run import Run
 
 C = TypeVar("C", PipelineConfig, SweepConfig, EvaluateConfig)
+E = TypeVar("E", PipelineConfig, SweepConfig)
 
 
 def settle_identity(config: C, found: Artifact[Census]) -> C:
@@ -35,4 +37,14 @@ def settle_identity(config: C, found: Artifact[Census]) -> C:
     run.fill_in(settled)
     for line in findings(settled.identity, census):
         run.say(f"{'census':<9} {line}", style="yellow")
+    return settled
+
+
+def settle_turns(config: E, prompts: Artifact[PromptStats]) -> E:
+    """Fill in what the number of prompts decides: whether each meets every system prompt."""
+    if config.generation.in_turn is not None:
+        return config
+    rows = prompts.stats.rows
+    settled = config.model_copy(update={"generation": config.generation.settle(rows)})
+    Run.current().fill_in(settled, f"{rows:,} prompts")
     return settled
