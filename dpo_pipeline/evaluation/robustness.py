@@ -14,8 +14,8 @@ from dpo_pipeline.identity.mentions import IdentitySpec
 # What is counted aside of the held-out answers.
 ASIDE = ("identity_rate", "leak_rate", "vendor_claims")
 Matrix = dict[str, dict[str, dict[str, Figure]]]  # system prompt -> side -> measure
-# System prompts that claim no identity but the new one.
 BATCH_TOKENS = 1024  # of the answers given again: some eight at once
+# System prompts that claim no identity but the new one.
 UNPROMPTED = ("none sent", "empty", "neutral", "new identity")
 
 
@@ -43,11 +43,13 @@ def explain_leaks(matrix: Matrix, template_names_original: bool, wrecked: bool =
     """
     rates = {name: sides["after"]["leak_rate"] for name, sides in matrix.items()}
     leaks = {name: rate.value for name, rate in rates.items() if rate.value}
+    asked = ", ".join(name for name, rate in rates.items() if rate.n)
+    if not asked:
+        return ""
     if not leaks and wrecked:
         return "The old name is not heard, which says nothing: little else is left of the model."
     if not leaks:
-        asked = ", ".join(name for name, rate in rates.items() if rate.n)
-        return f"No leak under any system prompt tried: {asked}." if asked else ""
+        return f"No leak under any system prompt tried: {asked}."
     told = {"original identity"} | ({"none sent"} if template_names_original else set())
     # Of equal leaks the first of the matrix is told, in every run.
     own = [name for name in leaks if name not in told]

@@ -41,6 +41,7 @@ class TestLeaks:
 
     def test_without_a_matrix_nothing_is_said(self):
         assert robustness.explain_leaks({}, True) == ""
+        assert robustness.explain_leaks({}, False, wrecked=True) == ""
         assert worst_leak({}) is None
 
 
