@@ -3,7 +3,6 @@
 The command line and a deployment's parameters come to the same: `read` puts them together.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -33,11 +32,10 @@ _PROJECT = Path(__file__).parent.parent
 # Settings that may name a local file or folder, and what can be nothing else.
 _PATHS = (
     *(("model", "name"), ("reference", "name"), ("policy", "name"), ("export", "name")),
-    *(("prompts", "source"), ("evaluation", "general")),
+    *(("prompts", "source"), ("prompts", "retention"), ("evaluation", "general")),
 )
 # A block's name may be the token itself, and an address may hold a password.
 _MAY_BE_SECRET = ("token_block", "base_url")
-_FILE = re.compile(r"[./~]|.*\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)$", re.IGNORECASE)
 
 
 def read(
@@ -118,10 +116,15 @@ def read_yaml(path: Path) -> dict[str, object]:
 
 def _find(setting: str, value: str, folder: Path) -> str:
     """Look a file up beside the YAML file that names it, then in the working directory."""
+    if value in ("starter", "shipped"):
+        return value
     beside = (folder / value).resolve()
-    if value not in ("starter", "shipped") and beside.exists():
+    if beside.exists():
         return str(beside)
-    if _FILE.match(value) and not Path(value).expanduser().exists():
+    from dpo_pipeline.prompts.formats import READERS
+
+    is_file = value.startswith((".", "/", "~")) or Path(value).suffix.lower() in READERS
+    if is_file and not Path(value).expanduser().exists():
         raise SettingsError(f"{setting} {value!r} is neither {beside} nor {Path(value).absolute()}")
     return value
 

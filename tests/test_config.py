@@ -13,6 +13,7 @@ from workplace import ROOT
 from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.config import EvaluateConfig, PipelineConfig, PreferenceConfig, SweepConfig
 from dpo_pipeline.models.settings import ModelConfig
+from dpo_pipeline.prompts.formats import READERS
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.settings import TrainConfig
 from flows.cli import parse
@@ -260,7 +261,7 @@ def test_a_missing_section_is_named_with_a_command_that_works(capsys, model, mis
 def test_files_are_found_beside_the_yaml_that_names_them_else_from_here(tmp_path, monkeypatch):
     folder, here = tmp_path / "configs", tmp_path / "here"
     for place, names in (
-        (folder, ["beside.jsonl", "both.json"]),
+        (folder, ["beside.jsonl", "held.jsonl", "both.json"]),
         (here, ["here.jsonl", "both.json"]),
     ):
         place.mkdir()
@@ -268,28 +269,30 @@ def test_files_are_found_beside_the_yaml_that_names_them_else_from_here(tmp_path
             (place / name).touch()
     monkeypatch.chdir(here)
     (folder / "run.yaml").write_text(
-        "model: {name: both.json}\nprompts: {source: beside.jsonl}\n"
+        "model: {name: both.json}\nprompts: {source: beside.jsonl, retention: held.jsonl}\n"
         "evaluation: {general: here.jsonl}\n"
     )
     config = run("--config", "../configs/run.yaml")
     assert config.model.name == str(folder / "both.json")
     assert config.prompts.source == str(folder / "beside.jsonl")
+    assert config.prompts.retention == str(folder / "held.jsonl")
     assert config.evaluation.general == "here.jsonl"
     # What the command line names is meant from here.
     config = run("--config", "../configs/run.yaml", "--model.name", "both.json")
     assert config.model.name == "both.json"
 
 
-def test_a_file_that_is_nowhere_is_told_with_both_places(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("ending", READERS)
+def test_a_file_that_is_nowhere_is_told_with_both_places(tmp_path, monkeypatch, capsys, ending):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "run.yaml").write_text("prompts: {source: data/absent.csv}\n")
+    (tmp_path / "configs" / "run.yaml").write_text(f"prompts: {{source: data/absent{ending}}}\n")
     with pytest.raises(SystemExit):
         run("--config", "configs/run.yaml")
     shown = capsys.readouterr().err
-    assert "prompts.source 'data/absent.csv'" in shown
-    assert f"{tmp_path}/configs/data/absent.csv" in shown
-    assert f"{tmp_path}/data/absent.csv" in shown
+    assert f"prompts.source 'data/absent{ending}'" in shown
+    assert f"{tmp_path}/configs/data/absent{ending}" in shown
+    assert f"{tmp_path}/data/absent{ending}" in shown
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
