@@ -1,3 +1,1 @@
 """Give a chat model a new identity with DPO, and prove that nothing else changed."""
-
-__version__ = "0.1.0"

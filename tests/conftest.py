@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import reliability
+from hub_server import Hub
 from prefect_server import Server
 from workplace import Workplace
 from xdist.scheduler import LoadScopeScheduling
@@ -59,3 +60,11 @@ def server(tmp_path_factory) -> Iterator[str]:
     server.start()
     yield server.api
     server.stop()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
+    """Start a Hub on loopback, which the real client of this process talks to."""
+    with Hub(tmp_path / "hub") as hub:
+        hub.connect(monkeypatch)
+        yield hub

@@ -1,22 +1,14 @@
-"""A Hub on this machine, and what it is given to hold."""
+"""What a Hub on this machine is given to hold."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import Hub
 from tiny import make_tiny_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("model") / "m", "llama")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with Hub(tmp_path / "hub") as hub:
-        hub.connect(monkeypatch)
-        yield hub
 
 
 @pytest.fixture

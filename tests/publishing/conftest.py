@@ -1,4 +1,4 @@
-"""A Hub on loopback, and a model and a dataset to send there with the real client."""
+"""A model and a dataset to send to a Hub on loopback with the real client."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,13 +35,6 @@ def pairs(tmp_path_factory):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     (folder / "dataset.json").write_text('{"counts": {"train": 9, "held_out": 3}}')
     return folder
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with Hub(tmp_path / "hub") as hub:
-        hub.connect(monkeypatch)
-        yield hub
 
 
 @pytest.fixture
