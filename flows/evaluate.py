@@ -5,8 +5,6 @@ Run it as `python flows/evaluate.py --reference.name Qwen/Qwen2.5-0.5B-Instruct
 converted copy still answers as the policy does.
 """
 
-from typing import Any
-
 from dpo_pipeline.config import EvaluateConfig
 from flows.cli import start
 
@@ -48,7 +46,7 @@ def evaluate(
     max_prompts: AtLeastOne | None = None,
     lm_eval: list[str] | None = None,
     settings: Settings | None = None,
-) -> State[Any]:
+) -> State[None]:
     """Score a policy against its reference on held-out and general questions.
 
     Ends as Completed when the scorecard passes the gate. What is left empty comes from the config,
@@ -81,7 +79,7 @@ def evaluate(
     return score(read(EvaluateConfig, config, settings, parameters))
 
 
-def score(config: EvaluateConfig) -> State[Any]:
+def score(config: EvaluateConfig) -> State[None]:
     """Ask both models, and judge by the gate."""
     run, config = begin(config)
     # What is missing stops the run here.

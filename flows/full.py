@@ -3,7 +3,7 @@
 Run it as `python flows/full.py`, with `prefect deployment run full/starter`, or on a schedule.
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from dpo_pipeline.config import ExperimentConfig, PipelineConfig, SweepConfig
 from flows.cli import start
@@ -76,7 +76,7 @@ def full(
     retention_weight: NonNegativeFloat | None = None,
     model_repo: str = "",
     settings: Settings | None = None,
-) -> State[Any]:
+) -> State[None]:
     """Give a chat model a new identity and prove that nothing else changed.
 
     Ends as Completed when the scorecard passes the gate, else as Failed with the lines that
@@ -111,7 +111,7 @@ def full(
     return rename(read(PipelineConfig, config, settings, parameters))
 
 
-def rename(config: PipelineConfig) -> State[Any]:
+def rename(config: PipelineConfig) -> State[None]:
     """Take the model through every stage, to the report and the verdict."""
     run, config = begin(config)
     check_publishing(config.publish)

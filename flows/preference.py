@@ -3,8 +3,6 @@
 Run it as `python flows/preference.py --config configs/llama-scratch.yaml`.
 """
 
-from typing import Any
-
 from dpo_pipeline.config import PreferenceConfig
 from flows.cli import start
 
@@ -36,7 +34,7 @@ def preference(
     learning_rate: PositiveFloat | None = None,
     epochs: PositiveFloat | None = None,
     settings: Settings | None = None,
-) -> State[Any]:
+) -> State[None]:
     """Train a policy on preferences that exist, and measure it on pairs it never saw.
 
     What is left empty comes from the config, else from the defaults.
@@ -60,7 +58,7 @@ def preference(
     return learn(read(PreferenceConfig, config, settings, parameters))
 
 
-def learn(config: PreferenceConfig) -> State[Any]:
+def learn(config: PreferenceConfig) -> State[None]:
     """Take the pairs as they are through training and measuring."""
     run, config = begin(config)
     model = prepare_model(config.model)

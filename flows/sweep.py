@@ -7,7 +7,7 @@ search: `python flows/sweep.py --search.trials 20 --search.learning-rate 1e-5,1e
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpo_pipeline.config import SweepConfig
 from flows.cli import start
@@ -56,7 +56,7 @@ def sweep(
     seed: list[NonNegativeInt] | None = None,
     max_steps: AtLeastOne | None = None,
     settings: Settings | None = None,
-) -> State[Any]:
+) -> State[None]:
     """Train with every combination of settings on the same pairs, and compare the scorecards.
 
     Ends as Completed when one of them passes the gate. Trainings share the reference's
@@ -90,7 +90,7 @@ def sweep(
     return try_all(read(SweepConfig, config, settings, parameters))
 
 
-def try_all(config: SweepConfig) -> State[Any]:
+def try_all(config: SweepConfig) -> State[None]:
     """Make the pairs once, and train on them with each setting."""
     if config.search.trials and find_spec("optuna") is None:
         raise SettingsError('a search needs Optuna: pip install "dpo-pipeline[sweep]"')

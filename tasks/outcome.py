@@ -46,7 +46,7 @@ from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.text import excerpt
 from dpo_pipeline.training.run import TrainStats
-from dpo_pipeline.training.settings import with_settings
+from dpo_pipeline.training.settings import Value, with_settings
 from tasks.console import console
 from tasks.run import GATE_FAILED, Run, commit, versions
 from tasks.stage import model_of
@@ -109,25 +109,20 @@ def conclude(
     dataset: Artifact[DatasetStats] | None,
     policy: Policy,
     score: Artifact[ScoreStats],
-) -> State[Any]:
+) -> State[None]:
     """Write report and summary, show before and after, and say the verdict.
 
     Returns:
         Completed where the gate passed, else Failed with every line that failed.
     """
     card = Scorecard.read(score.path / "scorecard.json")
-    refused = Counter(prompts.stats.reasons)
-    paths = {"report": run.folder / "report.html", "policy": model_of(policy).path}
-    if dataset:
-        refused += Counter(dataset.stats.reasons)
-        paths["dataset"] = dataset.path
-        paths["quarantine"] = dataset.path / "quarantine.parquet"
-    paths["census"] = Path(run.stages["census"].path) / "census.json"
-    census = Census.read(paths["census"])
+    census_file = Path(run.stages["census"].path) / "census.json"
+    census = Census.read(census_file)
+    refused = Counter(prompts.stats.reasons) + Counter(dataset.stats.reasons if dataset else {})
     history = policy.path / "history.jsonl"
     lineage = lineage_of(run.config, reference, prompts)
     report = write_report(
-        paths["report"],
+        run.folder / "report.html",
         scorecard=card,
         census=census,
         answers=score.path / "answers.parquet",
@@ -141,7 +136,10 @@ def conclude(
         },
         stages=[{"name": name, **stage.model_dump()} for name, stage in run.stages.items()],
     )
-    paths["scorecard"] = score.path / "scorecard.json"
+    paths = {"report": report, "policy": model_of(policy).path}
+    if dataset:
+        paths |= {"dataset": dataset.path, "quarantine": dataset.path / "quarantine.parquet"}
+    paths |= {"census": census_file, "scorecard": score.path / "scorecard.json"}
     paths["answers"] = score.path / "answers.parquet"
     if found := run.stages.get("parity"):
         paths["parity"] = Path(found.path) / "parity.json"
@@ -155,20 +153,25 @@ def conclude(
         answers=shown["examples"],
         published=None,
     )
-    create_markdown_artifact(
-        scorecard_markdown(card), key="scorecard", description="Before, after, and the gate."
-    )
-    create_markdown_artifact(
-        answers_markdown(paths["answers"], ANSWERS),
-        key="answers",
-        description=f"{ANSWERS} of {score.stats.rows} answers before and after.",
-    )
-    _link(run, report)
+    _show_in_ui(run, card, score, report)
     _show(card, summary)
     if card.verdict.passed:
         return Completed(message=f"Gate passed; report: {report}")
     failed = "; ".join(" ".join(line) for line in explain_verdict(card).failed)
     return Failed(name=GATE_FAILED, message=f"{failed}; report: {report}")
+
+
+def _show_in_ui(run: Run, card: Scorecard, score: Artifact[ScoreStats], report: Path) -> None:
+    """Put scorecard, some answers and the report beside the run in the UI."""
+    create_markdown_artifact(
+        scorecard_markdown(card), key="scorecard", description="Before, after, and the gate."
+    )
+    create_markdown_artifact(
+        answers_markdown(score.path / "answers.parquet", ANSWERS),
+        key="answers",
+        description=f"{ANSWERS} of {score.stats.rows} answers before and after.",
+    )
+    _link(run, report)
 
 
 def _link(run: Run, report: Path) -> None:
@@ -206,7 +209,7 @@ def conclude_preferences(
     dataset: Artifact[DatasetStats],
     policy: Policy,
     score: Artifact[PreferenceStats],
-) -> State[Any]:
+) -> State[None]:
     """Write the summary of a run on existing preferences and show its measures."""
     measures = score.stats.model_dump(mode="json")["measures"]
     summary = run.write_summary(
@@ -232,7 +235,7 @@ def conclude_preferences(
 
 def conclude_sweep(
     run: Run, asked: SweepConfig, tried: Sequence[Compared], dropped: Mapping[str, str]
-) -> State[Any]:
+) -> State[None]:
     """Write the comparison and the summary of a sweep, best settings first.
 
     `dropped` says of trainings that did not come to their end why.
@@ -271,7 +274,7 @@ def conclude_sweep(
     return Completed(message=f"{best.name} is the best of {len(ranked)} trainings; {report}")
 
 
-def _figures(one: Compared) -> dict[str, Any]:
+def _figures(one: Compared) -> dict[str, Value | None]:
     return {
         **one.settings,
         "gate": "passed" if one.scorecard.verdict.passed else "failed",
@@ -294,7 +297,7 @@ def _write_best(run: Run, asked: SweepConfig, best: Compared) -> Path:
     return path
 
 
-def _show_trainings(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> None:
+def _show_trainings(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> None:
     table = Table(title="Trainings, the best first", title_justify="left")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")

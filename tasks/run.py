@@ -260,7 +260,7 @@ def short(word: str) -> str:
     return kept.encode()[:60].decode(errors="ignore") or "x"
 
 
-def record_failure(_flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+def record_failure(_flow: object, flow_run: FlowRun, state: State[object]) -> None:
     """Write the summary of a run that failed before it had one, or after."""
     run = _current.get(None)
     if run and run.run_id == str(flow_run.id) and state.name != GATE_FAILED:
@@ -322,7 +322,7 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
+def run_script(flow: Flow[..., State[None]], config: BaseModel | None) -> None:
     """Run a flow for a person at a terminal, if it has a configuration: its file runs as a script.
 
     The process ends with status 0 where the flow completed, 1 where a stage or the gate failed.
@@ -337,7 +337,10 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
         sys.exit(f"{type(refused).__name__}: {refused}")
     lock_temporary_server()
     # Nobody listens to a temporary server, and when it is gone it does not come back.
-    alone: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
+    alone: dict[Any, Any] = {
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_CLIENT_MAX_RETRIES: 2,
+    }
     if PREFECT_API_URL.value() is None and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         from tasks.server import MortalServer
 
@@ -349,7 +352,7 @@ def run_script(flow: Flow[..., Any], config: BaseModel | None) -> None:
     with temporary_settings({} if PREFECT_API_URL.value() else alone):
         given = config.model_dump(mode="json", exclude_unset=True)
         try:
-            state: State[Any] = cast(Any, flow)(settings=given, return_state=True)
+            state: State[None] = cast(Any, flow)(settings=given, return_state=True)
         except KeyboardInterrupt:  # `tasks.ending` has said so
             sys.exit(128 + signal.SIGINT)
     if state.is_completed():

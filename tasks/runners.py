@@ -92,12 +92,12 @@ class ChosenRunner(TaskRunner[Any]):
         self._chosen = None
         self._open.close()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
         super().__exit__(*error)
 
     def each(
-        self, work: Task[..., Any], calls: Sequence[Mapping[str, Any]]
+        self, work: Task[..., Any], calls: Sequence[Mapping[str, object]]
     ) -> Iterator[tuple[int, Any]]:
         """Run a task once with each set of arguments; yield its place and result as it ends.
 
@@ -239,7 +239,7 @@ def _answer(
         yield answered
 
 
-def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
+def may_pass(_task: object, _run: object, state: State[object]) -> bool:
     """Tell whether trying again may help: not after an error the pipeline raised on purpose."""
     return not isinstance(state.result(raise_on_failure=False), DPOPipelineError)
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from functools import partial
-from typing import Any
 
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
@@ -28,7 +27,7 @@ class MortalServer(SubprocessASGIServer):
     Started before the flow, it is the one that Prefect finds when it wants a server.
     """
 
-    def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+    def _run_uvicorn_command(self) -> subprocess.Popen[bytes]:
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
         return subprocess.Popen(
             [*COMMAND, "--port", str(self.port)],
