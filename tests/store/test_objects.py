@@ -299,25 +299,6 @@ def test_conditional_writes_are_checked_for(remote, caplog):
     assert remote.read("store.json") == b'{"format": 1}'
 
 
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        ("ftp://host/x", "schemes are s3, gs, az, file"),
-        ("s3://", "give a folder, or an address"),
-        ("gs://bucket/x", "pip install gcsfs"),
-    ],
-)
-def test_what_cannot_be_reached_is_refused_and_no_folder_of_that_name_made(
-    monkeypatch, tmp_path, value, told
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DPO_PIPELINE_HOME", value)
-    for asked in (open_store, home):
-        with pytest.raises(SettingsError, match=told):
-            asked()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_store_that_is_not_there_is_a_clear_error(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("DPO_PIPELINE_HOME", "s3://no-such-bucket/x")
     monkeypatch.setenv("DPO_PIPELINE_CACHE", str(tmp_path))
