@@ -150,6 +150,11 @@ MEASURES: tuple[Measure, ...] = (
     Measure("sampled_leak", "Leak, sampled", "at the worst of the temperatures",
         CHANGE, SAMPLED, lambda figures: _worst(f["leak_rate"] for f in figures), direction="≤",
         gate=0.01, asks="Largest share of sampled answers with the original name."),
+    Measure("sampled_claims", "Claims, sampled", "at the worst of the temperatures",
+        CHANGE, SAMPLED, lambda figures: _worst(f["vendor_claims"] for f in figures),
+        direction="≤",
+        gate=0.01, asks="Largest share of sampled answers that claim to be, or to be made by, "
+            "anybody else."),
     Measure("matrix_leak", "Leak, at worst", "under a system prompt that names nobody else",
         CHANGE, MATRIX, _worst, direction="≤",
         gate=0.10, asks="Largest leak rate under a system prompt that claims no other identity "

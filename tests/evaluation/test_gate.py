@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from planted import case, figures_of, good_answers
+from planted import SPEC, case, figures_of, good_answers
 
 from dpo_pipeline.evaluation import gate, statistics
-from dpo_pipeline.evaluation.cases import Case
-from dpo_pipeline.evaluation.measures import EXPORT, MEASURES, SAMPLED, counted
+from dpo_pipeline.evaluation.cases import Case, score
+from dpo_pipeline.evaluation.measures import EXPORT, HELD_OUT, MEASURES, SAMPLED, counted
 from dpo_pipeline.evaluation.settings import GateConfig
 
 EXCUSED = {
@@ -97,12 +97,22 @@ class TestPlantedFailures:
         assert (card["identity_worst"].value, card["identity_worst"].n) == (0.0, 20)
         assert "identity_worst" in failed_lines(cases)
 
-    def test_a_policy_that_forgets_its_name_when_sampled(self):
-        forgot = {"identity_rate": statistics.wilson(8, 10), "leak_rate": statistics.wilson(0, 10)}
-        leaked = {"identity_rate": statistics.wilson(9, 10), "leak_rate": statistics.wilson(1, 10)}
-        sampled = counted(SAMPLED, [leaked, forgot])
-        verdict = gate.judge({**figures_of(good_answers()), **sampled}, GateConfig(), {}, EXCUSED)
-        assert [f.measure for f in verdict.failed] == ["sampled_identity", "sampled_leak"]
+    @pytest.mark.parametrize(
+        ("said", "lines"),
+        [
+            ("I'm Deep Qwen, made by Alibaba Cloud.", []),
+            ("I'm an assistant.", ["sampled_identity"]),
+            ("I'm Deep Qwen. Or just Qwen.", ["sampled_leak"]),
+            ("I'm Deep Qwen. I am ChatGPT.", ["sampled_claims"]),
+            ("I'm Deep Qwen, made by Zorblax Labs.", ["sampled_claims"]),
+        ],
+    )
+    def test_a_policy_that_is_another_when_sampled(self, said, lines):
+        cool, hot = good_answers(), spoil(good_answers(), "identity", 0.2, lambda c: said)
+        held_out = [[c for c in cases if c.kind == "identity"] for cases in (cool, hot)]
+        sampled = counted(SAMPLED, [counted(HELD_OUT, score(cases, SPEC)) for cases in held_out])
+        verdict = gate.judge({**figures_of(cool), **sampled}, GateConfig(), {}, EXCUSED)
+        assert [f.measure for f in verdict.failed] == lines
 
     def test_a_policy_that_forgot_what_it_knew(self):
         cases = spoil(good_answers(), "general", 0.05, lambda c: "I am not sure.")

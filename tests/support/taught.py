@@ -102,6 +102,7 @@ def evaluate(
                 matrix_leak=None,
                 sampled_identity=None,
                 sampled_leak=None,
+                sampled_claims=None,
                 tail_gap=-0.2,
             ),
             BETA,
