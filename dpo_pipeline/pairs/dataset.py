@@ -13,6 +13,7 @@ from dpo_pipeline.pairs import schema
 from dpo_pipeline.pairs.schema import Lineage, Metadata
 from dpo_pipeline.pairs.settings import PairsConfig
 from dpo_pipeline.pairs.writing import Counts
+from dpo_pipeline.prompts.quarantine import name_rows
 from dpo_pipeline.store.tables import ROW_GROUP, Row, new_table, read_rows
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
     metadata = Metadata.model_validate_json(pq.read_schema(source).metadata[schema.METADATA_KEY])
     metadata = metadata.model_copy(update={"lineage": lineage})
     splits, reasons = Counter[str](), Counter[str]()
-    prompts: dict[str, set[str]] = {"train": set(), "held_out": set()}
+    prompts: dict[str, dict[str, int]] = {"train": {}, "held_out": {}}  # id -> row of the source
     columns, refused = schema.schemas(metadata)
     with (
         new_table(out / "quarantine.parquet", refused) as refuse,
@@ -67,10 +68,10 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
         for row in _in_turn(source):
             {"train": train, "held_out": hold_out}[row["split"]](row)
             splits[row["split"]] += 1
-            prompts[row["split"]].add(row["prompt_id"])
-    if both := prompts["train"] & prompts["held_out"]:
+            prompts[row["split"]][row["prompt_id"]] = row["source_row"]
+    if both := {prompts["train"][i] for i in prompts["train"].keys() & prompts["held_out"].keys()}:
         raise DataError(
-            f"{len(both)} prompts are both in train and held out, e.g. {min(both)}: the split "
+            f"{len(both)} prompts are both in train and held out ({name_rows(both)}): the split "
             "leaks; make the prompts again"
         )
     per_row = splits.total() / max(splits.total() + reasons.total(), 1)
@@ -82,7 +83,7 @@ def save_dataset(pairs: Path, lineage: Lineage, config: PairsConfig, out: Path) 
             f"{counts.pairs} usable pairs of {counts.rows} answers, {counts.train} of them "
             f"for training: a run needs {config.min_pairs} for training (pairs.min_pairs) and "
             f"{config.min_yield:.0%} of the answers (pairs.min_yield). In quarantine: "
-            + schema.explain_reasons(counts.reasons)
+            + schema.explain_reasons(counts.reasons, out / "quarantine.parquet")
         )
     _Described(
         **dict(metadata),

@@ -64,7 +64,7 @@ def prepare_preferences(
         raise DataError(
             f"{counts.pairs} usable pairs of {counts.rows} rows of {source.location}; at "
             f"most {config.max_quarantine:.0%} may be left (prompts.max_quarantine). In "
-            f"quarantine: {explain_reasons(counts.reasons)}"
+            "quarantine: " + explain_reasons(counts.reasons, out / "quarantine.parquet")
         )
     return PreferenceStats(**dict(counts), **planned, source=source.origin)
 

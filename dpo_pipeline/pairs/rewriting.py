@@ -77,10 +77,11 @@ def build_pairs(
     counts = write_pairs(candidates(), tokenizer, metadata, out)
     if not counts.pairs:
         message = f"0 usable pairs of {counts.rows} answers"
-        refused = read_rows(out / "quarantine.parquet")
+        quarantine = out / "quarantine.parquet"
+        refused = read_rows(quarantine)
         if said := next((row["detail"] for row in refused if row["reason"] == "no_name"), ""):
             message += f"; the model said, for example, {said!r}"
-        raise DataError(f"{message}. In quarantine: {explain_reasons(counts.reasons)}")
+        raise DataError(f"{message}. In quarantine: {explain_reasons(counts.reasons, quarantine)}")
     ways = _count_ways(out / "pairs.parquet", asked)
     return RewriteStats(**dict(counts), ways=ways, default_system=metadata.default_system)
 

@@ -10,11 +10,11 @@ from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.system_message import DefaultSystem, describe_default_system
 from dpo_pipeline.models.references import GgufOrigin, ModelRef
 from dpo_pipeline.pairs.settings import WAYS, PairsConfig
-from dpo_pipeline.prompts.quarantine import QUARANTINE
+from dpo_pipeline.prompts.quarantine import QUARANTINE, name_rows
 from dpo_pipeline.prompts.sources import Origin
 from dpo_pipeline.store.digests import canonical
 from dpo_pipeline.store.records import Record
-from dpo_pipeline.store.tables import messages_type
+from dpo_pipeline.store.tables import messages_type, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -170,10 +170,18 @@ def schemas(metadata: Metadata) -> tuple[pa.Schema, pa.Schema]:
     return pairs.with_metadata(encoded), refused.with_metadata(encoded)
 
 
-def explain_reasons(reasons: dict[str, int]) -> str:
-    """List reasons with counts and meanings, and the remedy for the commonest."""
+def explain_reasons(reasons: dict[str, int], quarantine: Path) -> str:
+    """List reasons with counts, meanings and the first rows of the source, and the remedy.
+
+    The remedy is that of the commonest.
+    """
     if not reasons:
         return "nothing. Add prompts."
-    listed = ", ".join(f"{code} {n} ({REASONS[code]})" for code, n in reasons.items())
+    rows: dict[str, set[int]] = {code: set() for code in reasons}
+    for row in read_rows(quarantine, ("reason", "source_row")):
+        rows[row["reason"]].add(row["source_row"])
+    listed = ", ".join(
+        f"{code} {n} ({REASONS[code]}; {name_rows(rows[code])})" for code, n in reasons.items()
+    )
     commonest = max(reasons, key=lambda code: reasons[code])
     return f"{listed}. {_REMEDIES.get(commonest, 'Look at these rows and repair their source.')}"

@@ -168,8 +168,9 @@ def check_edit(candidate: Candidate) -> None:
     for start, end, new_start, new_end in (*candidate.spans, (len(rejected), 0, len(chosen), 0)):
         if start < at or new_start < new_at or rejected[at:start] != chosen[new_at:new_start]:
             raise DataError(
-                f"row {candidate.facts['id']}: the rewritten answer differs from the model's "
-                f"outside the edit, after character {at}; report this with the identity settings"
+                f"row {candidate.facts['source_row']}: the rewritten answer differs from the "
+                f"model's outside the edit, after character {at}; report this with the identity "
+                "settings"
             )
         at, new_at = end, new_end
 

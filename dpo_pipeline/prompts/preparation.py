@@ -18,7 +18,7 @@ from dpo_pipeline.errors import DataError
 from dpo_pipeline.identity.mentions import IdentitySpec
 from dpo_pipeline.identity.settings import IdentityConfig
 from dpo_pipeline.prompts.classification import FAMILIES, family, language
-from dpo_pipeline.prompts.quarantine import QUARANTINE, Refused
+from dpo_pipeline.prompts.quarantine import QUARANTINE, Refused, name_rows
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.shapes import Question, find_shape, read_question
 from dpo_pipeline.prompts.sources import PEEK, Origin, SourceRef, read_source
@@ -26,8 +26,6 @@ from dpo_pipeline.prompts.split import split_wordings
 from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.tables import messages_type, new_table
-
-LISTED = 5  # rows that a message names of each reason; the quarantine has all
 
 
 class PromptStats(Record):
@@ -87,9 +85,12 @@ def prepare_prompts(
     sides = Counter(row.split for row in asked if row.kept)
     for split in ("train", "held_out"):
         if not sides[split]:
+            _write_refused(source, config, asked, out)
+            refused = _list_refused(asked)
             raise DataError(
                 f"{source.location}: {sides.total()} prompts leave none for {split}; "
                 "add other wordings, or set prompts.held_out between 0 and 1"
+                + (f". In quarantine: {refused}" if refused else "")
             )
     text = pa.string()
     told = dict.fromkeys(("split", "family", "language"), text)
@@ -140,19 +141,21 @@ def _too_many_refused(asked: list[_Asked], config: PromptsConfig) -> str:
     reasons = _count_reasons(asked)
     if reasons.total() <= config.max_quarantine * len(asked) and reasons.total() < len(asked):
         return ""
-    rows: dict[str, list[int]] = {}
+    return (
+        f"{reasons.total()} of {len(asked)} rows cannot become prompts: {_list_refused(asked)}. "
+        "Mend the source, set prompts.shape or prompts.columns, or raise prompts.max_quarantine"
+    )
+
+
+def _list_refused(asked: list[_Asked]) -> str:
+    """List the reasons, the first rows of each and what is wrong with the first."""
+    rows: dict[str, dict[int, str]] = {}
     for row in asked:
         if row.refused:
-            rows.setdefault(row.refused.reason, []).append(row.position)
-    first = {row.position: row.refused.detail for row in asked if row.refused}
-    listed = "; ".join(
-        f"{code} {n} (row {', '.join(map(str, rows[code][:LISTED]))}"
-        f"{', ...' if n > LISTED else ''}: {first[rows[code][0]]})"
-        for code, n in reasons.most_common()
-    )
-    return (
-        f"{reasons.total()} of {len(asked)} rows cannot become prompts: {listed}. Mend "
-        "the source, set prompts.shape or prompts.columns, or raise prompts.max_quarantine"
+            rows.setdefault(row.refused.reason, {})[row.position] = row.refused.detail
+    return "; ".join(
+        f"{code} {n} ({name_rows(rows[code])}: {next(iter(rows[code].values()))})"
+        for code, n in _count_reasons(asked).most_common()
     )
 
 

@@ -1,6 +1,7 @@
 """Why a row does not become a prompt, and how any row is refused."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,6 +22,8 @@ REASONS = {
     "duplicate": "the same questions came before",
     "near_duplicate_of_held_out": "worded like a prompt that is held out",
 }
+
+LISTED = 5  # rows that a message names of each reason; the quarantine has all
 
 _TEXTS = dict.fromkeys(("reason", "detail", "row"), pa.string())
 QUARANTINE = pa.schema({"source_row": pa.int64()} | _TEXTS)
@@ -49,6 +52,12 @@ class Refused(Exception):
         else:
             text = json.dumps(row, ensure_ascii=False, default=str)
         return {"reason": self.reason, "detail": escaped(self.detail), "row": escaped(text)}
+
+
+def name_rows(rows: Collection[int]) -> str:
+    """Name the first of some rows of a source by their numbers."""
+    first = ", ".join(map(str, sorted(rows)[:LISTED]))
+    return f"row {first}, ..." if len(rows) > LISTED else f"row {first}"
 
 
 def checked_text(text: str) -> str:

@@ -21,6 +21,7 @@ def test_too_low_a_yield_stops_with_the_reasons(build, tmp_path):
         saved(tmp_path, PairsConfig(min_pairs=3))
     assert "2 usable pairs of 12 answers" in str(error.value)
     assert "no_name 10 (the answer does not give the original name" in str(error.value)
+    assert "; row 2, 3, 4, 5, 6, ...)" in str(error.value)
     (tmp_path / "dataset").rename(tmp_path / "first")
     with pytest.raises(DataError, match=r"20% of the answers"):
         saved(tmp_path, PairsConfig(min_pairs=1, min_yield=0.2))
@@ -40,7 +41,7 @@ def test_every_kind_of_pair_takes_its_turn_from_the_start(build, tmp_path):
 
 def test_a_prompt_on_both_sides_of_the_split_is_refused(build, tmp_path):
     build([response(0), response(1, prompt_id="prompt0", split="held_out")])
-    with pytest.raises(DataError, match="leaks"):
+    with pytest.raises(DataError, match=r"\(row 0\): the split leaks"):
         saved(tmp_path)
 
 

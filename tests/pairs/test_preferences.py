@@ -276,7 +276,9 @@ def test_missing_columns_stop_before_a_model_loads(tmp_path):
 
 def test_too_many_bad_rows_stop_the_run(prepare):
     rows = [*(alpaca(i) for i in range(4)), *(alpaca(i, chosen="") for i in range(4, 8))]
-    with pytest.raises(DataError, match=r"4 usable pairs of 8 rows .* 40% .* empty_completion 4"):
+    with pytest.raises(
+        DataError, match=r"4 usable pairs of 8 rows .* 40% .* empty_completion 4 .*row 4, 5, 6, 7\)"
+    ):
         prepare(rows, max_quarantine=0.4)
     with pytest.raises(DataError, match=r"0 usable pairs of 2 rows .* identical 2"):
         prepare([alpaca(i, chosen="a", rejected="a") for i in range(2)], name="again")

@@ -193,6 +193,7 @@ def test_no_usable_pair_says_what_the_model_said(build):
     with pytest.raises(DataError, match="0 usable pairs of 5 answers; the model said") as e:
         build(rows)
     assert "SmolLM, number 0" in str(e.value)
+    assert "; row 0, 1, 2, 3, 4)" in str(e.value)
     assert "identity.original_name" in str(e.value)
     with pytest.raises(
         DataError, match=r"0 usable pairs of 2 answers\. .*truncated 2 .*max_new_tokens"

@@ -156,7 +156,7 @@ def test_the_difference_of_any_two_texts_covers_all_that_differs(rejected, chose
     assert bool(spans) == (rejected != chosen)
     if spans:
         with pytest.raises(DataError, match="outside the edit"):
-            check_edit(Candidate({"id": "x"}, {}, [], chosen, rejected, ()))
+            check_edit(Candidate({"source_row": 0}, {}, [], chosen, rejected, ()))
 
 
 def test_a_rewrite_that_touches_more_than_its_spans_stops_the_run(build, tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_rewrite_that_touches_more_than_its_spans_stops_the_run(build, tmp_pat
     monkeypatch.setattr(
         IdentitySpec, "rewrite", lambda self, text: careless if "Qwen," in text else Rewrite(text)
     )
-    with pytest.raises(DataError, match="row row0: the rewritten answer differs"):
+    with pytest.raises(DataError, match="row 0: the rewritten answer differs"):
         build([response(0)])
     assert list((tmp_path / "pairs").iterdir()) == []
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from prompt_rows import TWO, jsonl, numbered, prepare
 
@@ -96,5 +97,10 @@ def test_too_many_bad_rows_stop_with_the_reasons(tmp_path: Path) -> None:
     assert "empty_prompt 2 (row 2, 3: " in str(error.value)
     assert "control_token 1 (row 4:" in str(error.value)
     assert prepare(path, max_quarantine=0.6)[0]["rows"] == 2
+    repeated = jsonl(tmp_path / "repeated.jsonl", [{"prompt": "Who?"}] * 3)
+    with pytest.raises(DataError, match=r"none for held_out.* duplicate 2 \(row 1, 2: of row 0\)"):
+        prepare(repeated)
+    kept = max(tmp_path.glob("*/quarantine.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    assert pq.read_table(kept)["source_row"].to_pylist() == [1, 2]
     with pytest.raises(DataError, match="1 of 1 rows"):
         prepare(jsonl(tmp_path / "one.jsonl", [{"prompt": ""}]), max_quarantine=1.0)
