@@ -17,6 +17,7 @@ from dpo_pipeline.pairs.schema import Metadata
 from dpo_pipeline.publishing.evidence import Proven
 from dpo_pipeline.publishing.settings import PublishConfig
 from dpo_pipeline.store.artifacts import Artifact
+from dpo_pipeline.store.files import explained
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.training.run import TrainStats
 from tasks.run import Run
@@ -32,7 +33,8 @@ def publish(config: PublishConfig, proven: Proven, out: Path) -> "Published":
     """Publish to the Hub what the gate passed for."""
     from dpo_pipeline.publishing.publish import publish
 
-    return publish(config, proven, token=_read_token(config), out=out)
+    with explained(out):
+        return publish(config, proven, token=_read_token(config), out=out)
 
 
 def check_publishing(config: PublishConfig) -> None:

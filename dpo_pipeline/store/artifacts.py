@@ -82,10 +82,11 @@ class Store:
         another version of this project wrote stays until the new one takes its place.
         """
         path = self.path(stage, key)
-        if not path.is_dir():
-            return None
         try:
-            body = verify(path)
+            with explained(path, "read"):
+                if not path.is_dir():
+                    return None
+                body = verify(path)
             if body.key != key:
                 raise DamagedError("the manifest is of another key")
             found = dict(body) | {"path": path}
@@ -158,7 +159,7 @@ class Store:
         # Whoever left these folders held the lock that this run holds now: they are orphans.
         _drop(temp, old)
         try:
-            with explained(self.root):
+            with explained(f"what {stage} makes in {self.root}"):
                 temp.mkdir(parents=True)
                 work.mkdir(parents=True, exist_ok=True)
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +229,7 @@ class Store:
 
     def sweep(self) -> None:
         """Drop what remains of processes that died, unless a run is using the store."""
-        with suppress(StoreError), self.hold(alone=True):
+        with suppress(OSError), self.hold(alone=True):
             for path in self.remains():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -236,8 +237,10 @@ class Store:
     def lock(self, stage: str, key: str, *, wait: bool = True) -> Iterator[None]:
         """Hold a key for this process; where another does, wait or raise BlockingIOError."""
         path = self.root / "locks" / f"{stage}-{key}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("w")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -28,6 +28,7 @@ from dpo_pipeline.store.artifacts import (
     Store,
     read_manifest,
 )
+from dpo_pipeline.store.files import explained
 from dpo_pipeline.store.keys import KeyParts
 from dpo_pipeline.store.places import address, cache_bound, home
 from dpo_pipeline.store.remote import Remote, mark, remote
@@ -131,7 +132,7 @@ class ObjectStore(Store):
         """Copy an artifact here; tell whether there is anything to verify."""
         here, name = self.path(stage, key), f"objects/{stage}/{key}"
         temp = self.root / "tmp" / f"bring-{stage}-{key}"
-        with self.lock(f"bring-{stage}", key):
+        with self.lock(f"bring-{stage}", key), explained(here):
             if _content(here / MANIFEST) == manifest:
                 return True  # another process on this machine has brought it
             shutil.rmtree(temp, ignore_errors=True)  # of a process that was killed
@@ -176,7 +177,8 @@ class ObjectStore(Store):
         """Hold an artifact in the cache until this process ends, however it ends."""
         path = self._in_use(self.path(stage, key))
         if path not in self._used:
-            handle = path.open("w")
+            with explained(path):
+                handle = path.open("w")
             fcntl.flock(handle, fcntl.LOCK_SH)
             self._used[path] = handle
         with suppress(FileNotFoundError):
@@ -184,7 +186,8 @@ class ObjectStore(Store):
 
     def _in_use(self, path: Path) -> Path:
         lock = self.root / "locks" / f"{path.parent.name}-{path.name}.used"
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        with explained(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
         return lock
 
     def _make_room(self, needed: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.store.files import explained
 from dpo_pipeline.store.processes import die_with_parent
 from dpo_pipeline.training.records import (
     Failed,
@@ -46,7 +47,8 @@ def main(path: str, watch: "Callable[[TrainJob], TrainUntilDone] | None" = None)
         launcher = ["-m", "torch.distributed.run", *several]
         os.execv(sys.executable, [sys.executable, *launcher, "-m", child_module(job.config), path])
     try:
-        run(job, watch(job) if watch else None)
+        with explained(f"what training makes in {job.work}"):
+            run(job, watch(job) if watch else None)
     except DPOPipelineError as error:
         send(Failed(type=type(error).__name__, arguments=list(error.args)))
         raise
@@ -75,7 +77,8 @@ def run(job: TrainJob, watcher: "TrainUntilDone | None" = None) -> None:
         model = trainer.accelerator.unwrap_model(trainer.model)
         settle_adapters(model)
         looks = watcher.finish(model, trainer.state.global_step) if watcher else []
-        _save_model(model, job, looks[-1].strength if looks else 1.0)
+        with explained(job.out / "model"):
+            _save_model(model, job, looks[-1].strength if looks else 1.0)
         _save_record(trainer, job, len(tokens), looks, fallback)
 
 

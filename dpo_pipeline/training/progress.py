@@ -7,16 +7,18 @@ safetensors tell one that was cut, or whose bytes have changed, from a whole one
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_pipeline.errors import StoreError, TrainingError
 from dpo_pipeline.store.digests import file_digest
-from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.files import explained, write_whole
 from dpo_pipeline.store.remote import prune, publish
 from dpo_pipeline.training import records
 from dpo_pipeline.training.records import HistoryRow
@@ -94,6 +96,23 @@ class Progress(TrainerCallback):
                 logger.warning("checkpoint %d: %s", state.global_step, error)
 
 
+class SavingDPOTrainer(DPOTrainer):
+    """DPOTrainer that says where a checkpoint cannot be written, and what room it takes."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        # Weights and two moments, in float32.
+        note = f"; it takes about {trained * 12 / 1e6:,.0f} MB, and earlier ones are kept"
+        save: Any = super()._save_checkpoint
+        try:
+            with explained(folder, "write", RuntimeError, note=note):
+                save(model, trial)
+        except StoreError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
 def write_history(path: Path, logged: Sequence[dict[str, Any]]) -> list[HistoryRow]:
     """Write what was logged of every step, and what was seen of the tuning split, a line a step."""
     checks = {row["step"]: row for row in logged if "done" in row}
@@ -106,7 +125,7 @@ def write_history(path: Path, logged: Sequence[dict[str, Any]]) -> list[HistoryR
         for row in logged
         if "loss" in row
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in history))
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in history))
     return history
 
 

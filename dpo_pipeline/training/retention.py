@@ -29,6 +29,7 @@ from dpo_pipeline.store.digests import digest_of
 from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.remote import mirror, publish
 from dpo_pipeline.training.adapters import aim_adapters
+from dpo_pipeline.training.progress import SavingDPOTrainer
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.sft import WholeStepDPOTrainer
 from dpo_pipeline.training.token_scores import Tokens
@@ -105,7 +106,7 @@ class Retention:
     aimed: bool = False  # whether new adapters start from what tells pairs from rows
 
 
-class RetainingDPOTrainer(WholeStepDPOTrainer, CachedReferenceDPOTrainer):
+class RetainingDPOTrainer(WholeStepDPOTrainer, SavingDPOTrainer, CachedReferenceDPOTrainer):
     """DPOTrainer whose loss also holds the reference's own answers to general questions."""
 
     def __init__(self, *args: Any, retention: Retention | None = None, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ from dpo_pipeline.identity.system_message import PatchedTemplate
 from dpo_pipeline.models.loading import let_go_model
 from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.store.digests import digest_of
+from dpo_pipeline.store.files import write_whole
 from dpo_pipeline.store.keys import settings_of
 from dpo_pipeline.store.remote import mirror, prune, publish
 from dpo_pipeline.training.records import (
@@ -95,7 +96,7 @@ def _keep_only_own_checkpoints(job: TrainJob) -> None:
     if not mark.is_file() or mark.read_text() != identity:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
         prune(job.checkpoints)
-        mark.write_text(identity)
+        write_whole(mark, identity)
         publish(mark)
     mirror(job.checkpoints)
 

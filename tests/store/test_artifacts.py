@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from builds import Counts, must_not_build, write_two
+from disk_faults import obeying_modes
 
 from dpo_pipeline.errors import StoreError
 from dpo_pipeline.store.artifacts import Store
@@ -121,6 +122,38 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_old_artifact(store):
     with pytest.raises(StoreError, match="No space left on device"):
         store.get_or_build("save", PARTS, full, Counts, refresh=True)
     assert store.get("save", first.key, Counts) == first
+
+
+BARRED = """
+import sys
+from pathlib import Path
+from builds import Counts, write_two
+from disk_faults import barred
+from dpo_pipeline.errors import StoreError
+from dpo_pipeline.store.artifacts import Store
+
+store = Store(Path(sys.argv[1]))
+first, _ = store.get_or_build("save", {"n": 0}, write_two, Counts)
+folders = [store.root / name for name in ("locks", "tmp", "work", "objects/save")]
+for folder, mode in [*((folder, 0o500) for folder in folders), (first.path, 0)]:
+    with barred(folder, mode):
+        try:
+            store.get_or_build("save", {"n": int(mode > 0)}, write_two, Counts)
+        except StoreError as error:
+            print(error)
+assert store.get("save", first.key, Counts) == first
+"""
+
+
+def test_who_may_not_read_or_write_is_told_where(store):
+    done = obeying_modes("-c", BARRED, store.root)
+    *said, unread = done.stdout.splitlines()
+    assert len(said) == 4, done.stderr
+    for name, line in zip(("locks", "tmp", "work", "objects/save"), said, strict=True):
+        assert line.startswith("cannot write ")
+        assert f": Permission denied ({store.root}/{name}" in line or "tmp" in line
+        assert "give yourself the right" in line
+    assert unread.startswith(f"cannot read {store.root}/objects/save/")
 
 
 def test_refresh_builds_again(store):

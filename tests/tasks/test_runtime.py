@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from disk_faults import barred, obeying_modes
+from workplace import Workplace
 
 from tasks.runtime import time_limit
 
@@ -38,6 +40,22 @@ def test_the_temporary_server_answers_its_own_process_only(workplace):
     assert run.returncode == 0, run.stdout + run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == [401, 200, None, None]
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["", "prefect.db"])
+def test_a_temporary_server_that_cannot_write_is_told(tmp_path, file):
+    place = Workplace(tmp_path)
+    home = tmp_path / "prefect"
+    home.mkdir()
+    (home / file).touch()
+    with barred(home / file, 0o500 if not file else 0):
+        run = obeying_modes("-c", PROBE, **place.environment())
+    assert run.returncode == 1
+    told = run.stderr.splitlines()[-1]
+    assert told.startswith("StoreError: Prefect's temporary server does not start: ")
+    assert f"room in {home} and that you may write there, or set PREFECT_HOME" in told
+    assert file or "Permission denied" in told
 
 
 def test_a_time_limit_is_a_number_of_seconds_or_none(monkeypatch):
