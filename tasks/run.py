@@ -42,11 +42,11 @@ from dpo_pipeline.config import (
     RunConfig,
     SweepConfig,
 )
-from dpo_pipeline.errors import DPOPipelineError
+from dpo_pipeline.errors import DPOPipelineError, StoreError
 from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.plaintext import plain, scrub
 from dpo_pipeline.store.access import claim
-from dpo_pipeline.store.files import write_whole
+from dpo_pipeline.store.files import appearing_whole, write_whole
 from dpo_pipeline.store.objects import open_store
 from dpo_pipeline.store.places import home
 from dpo_pipeline.store.records import Record
@@ -86,9 +86,10 @@ def begin(config: C) -> tuple["Run", C]:
     # Prefect hands on what the library logs, but sets no level.
     logging.getLogger("dpo_pipeline").setLevel(logging.INFO)
     logging.getLogger("prefect.flow_runs").addFilter(_is_no_verdict)
-    run, resolved = Run(config), config.resolve()
+    run = Run(config)
     _current.set(run)
     last_words[:] = [run.fail]
+    resolved = config.resolve()
     run.fill_in(resolved)
     if not isinstance(resolved, PreferenceConfig):
         choose_runner(resolved.run)
@@ -119,6 +120,7 @@ class Run:
         name: `<model>-to-<new name>-<id>` and the like, in the Prefect UI as well.
         folder: `runs/<name>` under the home folder; there once something is written.
         stages: Name of the stage -> what came of it.
+        failed_at: The stage that failed, if one did.
     """
 
     def __init__(self, config: Config, *, joining: bool = False) -> None:
@@ -129,9 +131,9 @@ class Run:
         self._flow_run = context.flow_run
         self.run_id = str(self._flow_run.id)
         self.stages: dict[str, StageRecord] = {}
+        self.failed_at: str | None = None
         self.summary: dict[str, Any] = {}
         self._kept: dict[str, Path] = {}  # of a stage that failed
-        self._failed: str | None = None  # its name
         self._started = time.monotonic()
         claim(home())
         store = open_store()
@@ -155,22 +157,31 @@ class Run:
         """`runs/<name>` under the home folder."""
         return home() / "runs" / self.name
 
-    def stage_failed(self, name: str, out: Path) -> None:
-        """Note that a stage failed, and keep the rows that it had refused, of what it wrote."""
-        self._failed = name
-        if (refused := out / "quarantine.parquet").is_file():
-            kept = self.folder / f"{name}-quarantine.parquet"
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            self._kept["quarantine"] = Path(shutil.copyfile(refused, kept))
-            self.say(f"{name:<9} the rows that it refused, and why: {kept}")
+    def keep_refused(self, name: str, out: Path) -> None:
+        """Keep the rows that a stage had refused before it failed, of what it wrote."""
+        refused, kept = out / "quarantine.parquet", self.folder / f"{name}-quarantine.parquet"
+        if refused.is_file():
+            with suppress(OSError):  # the stage's own error is the one to tell
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with appearing_whole(kept) as partial:
+                    shutil.copyfile(refused, partial)
+                self._kept["quarantine"] = kept
+                self.say(f"{name:<9} the rows that it refused, and why: {kept}")
 
     def fail(self, message: str) -> None:
-        """Write why the run ended, into its summary or as one."""
-        error = {"error": {"stage": self._failed, "message": plain(message)}}
-        if self.summary:
-            self.add_to_summary(**error)
-        else:
-            self.write_summary(self._kept, **error)
+        """Write why the run ended, into its summary or as one; what was said first stays."""
+        if "error" in self.summary:
+            return
+        error = {"error": {"stage": self.failed_at, "message": plain(message)}}
+        try:
+            if self.summary:
+                self.add_to_summary(**error)
+            else:
+                self.write_summary(self._kept, **error)
+        except StoreError as why:
+            console.print(f"No summary: {why}", style="red", markup=False)
+            with suppress(OSError):
+                self.folder.rmdir()  # nothing came to lie in it
 
     def fill_in(self, config: Config, by: str = "") -> None:
         """Go on with a configuration in which more is filled in; say what, and by what."""
@@ -197,6 +208,7 @@ class Run:
             except RuntimeError:  # the run is over, and its client closed
                 return
             if state and state.is_cancelling():
+                self.fail("Cancelled")
                 # Said before the signal, or Prefect takes the run for crashed.
                 self._flow_run.state = Cancelled()
                 client.set_flow_run_state(self._flow_run.id, Cancelled(), force=True)
@@ -331,24 +343,24 @@ def run_script(flow: Flow[..., State[None]], config: BaseModel | None) -> None:
         return
     handler = RichHandler(console=console, show_path=False, show_time=False, level="WARNING")
     logging.getLogger("dpo_pipeline").addHandler(handler)
-    try:
-        claim(home())
-    except DPOPipelineError as refused:
-        sys.exit(f"{type(refused).__name__}: {refused}")
-    lock_temporary_server()
     # Nobody listens to a temporary server, and when it is gone it does not come back.
     alone: dict[Any, Any] = {
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         PREFECT_CLIENT_MAX_RETRIES: 2,
     }
-    if PREFECT_API_URL.value() is None and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
-        from tasks.server import MortalServer
+    try:
+        claim(home())
+        lock_temporary_server()
+        if PREFECT_API_URL.value() is None and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+            from tasks.server import MortalServer
 
-        server = MortalServer()
-        server.start()
-        if getattr(config, "run", RunConfig()).task_runner != "threads":
-            # Each worker would start a server of its own.
-            alone[PREFECT_API_URL] = server.api_url
+            server = MortalServer()
+            server.start()
+            if getattr(config, "run", RunConfig()).task_runner != "threads":
+                # Each worker would start a server of its own.
+                alone[PREFECT_API_URL] = server.api_url
+    except DPOPipelineError as refused:
+        sys.exit(f"{type(refused).__name__}: {refused}")
     with temporary_settings({} if PREFECT_API_URL.value() else alone):
         given = config.model_dump(mode="json", exclude_unset=True)
         try:

@@ -118,6 +118,7 @@ class Stage(Generic[P, S]):
             run.say(f"{self.name:<9} pruned {seconds:6.1f} s  {state.message}", style="dim")
             raise Pruned(state.message)
         if not state.is_completed():
+            run.failed_at = self.name
             run.say(f"{self.name:<9} failed {seconds:6.1f} s", style="bold red")
         artifact = state.result()
         status: Literal["built", "cached"] = "cached" if state.name == "Cached" else "built"
@@ -171,7 +172,7 @@ class Stage(Generic[P, S]):
                     raise
                 except Exception as error:
                     error.args = tuple(plain(a) if isinstance(a, str) else a for a in error.args)
-                    run.stage_failed(self.name, out)
+                    run.keep_refused(self.name, out)
                     raise
 
         record: type[S] = get_type_hints(self.function)["return"]

@@ -93,6 +93,12 @@ def trainers(workplace: Workplace) -> list[int]:
     return processes(workplace, "-m dpo_pipeline.training.")
 
 
+def error_of(workplace: Workplace, run: str) -> str:
+    """Return why a run ended, as its summary says."""
+    (summary,) = (one for one in workplace.summaries() if one["run_id"] == run)
+    return summary["error"]["message"]
+
+
 def cancel(api: str, run: str) -> None:
     """Cancel a run the way the UI does."""
     asked = {"state": {"type": "CANCELLING"}}
@@ -128,6 +134,7 @@ def test_a_run_whose_worker_is_gone_goes_on_and_can_be_cancelled(workplace, serv
     wait_for(lambda: not processes(workplace, "prefect.engine"))
     assert not trainers(workplace)
     assert wait_for_end(server.api, run)["type"] == "CANCELLED"
+    assert error_of(workplace, run) == "Cancelled"
 
 
 def test_a_run_whose_machine_died_is_found_and_a_retry_goes_on_where_it_was(
@@ -193,4 +200,5 @@ def test_what_takes_too_long_is_ended_with_its_child(workplace, first_run, serve
     assert run.returncode == 1, run.stdout + run.stderr
     assert "timed out after 25" in run.stdout
     assert "Traceback" not in run.stdout + run.stderr
+    assert "timed out after 25" in workplace.summaries()[-1]["error"]["message"]
     assert not trainers(workplace)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from workplace import ROOT, Workplace
 
@@ -26,6 +27,7 @@ try:
 finally:
     held.join()
 """
+LAST = {"sort": "START_TIME_DESC", "limit": 1}
 TWO_LINES = ["what was finished is kept.", "Run the same command again to go on."]
 
 
@@ -61,18 +63,24 @@ def silent() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_ends_with_its_server_whatever_it_waits_for(tmp_path, silent, number):
-    workplace = Workplace(tmp_path)
+def started(workplace: Workplace, silent: str, **extra: str) -> subprocess.Popen[str]:
+    """Start a run, and wait until it waits for a server."""
     asking = ("--generation.engine", "openai", "--generation.base-url", silent)
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "flows" / "full.py"), *asking],
-        env=workplace.environment(), cwd=tmp_path, start_new_session=True, text=True,
+        env=workplace.environment(**extra), cwd=workplace.home, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     while not process.stdout.readline().startswith("model  "):
         assert process.poll() is None, process.stderr.read()
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_ends_with_its_server_whatever_it_waits_for(tmp_path, silent, number):
+    workplace = Workplace(tmp_path)
+    process = started(workplace, silent)
     (server,) = children_of(process.pid)
     process.send_signal(number)
     out, err = process.communicate()
@@ -86,6 +94,21 @@ def test_a_run_ends_with_its_server_whatever_it_waits_for(tmp_path, silent, numb
     (summary,) = workplace.summaries()
     assert summary["error"]["message"]
     assert summary["stages"]["model"]["status"] == "built"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_ends_and_says_so(tmp_path, silent, server):
+    workplace = Workplace(tmp_path)
+    process = started(workplace, silent, PREFECT_API_URL=server)
+    (run,) = httpx.post(f"{server}/flow_runs/filter", json=LAST).json()
+    asked = {"state": {"type": "CANCELLING"}}
+    httpx.post(f"{server}/flow_runs/{run['id']}/set_state", json=asked).raise_for_status()
+    process.communicate()
+    assert process.returncode != 0
+    (summary,) = workplace.summaries()
+    assert summary["error"]["message"] == "Cancelled"
+    ended = httpx.get(f"{server}/flow_runs/{run['id']}").json()
+    assert ended["state"]["type"] == "CANCELLED"
 
 
 def children_of(parent: int) -> list[int]:
