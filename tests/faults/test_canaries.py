@@ -19,7 +19,8 @@ SECRETS = {
 }
 IN_ADDRESS = "canary-in-an-address-5"
 TINY = (
-    *("--train.max-steps", "2", "--train.goal", "null", "--pairs.min-yield", "0.01"),
+    *("--prompts.limit", "60", "--pairs.min-yield", "0.01"),
+    *("--train.max-steps", "2", "--train.goal", "null"),
     *("--evaluation.max-prompts", "6", "--evaluation.matrix-prompts", "0"),
 )
 

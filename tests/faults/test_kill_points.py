@@ -14,6 +14,7 @@ from workplace import ROOT
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
+KILLED_AT = ROOT / "tests" / "support" / "killed_at.py"
 NOWHERE = "nowhere"
 
 
@@ -27,7 +28,7 @@ class Place:
         """Run the chain of stages, killed at a point with all its process group."""
         self.folder.mkdir(exist_ok=True)
         points, store, built = (self.folder / name for name in ("points", "store", "built"))
-        command = [HERE / "killed_at.py", point, points, store, HERE / "chain.py", store, built]
+        command = [KILLED_AT, point, points, store, HERE / "chain.py", store, built]
         with subprocess.Popen(
             [sys.executable, *map(str, command), *options],
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -42,10 +42,15 @@ def watch(call: str, point: str, log: int, folder: Path) -> None:
     setattr(os, call, watched)
 
 
+def watch_calls(point: str, log: str, folder: str) -> None:
+    """Log every point from now on, and die at one."""
+    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for call in CALLS:
+        watch(call, point, log_file, Path(folder).resolve())
+
+
 if __name__ == "__main__":
     _, point, log, folder, *rest = sys.argv
-    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for one in CALLS:
-        watch(one, point, log_file, Path(folder).resolve())
+    watch_calls(point, log, folder)
     sys.argv = rest
     runpy.run_path(rest[0], run_name="__main__")
