@@ -45,12 +45,12 @@ def _watch(told: socket.socket, _kept_open: socket.socket) -> None:
     end.daemon = True
     end.start()
     lines = f"\n{said}: what was finished is kept.\nRun the same command again to go on.\n"
-    with suppress(OSError):
-        os.write(2, lines.encode())
-    # What would follow are tracebacks of whatever was at work.
-    nothing = os.open(os.devnull, os.O_WRONLY)
+    # What would come beside them are tracebacks of whatever was at work.
+    terminal, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
+    with suppress(OSError):
+        os.write(terminal, lines.encode())
     for tell in last_words:
         with suppress(Exception):
             tell(said)

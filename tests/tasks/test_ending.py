@@ -21,8 +21,8 @@ end_on_signals()
 last_words.append(lambda said: Path(sys.argv[1]).write_text(said))
 held = threading.Thread(target=threading.Event().wait)
 held.start()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     threading.Event().wait()
 finally:
     held.join()
