@@ -33,6 +33,7 @@ _PROJECT = Path(__file__).parent.parent
 _PATHS = (
     *(("model", "name"), ("reference", "name"), ("policy", "name"), ("export", "name")),
     *(("prompts", "source"), ("prompts", "retention"), ("evaluation", "general")),
+    ("train", "accelerate"),
 )
 # A block's name may be the token itself, and an address may hold a password.
 _MAY_BE_SECRET = ("token_block", "base_url")

@@ -51,6 +51,7 @@ from dpo_pipeline.store.objects import open_store
 from dpo_pipeline.store.places import home
 from dpo_pipeline.store.records import Record
 from dpo_pipeline.store.remote import prune, publish
+from dpo_pipeline.training.launching import launcher
 from tasks.console import beside, console
 from tasks.ending import last_words
 from tasks.runners import ChosenRunner, choose_runner
@@ -93,6 +94,8 @@ def begin(config: C) -> tuple["Run", C]:
     run.fill_in(resolved)
     if not isinstance(resolved, PreferenceConfig):
         choose_runner(resolved.run)
+    if not isinstance(resolved, EvaluateConfig):
+        launcher(resolved.train)  # a file that is wrong shall not wait for the answers
     if PREFECT_API_URL.value():  # else nobody can cancel it
         beside(run.end_when_cancelled)
     return run, resolved

@@ -144,6 +144,7 @@ WRONG = {
 }
 TOGETHER = [
     ({"prompts": {"held_out": 0}}, "prompts.held_out is 0.*leave it at 0.15"),
+    ({"train": {"accelerate": "ddp.yaml"}}, "give processes, too"),
     ({"train": {"max_length": 512}}, "pairs.max_length is 1024.*give both the same value"),
     (
         {

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.models.loading import load_tokenizer
 from dpo_pipeline.store.files import explained
 from dpo_pipeline.store.processes import die_with_parent
+from dpo_pipeline.training.launching import launcher
 from dpo_pipeline.training.records import (
     Failed,
     Look,
@@ -26,35 +28,45 @@ from dpo_pipeline.training.tokens import tokenize_pairs
 if TYPE_CHECKING:
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    from dpo_pipeline.training.retention import RetainingDPOTrainer
     from dpo_pipeline.training.tuning import TrainUntilDone
+
+    Watch = Callable[[TrainJob, RetainingDPOTrainer], TrainUntilDone]
 
 # Weights (bytes) below which a second thread costs more in barriers than it gains, above all
 # on a busy machine; one thread also makes the result independent of the number of cores.
 SMALL_MODEL = 1 << 24
 
 
-def main(path: str, watch: "Callable[[TrainJob], TrainUntilDone] | None" = None) -> None:
+def main(path: str, watch: "Watch | None" = None) -> None:
     """Run the job in the JSON file `path`, alone or as one of several processes.
 
-    What looks on and knows when it is done is made by `watch`, of the job.
+    What looks on and knows when it is done is made by `watch`, of the job and its trainer.
     """
     job = TrainJob.read(Path(path))
-    launched = "LOCAL_RANK" in os.environ  # by torch, as one of several
+    launched = "LOCAL_RANK" in os.environ  # as one of several
     die_with_parent(None if launched else job.parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if job.config.processes > 1 and not launched:
-        several = ["--standalone", f"--nproc-per-node={job.config.processes}"]
-        launcher = ["-m", "torch.distributed.run", *several]
-        os.execv(sys.executable, [sys.executable, *launcher, "-m", child_module(job.config), path])
     try:
+        if not launched and (several := launcher(job.config)):
+            command = [*several, "-m", child_module(job.config), path]
+            logging.info("Starting processes: python %s", shlex.join(command))
+            os.execv(sys.executable, [sys.executable, *command])
         with explained(f"what training makes in {job.work}"):
-            run(job, watch(job) if watch else None)
+            (_run_as_one_of_several if launched else run)(job, watch)
     except DPOPipelineError as error:
         send(Failed(type=type(error).__name__, arguments=list(error.args)))
         raise
 
 
-def run(job: TrainJob, watcher: "TrainUntilDone | None" = None) -> None:
+def _run_as_one_of_several(job: TrainJob, watch: "Watch | None") -> None:
+    """Run, and where that fails have the launcher say why: it ends its log with the first to."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(run)(job, watch)
+
+
+def run(job: TrainJob, watch: "Watch | None" = None) -> None:
     """Train as the job says and write model/, history.jsonl and training.json to its `out`."""
     import torch
     from transformers import PrinterCallback
@@ -67,14 +79,15 @@ def run(job: TrainJob, watcher: "TrainUntilDone | None" = None) -> None:
         torch.set_num_threads(1)
     tokens = tokenize_pairs(job.pairs, load_tokenizer(job.ref), job.config)
     trainer, fallback = build_trainer(job, tokens)
+    watcher = watch(job, trainer) if watch else None
     trainer.remove_callback(PrinterCallback)
     for callback in filter(None, (Progress(job.config.batch_size), watcher)):
         trainer.add_callback(callback)
     good = last_good(job.checkpoints)
     with memory_for(plan(type(trainer), tokens, job.config)):
         trainer.train(resume_from_checkpoint=str(good) if good else None)
+    model = trainer.whole_policy()
     if trainer.accelerator.is_main_process:
-        model = trainer.accelerator.unwrap_model(trainer.model)
         settle_adapters(model)
         looks = watcher.finish(model, trainer.state.global_step) if watcher else []
         with explained(job.out / "model"):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -86,6 +87,7 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Seal the checkpoint, and have the remote of the store hold it and no older ones."""
+        PartialState().wait_for_everyone()  # each process writes the state of its random numbers
         if state.is_world_process_zero:
             checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             write_whole(checkpoint / SEAL, _digests(checkpoint))
@@ -106,7 +108,9 @@ class SavingDPOTrainer(DPOTrainer):
         note = f"; it takes about {trained * 12 / 1e6:,.0f} MB, and earlier ones are kept"
         save: Any = super()._save_checkpoint
         try:
-            with explained(folder, "write", RuntimeError, note=note):
+            # Of shards it may be that another process is gone.
+            also = () if self.is_fsdp_enabled else (RuntimeError,)
+            with explained(folder, "write", *also, note=note):
                 save(model, trial)
         except StoreError:
             shutil.rmtree(folder, ignore_errors=True)

@@ -32,6 +32,7 @@ from dpo_pipeline.training.adapters import aim_adapters
 from dpo_pipeline.training.progress import SavingDPOTrainer
 from dpo_pipeline.training.reference import CachedReferenceDPOTrainer
 from dpo_pipeline.training.sft import WholeStepDPOTrainer
+from dpo_pipeline.training.sharded import ShardedDPOTrainer
 from dpo_pipeline.training.token_scores import Tokens
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,9 @@ class Retention:
     aimed: bool = False  # whether new adapters start from what tells pairs from rows
 
 
-class RetainingDPOTrainer(WholeStepDPOTrainer, SavingDPOTrainer, CachedReferenceDPOTrainer):
+class RetainingDPOTrainer(
+    WholeStepDPOTrainer, SavingDPOTrainer, CachedReferenceDPOTrainer, ShardedDPOTrainer
+):
     """DPOTrainer whose loss also holds the reference's own answers to general questions."""
 
     def __init__(self, *args: Any, retention: Retention | None = None, **kwargs: Any) -> None:
@@ -132,23 +135,27 @@ class RetainingDPOTrainer(WholeStepDPOTrainer, SavingDPOTrainer, CachedReference
         loss = plain(model, inputs, return_outputs, num_items_in_batch)
         if self.retention is None or not model.training:
             return loss
-        places = self._turn(self.retention)
+        places, usual = self._turn(self.retention)
         with self.accelerator.autocast():
-            states = self._states([self.retention.rows[i] for i in places])
-            held = torch.cat([self.held[i] for i in places]).to(states.device)
-            kl = self._divergence(states, held).mean()
+            kl = self.with_weights(self._divergences, self.retention.rows, places).sum() / usual
         mean = self.accelerator.gather(kl.detach()).mean().item()
         self._metrics["train"]["retention/kl"].append(mean)
         return loss + self.retention.weight * kl
 
-    def _turn(self, retention: Retention) -> list[int]:
-        """Choose the rows of a micro-batch by how far training is: a resumed one goes on."""
-        parts = self.args.gradient_accumulation_steps
-        number = self.state.global_step * parts + self.seen % parts
+    def _turn(self, retention: Retention) -> tuple[list[int], float]:
+        """Choose the rows of a micro-batch by how far training is: a resumed one goes on.
+
+        Returns:
+            Their places, and how many tokens a micro-batch of this step has on average.
+        """
+        rows, each, processes = retention.rows, retention.each, self.accelerator.num_processes
+        parts = self.args.gradient_accumulation_steps * processes
+        part = self.seen * processes % parts + self.accelerator.process_index
         self.seen += 1
-        number = number * self.accelerator.num_processes + self.accelerator.process_index
-        first = number * retention.each
-        return [i % len(retention.rows) for i in range(first, first + retention.each)]
+        first = self.state.global_step * parts * each
+        step = [i % len(rows) for i in range(first, first + parts * each)]
+        tokens = sum(len(rows[i][1]) for i in step)
+        return step[part * each :][:each], tokens / parts
 
     def _aim(self, held: Sequence[Tokens]) -> None:
         """Start the adapters from some pairs and some rows."""
@@ -176,6 +183,11 @@ class RetainingDPOTrainer(WholeStepDPOTrainer, SavingDPOTrainer, CachedReference
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
         ours, theirs = (w.to(dtype) for w in (weight, self.held_weight))
         return divergence(states.to(dtype), ours, held.to(dtype), theirs)
+
+    def _divergences(self, rows: Sequence[Tokens], places: list[int]) -> Tensor:
+        states = self._states([rows[i] for i in places])
+        held = torch.cat([self.held[i] for i in places]).to(states.device)
+        return self._divergence(states, held)
 
     def _states(self, rows: Sequence[Tokens]) -> Tensor:
         """Run rows; last hidden states where answer tokens are predicted, (tokens, width)."""

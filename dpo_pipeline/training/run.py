@@ -162,6 +162,9 @@ def _environment(tensorboard: Path) -> dict[str, str]:
 
 
 def _death(code: int, tail: deque[str]) -> TrainingError:
+    log = "\n".join(tail)
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    if "(SIGKILL)" in log:  # says what started several
+        code, how = -signal.SIGKILL, "lost a process, killed by signal 9"
     hint = " (the system may be out of memory)" if code == -signal.SIGKILL else ""
-    return TrainingError(f"Training {how}{hint}. The end of its log:\n" + "\n".join(tail))
+    return TrainingError(f"Training {how}{hint}. The end of its log:\n{log}")

@@ -129,7 +129,10 @@ class TrainConfig(Section):
     goal: GoalConfig | None = GoalConfig()
     """When it is done, and how strong the edit need be; null: all steps, at full strength."""
     processes: AtLeastOne = 1
-    """Data-parallel processes, one a GPU."""
+    """Processes that share a batch, one a GPU; of all hosts together."""
+    accelerate: NoEffect[str | None] = None
+    """File of accelerate that says how: copies of the model or shards of it, on one host or several
+    (configs/accelerate, docs/scale.md); null: a copy for each, on this host."""
     save_steps: NoEffect[AtLeastOne] = 50
     """Steps between checkpoints to resume from."""
     report_to: NoEffect[tuple[str, ...]] = ()
@@ -145,6 +148,8 @@ class TrainConfig(Section):
                 f"batch_size {self.batch_size} cannot be split over {self.processes} processes: "
                 "make it a multiple"
             )
+        if self.accelerate and self.processes == 1:
+            raise ValueError("accelerate says how processes share a training: give processes, too")
         if self.epochs and self.max_steps:
             raise ValueError("epochs and max_steps both say how long to train: give one of them")
         return self

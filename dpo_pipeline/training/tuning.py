@@ -27,7 +27,7 @@ from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.prompts.retention import IDENTITY, RetentionPrompt, read_tuning
 from dpo_pipeline.training import child
 from dpo_pipeline.training.records import Look, TrainJob, send
-from dpo_pipeline.training.retention import divergence, last_states
+from dpo_pipeline.training.retention import RetainingDPOTrainer, divergence, last_states
 from dpo_pipeline.training.strength import Edit
 from dpo_pipeline.training.token_scores import Tokens
 
@@ -108,9 +108,12 @@ class TuningSplit:
 class TrainUntilDone(TrainerCallback):
     """Look every few steps; end training when the goal is met; then choose the strength."""
 
-    def __init__(self, job: TrainJob) -> None:
+    def __init__(self, job: TrainJob, trainer: RetainingDPOTrainer) -> None:
         assert job.config.goal is not None
-        self.split, self.goal, self.ref = TuningSplit(job), job.config.goal, job.ref
+        self.trainer, self.goal, self.ref = trainer, job.config.goal, job.ref
+        if trainer.accelerator.is_main_process:  # the one that looks
+            with torch.random.fork_rng():
+                self.split = TuningSplit(job)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -121,8 +124,8 @@ class TrainUntilDone(TrainerCallback):
             return
         # One process decides for all, and random numbers go on as if nobody had asked.
         found: list[Look | None] = [None]
+        policy = self.trainer.whole_policy()
         if state.is_world_process_zero:
-            policy = getattr(kwargs["model"], "module", kwargs["model"])
             with torch.random.fork_rng():
                 found = [self.split.look(Edit(policy, self.ref), state.global_step)]
         (look,) = broadcast_object_list(found)

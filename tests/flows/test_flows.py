@@ -257,11 +257,21 @@ def test_preferences_of_which_none_is_measured_are_trained_on(tmp_path):
     assert workplace.summaries()[-1]["preferences"] == {}
 
 
-def test_a_missing_source_fails_in_one_line(workplace, first_run, server):
-    run = workplace.full("--prompts.source", "absent.jsonl", PREFECT_API_URL=server)
+@pytest.mark.parametrize(
+    ("missing", "options", "error"),
+    [
+        ("absent.jsonl", ("--prompts.source",), "DataError"),
+        pytest.param(
+            *("absent.yaml", ("--train.processes", "2", "--train.accelerate"), "TrainingError"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_missing_file_fails_in_one_line(workplace, first_run, server, missing, options, error):
+    run = workplace.full(*options, missing, PREFECT_API_URL=server)
     assert run.returncode == 1
-    assert "DataError" in run.stdout
-    assert "absent.jsonl" in run.stdout
+    assert error in run.stdout
+    assert missing in run.stdout
     assert "Traceback" not in run.stdout + run.stderr
 
 

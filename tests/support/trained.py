@@ -45,6 +45,21 @@ def write_pairs(folder: Path, rows: list[dict], name="train.parquet") -> Path:
     return folder
 
 
+def write_answers(folder: Path) -> Path:
+    """Write answers of the reference that are to be held."""
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"What is {n} plus {n}?"}],
+            "response": f"It is {2 * n}." + " Indeed." * (n % 3),
+            "finish": "stop" if n % 2 else "length",
+            "tokens": 6 + n % 3,
+        }
+        for n in range(10)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "retention.parquet")
+    return folder / "retention.parquet"
+
+
 def make_job(
     ref: ModelRef,
     dataset: Path,
@@ -72,7 +87,7 @@ def train_here(
 ) -> Path:
     """Train in this process; return the output folder."""
     job = make_job(ref, dataset, folder, config.model_copy(update=changes), retention)
-    child.run(job, tuning.TrainUntilDone(job) if job.config.goal else None)
+    child.run(job, tuning.TrainUntilDone if job.config.goal else None)
     return job.out
 
 
@@ -124,3 +139,17 @@ def count_steps(monkeypatch) -> list[int]:
     steps: list[int] = []
     monkeypatch.setattr(records, "send", lambda message: steps.append(message.step))
     return steps
+
+
+def processes_with(argument: str) -> list[int]:
+    """Return the training processes that were given this argument."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if argument.encode() in arguments and b"dpo_pipeline.training." in b" ".join(arguments):
+                found.append(int(folder.name))
+    return found

@@ -2,11 +2,17 @@
 
 import copy
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from trained import CONFIG, history_of, interrupt_at, largest_difference, stats_of, train_here
+from trained import (
+    CONFIG,
+    history_of,
+    interrupt_at,
+    largest_difference,
+    stats_of,
+    train_here,
+    write_answers,
+)
 
 from dpo_pipeline.models.loading import load_model, load_tokenizer
 from dpo_pipeline.training import retention
@@ -19,17 +25,7 @@ HELD = {"retention_weight": 4.0, "retention_rows": 4, "completion_tokens": 8}
 
 @pytest.fixture
 def answers(tmp_path):
-    rows = [
-        {
-            "messages": [{"role": "user", "content": f"What is {n} plus {n}?"}],
-            "response": f"It is {2 * n}." + " Indeed." * (n % 3),
-            "finish": "stop" if n % 2 else "length",
-            "tokens": 6 + n % 3,
-        }
-        for n in range(10)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "retention.parquet")
-    return tmp_path / "retention.parquet"
+    return write_answers(tmp_path)
 
 
 def random_states(seed=0, tokens=7, width=12, words=50):

@@ -13,7 +13,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
 from trained import (
     CONFIG,
     PAIRS,
@@ -21,9 +20,8 @@ from trained import (
     largest_difference,
     make_job,
     pair,
+    processes_with,
     train_child,
-    train_here,
-    weights,
     write_pairs,
 )
 
@@ -34,7 +32,6 @@ from dpo_pipeline.store.remote import mark
 from dpo_pipeline.training import run
 from dpo_pipeline.training.progress import SEAL
 from dpo_pipeline.training.run import train
-from dpo_pipeline.training.settings import GoalConfig
 
 
 def test_train_writes_a_model_its_history_and_its_settings(ref, dataset, tmp_path):
@@ -158,19 +155,6 @@ def test_another_machine_goes_on_from_the_checkpoints_of_one_that_died(ref, data
     assert list((tmp_path / "remote" / "references").iterdir())
 
 
-def processes_with(argument: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if argument.encode() in arguments and b"dpo_pipeline.training.child" in arguments:
-                found.append(int(folder.name))
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_child_dies_with_its_parent(ref, dataset, tmp_path, processes):
@@ -226,20 +210,3 @@ def test_memory_that_runs_out_halves_the_rows_and_goes_on(ref, dataset, tmp_path
     record = train_child(ref, tmp_path, tmp_path / "run", config)
     assert record.micro_batch <= 2
     assert record.steps == 2
-
-
-@pytest.mark.slow
-def test_two_processes_reach_the_weights_of_one(ref, held_out, tmp_path):
-    goal = GoalConfig(max_kl=1e9, every=3)
-    pure = CONFIG.model_copy(update={"sft_weight": 0.0, "max_grad_norm": 1e9, "goal": goal})
-    one = train_here(ref, held_out, tmp_path / "one", pure)
-    train_child(ref, held_out, tmp_path / "two", pure.model_copy(update={"processes": 2}))
-    two = tmp_path / "two" / "out"
-    history = history_of(two)
-    assert [row["step"] for row in history if "kl" in row] == [3]
-    assert len(history) == 6
-    before, first, second = load_file(ref.path / "model.safetensors"), weights(one), weights(two)
-    off, way = (
-        sum(float(((first[k] - other[k]) ** 2).sum()) for k in first) for other in (second, before)
-    )
-    assert off < 1e-4 * way
