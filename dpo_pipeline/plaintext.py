@@ -17,8 +17,10 @@ _SHORTEST = 8  # characters; a shorter one ("EMPTY", "token") would hide ordinar
 _LOOKS_SECRET = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}|(?<=://)[^\s/@:]*:[^\s/]+(?=@)"
 )
-# What a terminal acts on, what cannot be seen, and what turns the writing direction.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+# What a terminal acts on, what cannot be seen, what turns the writing direction, half characters.
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def scrub(text: str, *secrets: str | None) -> str:

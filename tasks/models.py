@@ -23,7 +23,9 @@ def prepare_model(config: ModelConfig, *, name: str = "model") -> Artifact[Model
     if config.name == SMOLLM2:
         return bring_smollm2.named(name)()
     if gguf := find_gguf(config.name, config.revision):
-        return dequantise.named(name)(file=gguf.path, name=gguf.name, revision=gguf.revision)
+        return dequantise.named(name)(
+            file=gguf.path, name=gguf.name, revision=gguf.revision, digest=gguf.digest
+        )
     if config.name == "starter":
         ref = describe_model(STARTER, config.name)
     else:
@@ -52,11 +54,14 @@ def make_model(build: Build, *, config: Path) -> ModelStats:
 
 
 @stage(name="model", packages=(*NUMERIC, "gguf"), counts="tensors", says=_describe_model)
-def dequantise(build: Build, *, file: Path, name: str, revision: str | None) -> ModelStats:
+def dequantise(
+    build: Build, *, file: Path, name: str, revision: str | None, digest: str
+) -> ModelStats:
     """Dequantise a GGUF file into an ordinary model folder."""
     from dpo_pipeline.models.gguf import GgufFile, import_gguf
 
-    return import_gguf(GgufFile(file, name, revision), file.name, build.out, build.report)
+    gguf = GgufFile(file, name, revision, digest)
+    return import_gguf(gguf, file.name, build.out, build.report)
 
 
 @stage(name="model", packages=(*NUMERIC, "gguf"), counts="tensors", says=_describe_model)

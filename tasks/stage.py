@@ -43,7 +43,7 @@ from dpo_pipeline.models.references import ModelRef
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.plaintext import plain
 from dpo_pipeline.store.artifacts import Artifact, Store
-from dpo_pipeline.store.digests import file_digest
+from dpo_pipeline.store.digests import known_digest
 from dpo_pipeline.store.keys import KeyParts, explain, settings_of, stage_parts
 from dpo_pipeline.store.objects import open_store
 from dpo_pipeline.store.records import Record
@@ -140,7 +140,7 @@ class Stage(Generic[P, S]):
         record = get_type_hints(self.function)["return"].__module__
         unread = self.declared.unread
         held = {name: _fingerprint(value, unread.get(name, ())) for name, value in inputs.items()}
-        files = {path.name: file_digest(path) for path in self.declared.also_reads(**inputs)}
+        files = {path.name: known_digest(path) for path in self.declared.also_reads(**inputs)}
         return stage_parts(
             self.kind,
             modules={*_imported(definition), record, *self.declared.also_runs(**inputs)},
@@ -250,5 +250,5 @@ def _fingerprint(value: Any, unread: Collection[str] = ()) -> JsonValue:
             read = settings_of(value)
             return {name: read[name] for name in read.keys() - set(unread)}
         case Path():
-            return file_digest(value)
+            return known_digest(value)
     return value  # type: ignore[no-any-return]

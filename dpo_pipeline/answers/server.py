@@ -25,6 +25,7 @@ from dpo_pipeline.store.settings import MOST
 
 ATTEMPTS = 6
 LONGEST = 1 << 24  # bytes of a response: no answer is as long
+LONGEST_TOKEN = 256  # characters
 # What reading an answer that is none raises.
 _NO_ANSWER = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -103,6 +104,9 @@ def _complete(client: httpx.Client, config: GenerationConfig, body: dict[str, ob
         tokens = int((answered.get("usage") or {}).get("completion_tokens") or 0)
         if not 0 <= tokens <= MOST:
             raise ValueError("usage.completion_tokens is out of range")
+        if len(text) > LONGEST_TOKEN * config.max_new_tokens:
+            raise ValueError(f"{len(text):,} characters for {config.max_new_tokens} tokens")
+        text.encode()  # or it is no Unicode
         return Response(text=scrub(text), finish=finish, tokens=tokens)
     except httpx.ConnectError as error:
         raise GenerationError(
@@ -126,9 +130,13 @@ def _complete(client: httpx.Client, config: GenerationConfig, body: dict[str, ob
 def _post(client: httpx.Client, url: str, body: dict[str, object], deadline: float) -> bytes:
     """Make one attempt, and read no longer than the deadline and no more than an answer is."""
     left = max(0.1, deadline - time.monotonic())
-    content = bytearray()
-    with client.stream("POST", url, json=body, timeout=httpx.Timeout(left, connect=10)) as response:
-        for part in response.iter_bytes():
+    content, limits = bytearray(), httpx.Timeout(left, connect=10)
+    # Not compressed: what a few bytes unpack to is known when they are unpacked.
+    plain = {"Accept-Encoding": "identity"}
+    with client.stream("POST", url, json=body, headers=plain, timeout=limits) as response:
+        if (packed := response.headers.get("content-encoding", "identity")) != "identity":
+            raise ValueError(f"a response packed with {packed}, which was not asked for")
+        for part in response.iter_raw():
             content += part
             if time.monotonic() > deadline:
                 raise httpx.ReadTimeout("the answer trickles", request=response.request)

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from dpo_pipeline.store.settings import AtLeastOne, Count, NoEffect, PositiveShare, Section
+from dpo_pipeline.store.text import CONTROL
 
 
 def _server_address(url: str) -> str:
@@ -19,6 +20,8 @@ def _server_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("base_url is an http(s) address such as http://127.0.0.1:8000/v1")
+    if parts.port == 0:  # or no port at all: a ValueError
+        raise ValueError("base_url names port 0")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("base_url holds no user, password or query: set OPENAI_API_KEY instead")
     return url.rstrip("/")
@@ -30,8 +33,17 @@ ServerAddress = Annotated[
     str, AfterValidator(_server_address), Field(json_schema_extra={"pattern": ADDRESS})
 ]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")]
-SystemPrompts = Annotated[tuple[str | None, ...], Field(min_length=1)]
 MANY = 1000  # prompts beyond which one system prompt each is enough, where nothing is said
+
+
+def _plain_prompt(prompt: str) -> str:
+    if found := CONTROL.search(prompt):
+        raise ValueError(f"{found[0]!r} would forge a role or an end")
+    return prompt
+
+
+SystemPrompt = Annotated[str, AfterValidator(_plain_prompt)]
+SystemPrompts = Annotated[tuple[SystemPrompt | None, ...], Field(min_length=1)]
 
 
 class GenerationConfig(Section):

@@ -10,6 +10,7 @@ from dpo_pipeline.identity.negations import said
 from dpo_pipeline.identity.rewriting import CODE, URL, Rewrite, Rewriter, in_case_of
 from dpo_pipeline.identity.settings import AUTO, IdentityConfig
 from dpo_pipeline.identity.vendors import family_of
+from dpo_pipeline.store.text import CONTROL
 
 _SECOND_PERSON = re.compile(
     r"\b(?:you|your|yours|yourself|u|ur|ya|thou|am i|is (?:this|that|it)"
@@ -38,11 +39,6 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _GREETING = r"(?:(?:hi|hello|hey|ok|okay|dear|so|你好|您好|嗨|嘿)[\s,，!！]*)?"
-# Text that a tokenizer of a chat model may read as a role or as an end.
-CONTROL = re.compile(
-    r"<[|｜][^<>\n]{1,60}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_\w+>"
-    r"|<(?:bos|eos|pad|unk)>"
-)
 _REMNANT = re.compile(
     rf"{CONTROL.pattern}|<?\|?\bim_(?:start|end)\b|\[(?:PAD|UNK|CLS|SEP|MASK)\]"
     r"|\{\{?\s*\w+(?:\s*\|\s*\w+)?\s*\}?\}|\{%.{0,60}?%\}|(?m:^#+ (?:Response|Instruction):)"

@@ -1,12 +1,13 @@
 """Conversations as the model reads them: chat templates, and the plain format without one."""
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError, TemplateRuntimeError
+from jinja2 import TemplateError
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.models.limits import LONGEST, bounded
+from dpo_pipeline.models.limits import render_apart
 from dpo_pipeline.models.references import ModelRef
 
 if TYPE_CHECKING:
@@ -65,14 +66,12 @@ def encode(
 def _written(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], start: bool = False
 ) -> str:
-    whole = [dict(m) for m in messages]
-    with bounded():
-        text = str(
-            tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=start)
-        )
-    if len(text) > LONGEST + sum(len(m["content"]) for m in messages):
-        raise TemplateRuntimeError(f"the chat template writes {len(text):,} characters")
-    return text
+    return render_apart(
+        [dict(m) for m in messages],
+        chat_template=tokenizer.chat_template,
+        add_generation_prompt=start,
+        **tokenizer.special_tokens_map,
+    )
 
 
 def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
@@ -84,9 +83,13 @@ def end_tokens(ref: ModelRef, tokenizer: "PreTrainedTokenizerBase") -> tuple[int
     from transformers import GenerationConfig
 
     ends: set[int] = set()
-    if (ref.path / "generation_config.json").is_file():
-        eos = GenerationConfig.from_pretrained(ref.path, local_files_only=True).eos_token_id
-        ends.update([eos] if isinstance(eos, int) else eos or [])
+    if (file := ref.path / "generation_config.json").is_file():
+        try:
+            eos = GenerationConfig.from_pretrained(ref.path, local_files_only=True).eos_token_id
+            ends.update([eos] if isinstance(eos, int) else map(index, eos or []))
+        except Exception as error:  # of any kind: the file may say anything
+            told = f"{type(error).__name__}: {error}"
+            raise ModelError(f"{ref.name}: {file} is wrong ({told}): mend it") from error
     if tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)
     if tokenizer.chat_template:

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.hub.client import ask, resolve_revision
 from dpo_pipeline.models.loading import load_tokenizer
-from dpo_pipeline.models.references import GgufOrigin, ModelRef, ModelStats, describe_model
-from dpo_pipeline.store.digests import file_digest
+from dpo_pipeline.models.references import (
+    MOST,
+    GgufOrigin,
+    ModelRef,
+    ModelStats,
+    describe_model,
+)
+from dpo_pipeline.store.digests import known_digest, stamp
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -37,6 +43,7 @@ class GgufFile(NamedTuple):
     path: Path
     name: str  # as configured, or the Hub id
     revision: str | None  # commit of a file on the Hub
+    digest: str  # sha256
 
 
 def find_gguf(name: str, revision: str | None = None) -> GgufFile | None:
@@ -49,28 +56,27 @@ def find_gguf(name: str, revision: str | None = None) -> GgufFile | None:
     """
     if not name.endswith(".gguf"):
         return None
-    path = Path(name).expanduser()
-    found = GgufFile(path.absolute(), name, None)
+    path, origin, commit = Path(name).expanduser().absolute(), name, None
     if (there := ON_HUB.fullmatch(name)) and not path.exists():
-        found = _download(there["repo"], there["file"], revision)
+        path, origin, commit = _download(there["repo"], there["file"], revision)
     elif not path.is_file():
         raise ModelError(
             f"model.name {name!r}: no such file, and not one on the Hub (owner/repo:file.gguf); "
             f"files are looked up from {Path.cwd()}"
         )
-    with found.path.open("rb") as file:
+    with path.open("rb") as file:
         if (start := file.read(len(MAGIC))) != MAGIC:
             raise ModelError(f"{name} is no GGUF file: it begins with {start!r}, not {MAGIC!r}; "
                              "download it again")  # fmt: skip
-    return found
+    return GgufFile(path, origin, commit, known_digest(path))
 
 
-def _download(repo: str, file: str, revision: str | None) -> GgufFile:
+def _download(repo: str, file: str, revision: str | None) -> tuple[Path, str, str]:
     from huggingface_hub import hf_hub_download
 
     commit = resolve_revision(repo, "model", revision)
     path = ask(lambda: hf_hub_download(repo, file, revision=commit), repo, "model")
-    return GgufFile(Path(path), repo, commit)
+    return Path(path), repo, commit
 
 
 def import_gguf(gguf: GgufFile, source: str, out: Path, on_progress: Progress) -> ModelStats:
@@ -83,9 +89,10 @@ def import_gguf(gguf: GgufFile, source: str, out: Path, on_progress: Progress) -
         on_progress: Is told of every tensor.
 
     Raises:
-        ModelError: The file is damaged or incomplete, its architecture is not supported, or the
-            tokenizer made of it is not the one that it describes.
+        ModelError: The file is damaged or incomplete, its architecture is not supported, the
+            tokenizer made of it is not the one that it describes, or it has changed.
     """
+    before = stamp(gguf.path)
     reader = _read(gguf.path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     on_progress(0, len(tensors), "reading the tokenizer")
@@ -98,9 +105,11 @@ def import_gguf(gguf: GgufFile, source: str, out: Path, on_progress: Progress) -
     tokenizer.save_pretrained(folder)
     if terms := _said(reader, "general.license"):
         (folder / "README.md").write_text(f"---\nlicense: {terms}\n---\n", encoding="utf-8")
+    if known_digest(gguf.path) != gguf.digest or stamp(gguf.path) != before:
+        raise ModelError(f"{gguf.path} changed after it was looked at: start the run again")
     ref = describe_model(folder, gguf.name, gguf.revision)
     _check_tokenizer(ref, reader)
-    origin = GgufOrigin(source=source, digest=file_digest(gguf.path))
+    origin = GgufOrigin(source=source, digest=gguf.digest)
     stats = ModelStats(model=ref.model_copy(update={"path": Path(folder.name), "gguf": origin}))
     stats.write(out / "model.json")
     return stats
@@ -109,12 +118,27 @@ def import_gguf(gguf: GgufFile, source: str, out: Path, on_progress: Progress) -
 def _read(path: Path) -> "GGUFReader":
     from gguf import GGUFReader
 
+    class Reader(GGUFReader):
+        """One that stops where the file does: a count in it may be of more than there is."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, *args: Any, **more: Any) -> Any:
+            found = super()._get(offset, dtype, count, *args, **more)
+            if len(found) != count:
+                raise ValueError(f"{count} numbers are missing at byte {offset}")
+            return found
+
     try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        reader = Reader(path)
+    except (ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"{path.name} is cut off or damaged ({error}): download it again"
         ) from error
+    for key in reader.fields:
+        if (
+            key.endswith((".block_count", ".expert_count"))
+            and (n := int(_said(reader, key))) > MOST
+        ):
+            raise ModelError(f"{path.name} says {key} = {n:,}, and no model has as many")
     if (parts := _said(reader, "split.count")) and int(parts) > 1:
         raise ModelError(f"{path.name} is one of {parts} parts of a model: join them with "
                          "llama-gguf-split --merge")  # fmt: skip

@@ -1,52 +1,92 @@
-"""What a chat template may cost: it is code that came with a model, and runs in a sandbox."""
+"""What a chat template may cost: it runs in a process of its own, which the kernel limits."""
 
-import ctypes
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from jinja2 import TemplateError, TemplateRuntimeError
 
-SECONDS = 10.0
-LONGEST = 1 << 24  # characters
-# What a template's own code raises where it is wrong; jinja2 lets it through.
-_WRONG = (ArithmeticError, TypeError, LookupError, AttributeError, MemoryError, RecursionError)
+from dpo_pipeline.models import rendering
+
+SECONDS = 10.0  # of processor time for a text
+ROOM = 1 << 30  # bytes of memory
+LONGEST = 1 << 24  # characters of a text, beside those of the messages
+
+_lock = threading.Lock()
+_running: "list[subprocess.Popen[bytes]]" = []  # one, or none yet
 
 
-class _TooSlowError(BaseException):
-    """Ends a template that runs too long; no handler of its own takes it."""
+def render_apart(messages: Sequence[Mapping[str, str]], **how: object) -> str:
+    """Render a chat template where it can neither hang, nor flood, nor crash this process.
 
-
-@contextmanager
-def bounded(seconds: float | None = None) -> Iterator[None]:
-    """End a block that renders a template after some seconds, in whatever thread it runs.
+    Args:
+        messages: The conversation.
+        how: chat_template, and what else transformers' `render_jinja_template` takes.
 
     Raises:
-        TemplateError: It took too long, or is wrong in itself.
+        TemplateError: It refuses the messages; it takes over SECONDS, ROOM or LONGEST; or it is
+            wrong in itself.
     """
-    limit = SECONDS if seconds is None else seconds
-    thread, lock, over = ctypes.c_ulong(threading.get_ident()), threading.Lock(), False
-    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    longest = LONGEST + sum(len(message["content"]) for message in messages)
+    asked = [longest, {"conversations": [messages], **how}]
+    with _lock:
+        if not _running:
+            _running.append(_start())
+        try:
+            told = _ask(_running[0], json.dumps(asked).encode() + b"\n")
+        except BaseException:  # an answer that nobody read would be taken for the next one
+            _end()
+            raise
+        if not told:
+            code = _running.pop().wait()
+            slow = code == -signal.SIGPROF
+            why = f"ran for over {SECONDS:g} s" if slow else f"ended its process (code {code})"
+            raise TemplateRuntimeError(f"the chat template {why}")
+    kind, text = json.loads(told)
+    if kind == "refused":
+        raise TemplateError(text)
+    if kind == "wrong":
+        raise TemplateRuntimeError(f"the chat template is wrong: {text}")
+    return str(text)
 
-    def end() -> None:
-        with lock:
-            if not over:
-                throw(thread, ctypes.py_object(_TooSlowError))
 
-    timer = threading.Timer(limit, end)
-    timer.daemon = True
-    timer.start()
+def _start() -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-P", rendering.__file__, str(SECONDS), str(ROOM)]
+    pipe = subprocess.PIPE
+    # In a session of its own: Ctrl-C is for its parent, with which it ends.
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _ask(child: "subprocess.Popen[bytes]", line: bytes) -> bytes:
+    assert child.stdin is not None
+    assert child.stdout is not None
     try:
-        yield
-    except _TooSlowError:
-        raise TemplateRuntimeError(f"the chat template ran for over {limit:g} s") from None
-    except TemplateError:
-        raise
-    except _WRONG as error:
-        wrong = f"the chat template is wrong: {type(error).__name__}: {error}"
-        raise TemplateRuntimeError(wrong) from error
-    finally:
-        timer.cancel()
-        with lock:
-            over = True
-            throw(thread, None)  # one that was thrown and has not arrived
+        child.stdin.write(line)
+        child.stdin.flush()
+    except BrokenPipeError:
+        return b""
+    return child.stdout.readline()
+
+
+def _end() -> None:
+    while _running:
+        with _running.pop() as child:
+            child.kill()
+
+
+def _forget() -> None:
+    """Leave the process to the one that this one was forked from."""
+    global _lock
+    _lock = threading.Lock()
+    _running.clear()
+
+
+atexit.register(_end)
+os.register_at_fork(after_in_child=_forget)

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import json
 import logging
 import os
 from contextlib import suppress
@@ -10,7 +9,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_pipeline.errors import ModelError
-from dpo_pipeline.models.references import ModelRef
+from dpo_pipeline.models.references import (
+    CONFIG,
+    ModelRef,
+    as_described,
+    base_of,
+    read_object,
+)
 from dpo_pipeline.models.settings import Precision
 
 if TYPE_CHECKING:
@@ -49,11 +54,12 @@ def pick_precision(ref: ModelRef, device: str, dtype: Precision) -> Literal["flo
     if pick_device(device).type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        file = ref.path / "config.json"
-        shape = json.loads(file.read_bytes()) if file.is_file() else {}
+        whole = base_of(ref.path, ref.name) or ref
+        shape = read_object(whole.path / CONFIG, ref.name)
+        width = shape.get("hidden_size", shape.get("n_embd"))
         known = torch.cpu.get_capabilities()
         fast = any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
-        fast = fast and shape.get("hidden_size", shape.get("n_embd", 0)) >= NARROW
+        fast = fast and isinstance(width, int) and width >= NARROW
     return "bfloat16" if fast else "float32"
 
 
@@ -61,21 +67,30 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
     """Load the tokenizer; one without a pad token pads with its end token.
 
     Raises:
-        ModelError: It does not load without code of its own, or does not keep words.
+        ModelError: It does not load without code of its own, or does not keep words; or its files
+            are not those that were described.
     """
     from transformers import AutoTokenizer
 
-    remedy = f"save the model's tokenizer in {ref.path}"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            ref.path, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{ref.name}: its tokenizer does not load: {error}; {remedy}") from error
+    remedy = f"save the model's own in {ref.path}"
+    with as_described(ref, "template"):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                ref.path, trust_remote_code=False, local_files_only=True
+            )
+            kept = str(tokenizer.decode(tokenizer("Who are you?")["input_ids"]))
+            if tokenizer.chat_template:  # or of several the one that is meant
+                tokenizer.chat_template = tokenizer.get_chat_template()
+        except Exception as error:  # of any kind: its files may say anything
+            told = f"{type(error).__name__}: {error}"
+            raise ModelError(
+                f"{ref.name}: its tokenizer, or its config, does not load: {told}; {remedy}"
+            ) from error
     # Where files are missing or name another class, transformers may make one without words.
-    kept = str(tokenizer.decode(tokenizer("Who are you?")["input_ids"]))
     if "who" not in kept.lower():
         raise ModelError(f"{ref.name}: its tokenizer loses the words of 'Who are you?'; {remedy}")
+    if not isinstance(tokenizer.chat_template, str | None):
+        raise ModelError(f"{ref.name}: its chat template is no text; {remedy}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -85,40 +100,55 @@ def load_model(ref: ModelRef, device: str = "auto", dtype: Precision = "auto") -
     """Load the weights, whole, for inference.
 
     Raises:
-        ModelError: A tensor is missing or of another shape, or the architecture needs code
-            that does not come with transformers.
+        ModelError: A tensor is missing, of another shape or no number, or the architecture needs
+            code that does not come with transformers; or the files are not those that were
+            described.
     """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # callers have their own
-    place = pick_device(device)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            ref.path,
-            dtype=getattr(torch, pick_precision(ref, device, dtype)),
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{ref.name}: does not load from {ref.path}: {error}") from error
-    model, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(
-            f"{ref.name}: {len(missing)} tensors are missing from {ref.path} "
-            f"({', '.join(missing[:3])}): the copy is damaged or of another architecture; "
-            "download it again"
-        )
+    place, precision = pick_device(device), pick_precision(ref, device, dtype)
+    with as_described(ref, "weights"):
+        try:
+            model, missing = _read(ref, precision)
+        except Exception as error:  # of any kind: its files may say anything
+            told = f"{type(error).__name__}: {error}"
+            raise ModelError(f"{ref.name}: does not load from {ref.path}: {told}") from error
+        if missing:
+            raise ModelError(
+                f"{ref.name}: {len(missing)} tensors are missing from {ref.path} "
+                f"({', '.join(missing[:3])}): the copy is damaged or of another architecture; "
+                "download it again"
+            )
+        for tensor in (*model.parameters(), *model.buffers()):
+            # Else it is the file, mapped into memory, and changes with it.
+            tensor.data = tensor.data.to(place, copy=True)
     if broken := [n for n, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise ModelError(
             f"{ref.name}: {len(broken)} tensors in {ref.path} hold NaN or infinity "
             f"({', '.join(broken[:3])}): its training diverged or the copy is damaged; take another"
         )
-    return model.to(place).eval()  # type: ignore[no-any-return]
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _read(ref: ModelRef, precision: str) -> "tuple[PreTrainedModel, list[str]]":
+    """Read a model, or an adapter into its base; returns it and the names of missing tensors."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # callers have their own
+    base = base_of(ref.path, ref.name)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        (base or ref).path,
+        dtype=getattr(torch, precision),
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    missing = set(info["missing_keys"])
+    if base:
+        missing |= model.load_adapter(str(ref.path), use_safetensors=True).missing_keys
+    return model, sorted(missing)
 
 
 @lru_cache(maxsize=1)

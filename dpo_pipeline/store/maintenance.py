@@ -59,7 +59,7 @@ class Kept:
         try:
             model = json.loads(self.text)["body"]["stats"]["model"]
             return None if Path(model["path"]).is_absolute() else str(model["weights_digest"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
 

@@ -29,11 +29,24 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(None, None, "a key is a list or an object", key.start_mark)
             if key.value in seen:
                 raise ConstructorError(None, None, f"{key.value!r} comes twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str) and "\0" in value.encode().decode():
+                raise ValueError("a NUL inside")
+            if isinstance(value, int) and value.bit_length() > 64:
+                raise ValueError("over 64 bits")
+        except (ValueError, TypeError, AttributeError) as error:  # no date, no Unicode
+            told = f"no value that is read: {error}"
+            raise ConstructorError(None, None, told, node.start_mark) from None
+        return value
 
 
 def load_strictly(text: str) -> Any:
@@ -41,7 +54,7 @@ def load_strictly(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: It is none, or repeats a key, uses an alias, is nested too deep or too
-            long; names line and column.
+            long, or holds what is no number, date or Unicode; names line and column.
     """
     if len(text) > LONGEST:
         raise yaml.YAMLError(f"{len(text):,} characters, and at most {LONGEST:,} are read")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_pipeline.errors import DPOPipelineError
 from dpo_pipeline.models.loading import load_tokenizer
+from dpo_pipeline.models.references import CONFIG, ModelRef, as_described, template_files
 from dpo_pipeline.store.files import explained
 from dpo_pipeline.store.processes import die_with_parent
 from dpo_pipeline.training.launching import launcher
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # Weights (bytes) below which a second thread costs more in barriers than it gains, above all
 # on a busy machine; one thread also makes the result independent of the number of cores.
 SMALL_MODEL = 1 << 24
+CODE = "auto_map"
 
 
 def main(path: str, watch: "Watch | None" = None) -> None:
@@ -77,6 +79,7 @@ def run(job: TrainJob, watch: "Watch | None" = None) -> None:
 
     if sum(file.stat().st_size for file in job.ref.path.glob("*.safetensors")) < SMALL_MODEL:
         torch.set_num_threads(1)
+    beside = _files_beside(job.ref)
     tokens = tokenize_pairs(job.pairs, load_tokenizer(job.ref), job.config)
     trainer, fallback = build_trainer(job, tokens)
     watcher = watch(job, trainer) if watch else None
@@ -91,7 +94,7 @@ def run(job: TrainJob, watch: "Watch | None" = None) -> None:
         settle_adapters(model)
         looks = watcher.finish(model, trainer.state.global_step) if watcher else []
         with explained(job.out / "model"):
-            _save_model(model, job, looks[-1].strength if looks else 1.0)
+            _save_model(model, job, beside, looks[-1].strength if looks else 1.0)
         _save_record(trainer, job, len(tokens), looks, fallback)
 
 
@@ -131,8 +134,25 @@ def _of(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in Look.model_fields}
 
 
-def _save_model(model: Any, job: TrainJob, strength: float) -> None:
-    """Write the policy in the reference's precision; its other files are the reference's."""
+def _files_beside(ref: ModelRef) -> dict[str, bytes]:
+    """Read the files of the reference that go with its policy, now that they are as described.
+
+    What names code to run in transformers' place is left out.
+    """
+    found = {}
+    with as_described(ref, "weights"), as_described(ref, "template"):
+        for path in (ref.path / CONFIG, *template_files(ref.path)):
+            if path.parent == ref.path and path.is_file():
+                found[path.name] = path.read_bytes()
+                if path.suffix == ".json" and CODE in (values := json.loads(found[path.name])):
+                    logging.info("%s: %s left out, which names code", path.name, CODE)
+                    del values[CODE]
+                    found[path.name] = json.dumps(values, ensure_ascii=False, indent=2).encode()
+    return found
+
+
+def _save_model(model: Any, job: TrainJob, beside: dict[str, bytes], strength: float) -> None:
+    """Write the policy in the reference's precision, with the files beside it."""
     from transformers import AutoConfig
 
     ref, folder = job.ref, job.out / "model"
@@ -142,30 +162,16 @@ def _save_model(model: Any, job: TrainJob, strength: float) -> None:
         # An adapter names its base; a Hub id means something on other machines too.
         kept = model.peft_config["default"]
         kept.base_model_name_or_path = ref.name if ref.revision else str(ref.path)
+        kept.revision = ref.revision
         kept.lora_alpha *= strength
+        beside.pop(CONFIG, None)  # else the folder reads as a whole model
     else:
         model = model.merge_and_unload() if adapted else model
         model = model.to(AutoConfig.from_pretrained(ref.path, local_files_only=True).dtype)
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    for pattern in ("*.json", "*.jinja", "*.txt", "*.model"):
-        for path in ref.path.glob(pattern):
-            if not path.name.endswith(".index.json"):
-                _copy(path, folder / path.name)
-    if keep_adapter:
-        (folder / "config.json").unlink()  # else the folder reads as a whole model
-
-
-def _copy(path: Path, new: Path) -> None:
-    """Copy a file of the reference, without what names code to run in transformers' place."""
-    code = "auto_map"
-    values = json.loads(path.read_bytes()) if path.suffix == ".json" else None
-    if isinstance(values, dict) and code in values:
-        logging.info("%s: %s left out, which names code of the model's own", path.name, code)
-        kept = {name: value for name, value in values.items() if name != code}
-        new.write_text(json.dumps(kept, ensure_ascii=False, indent=2), encoding="utf-8")
-    else:
-        shutil.copy(path, new)
+    for name, content in beside.items():
+        (folder / name).write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 
 from dpo_pipeline.errors import TrainingError
 from dpo_pipeline.models.loading import load_model, load_tokenizer, pick_device, pick_precision
+from dpo_pipeline.models.references import as_described
 from dpo_pipeline.training.records import OutOfMemoryError, TrainJob
 from dpo_pipeline.training.retention import RetainingDPOTrainer, Retention
 from dpo_pipeline.training.settings import TrainConfig
@@ -128,9 +129,9 @@ def _load_policy(job: TrainJob) -> "PreTrainedModel":
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
-    return AutoModelForCausalLM.from_pretrained(
-        job.ref.path, quantization_config=quantization, use_safetensors=True, local_files_only=True
-    )
+    how: Any = {"quantization_config": quantization, "use_safetensors": True}
+    with as_described(job.ref, "weights"):  # on the GPU when it is loaded
+        return AutoModelForCausalLM.from_pretrained(job.ref.path, **how, local_files_only=True)
 
 
 def _adapters(config: TrainConfig) -> Any:

@@ -1,5 +1,6 @@
 """Answers of an OpenAI-compatible server."""
 
+import gzip
 import json
 import os
 import re
@@ -20,7 +21,12 @@ from dpo_pipeline.answers.settings import GenerationConfig
 from dpo_pipeline.errors import GenerationError
 
 USAGE = '{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": {%s}}'
+FULL = '{"choices": [{"message": {"content": "%s"}, "finish_reason": "stop"}]}'
+BOMB = gzip.compress(gzip.compress(bytes(10**8)))  # 100 MB in a few hundred bytes
 RAW = {
+    "bomb": BOMB,
+    "half a sign": (FULL % r"\ud800").encode(),
+    "a book": (FULL % ("x" * (1 << 20))).encode(),
     "not json": b"<html>",
     "deep": b"[" * 100_000,
     "huge usage": (USAGE % f'"completion_tokens": {10**400}').encode(),
@@ -74,6 +80,8 @@ class Served(BaseHTTPRequestHandler):
         )
         if isinstance(fault, str) and fault in RAW:
             data = RAW[fault]
+        if data == BOMB:
+            headers = {"Content-Encoding": "gzip, gzip"}
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
@@ -157,6 +165,9 @@ def test_what_may_pass_is_tried_again(ref, tmp_path, served, fault):
         ("huge usage", "generation_failed ValueError: usage.completion_tokens is out of range"),
         ("endless usage", "generation_failed OverflowError"),
         ("usage of words", "generation_failed ValueError"),
+        ("bomb", "generation_failed ValueError: a response packed with gzip, gzip"),
+        ("half a sign", "generation_failed UnicodeEncodeError"),
+        ("a book", "generation_failed ValueError: 1,048,576 characters for 24 tokens"),
     ],
     ids=str,
 )

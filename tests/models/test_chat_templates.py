@@ -76,6 +76,14 @@ def test_answers_end_at_the_tokens_of_config_tokenizer_and_template(copy):
     assert end_tokens(ref, tokenizer) == (0, 2)
 
 
+@pytest.mark.parametrize("end", ["x", 1e30, [[1]], {"a": 1}])
+def test_an_end_token_that_is_none_is_named(copy, end):
+    edit_json(copy / "generation_config.json", eos_token_id=end)
+    ref = resolve_model(str(copy))
+    with pytest.raises(ModelError, match=r"generation_config\.json is wrong"):
+        end_tokens(ref, load_tokenizer(ref))
+
+
 def test_a_model_without_any_end_token_is_refused(base, tmp_path):
     folder = Path(shutil.copytree(base, tmp_path / "endless"))
     (folder / "generation_config.json").unlink()

@@ -11,7 +11,7 @@ from dpo_pipeline.errors import ModelError
 from dpo_pipeline.models.chat_templates import end_tokens
 from dpo_pipeline.models.gguf import SPOKEN, find_gguf, import_gguf
 from dpo_pipeline.models.loading import load_model, load_tokenizer
-from dpo_pipeline.models.references import ModelStats
+from dpo_pipeline.models.references import ModelStats, describe_model
 from dpo_pipeline.store.digests import file_digest
 
 
@@ -56,7 +56,7 @@ def test_the_folder_holds_the_weights_the_tokenizer_and_where_they_are_from(
         # Q8_0 rounds to 1/254 of the largest of 32, bfloat16 to 2^-9 of each.
         bound = before[name].abs().max() / 127
         assert (matrix.float() - before[name]).abs().max() <= bound, name
-    original = ref.model_copy(update={"path": llama})
+    original = describe_model(llama, "llama")
     ours, theirs = load_tokenizer(ref), load_tokenizer(original)
     assert ours(SPOKEN)["input_ids"] == theirs(SPOKEN)["input_ids"]
     assert ours.chat_template == CHATML
@@ -124,6 +124,33 @@ def test_a_truncated_file_is_refused(llama, tmp_path):
         path.write_bytes(whole[:kept])
         with pytest.raises(ModelError, match=r"tiny\.gguf is cut off or damaged"):
             import_gguf(find_gguf(str(path)), "tiny.gguf", tmp_path, lambda *_: None)
+
+
+@pytest.mark.parametrize("at", [8, 16, 24])
+def test_a_count_of_more_than_there_is_is_refused(llama, tmp_path, at):
+    path = write_gguf(llama, tmp_path / "tiny.gguf")
+    content = bytearray(path.read_bytes())
+    content[at : at + 8] = (1 << 60).to_bytes(8, "little")  # tensors, fields, letters of a name
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"tiny\.gguf is cut off or damaged"):
+        import_gguf(find_gguf(str(path)), "tiny.gguf", tmp_path, lambda *_: None)
+
+
+def test_an_endless_list_in_a_file_is_refused(tmp_path):
+    field = (1).to_bytes(8, "little") + b"a" + (9).to_bytes(4, "little")  # a: a list
+    endless = (0).to_bytes(4, "little") + (1 << 60).to_bytes(8, "little")  # of so many bytes
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(8) + field[:8] + field + endless)
+    with pytest.raises(ModelError, match=r"tiny\.gguf is cut off or damaged"):
+        import_gguf(find_gguf(str(path)), "tiny.gguf", tmp_path, lambda *_: None)
+
+
+def test_a_file_that_was_swapped_since_is_refused(llama, tmp_path):
+    found = find_gguf(str(path := write_gguf(llama, tmp_path / "tiny.gguf")))
+    write_gguf(llama, path, untied=True)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match=r"tiny\.gguf changed after it was looked at"):
+        import_gguf(found, "tiny.gguf", tmp_path / "out", lambda *_: None)
 
 
 def test_what_is_no_gguf_file_is_refused(tmp_path):

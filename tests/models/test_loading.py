@@ -1,6 +1,7 @@
 """Models and tokenizers load whole, where and as precisely as asked, or say why not."""
 
 import ctypes
+import os
 import subprocess
 import sys
 import weakref
@@ -59,6 +60,65 @@ def test_a_tensor_of_another_shape_is_refused(copy):
     edit_json(copy / "config.json", intermediate_size=96)
     with pytest.raises(ModelError, match="does not load"):
         load_model(resolve_model(str(copy)), "cpu")
+
+
+def test_weights_in_memory_do_not_change_with_their_file(copy):
+    import torch
+
+    model = load_model(resolve_model(str(copy)), "cpu", "float32")
+    before = [parameter.clone() for parameter in model.parameters()]
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(file.seek(0, os.SEEK_END) // 2)
+        file.write(b"\x55" * 10_000)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_weights_that_were_swapped_since_are_refused(copy, tmp_path):
+    ref = resolve_model(str(copy))
+    other = make_tiny_model(tmp_path / "other", seed=1) / "model.safetensors"
+    other.replace(copy / "model.safetensors")
+    with pytest.raises(ModelError, match="changed after they were looked at"):
+        load_model(ref, "cpu")
+    assert load_model(resolve_model(str(copy)), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"hidden_size": "x"}, "StrictDataclassFieldValidationError"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"model_type": ["qwen2"]}, "TypeError"),
+        ({"quantization_config": 5}, "AttributeError"),
+    ],
+)
+def test_a_config_that_says_nonsense_is_named(copy, change, why):
+    edit_json(copy / "config.json", **change)
+    with pytest.raises(ModelError, match=f"does not load.*{why}"):
+        load_model(resolve_model(str(copy)), "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": 5}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": 1}}),
+        ("tokenizer_config.json", {"eos_token": "\ud800"}),
+        ("tokenizer.json", {"model": {"type": "X"}}),
+        ("config.json", {"hidden_size": "x"}),
+    ],
+)
+def test_a_tokenizer_that_says_nonsense_is_named(copy, name, change):
+    edit_json(copy / name, **change)
+    with pytest.raises(ModelError, match="its tokenizer, or its config, does not load"):
+        load_tokenizer(resolve_model(str(copy)))
+
+
+@pytest.mark.parametrize("template", [5, [{"name": "tools", "template": "x"}], [5]])
+def test_a_chat_template_that_is_none_is_named(copy, template):
+    (copy / "chat_template.jinja").unlink()
+    edit_json(copy / "tokenizer_config.json", chat_template=template)
+    with pytest.raises(ModelError, match=r"does not load|is no text"):
+        load_tokenizer(resolve_model(str(copy)))
 
 
 def test_truncated_weights_are_refused(copy):

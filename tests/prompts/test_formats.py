@@ -3,6 +3,8 @@
 import csv
 import json
 import struct
+import tracemalloc
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,14 +13,17 @@ import pytest
 from prompt_rows import ANSWER, SHAPES, TURNS, jsonl, numbered, other, prepare
 
 from dpo_pipeline.errors import DataError
-from dpo_pipeline.prompts import formats
+from dpo_pipeline.prompts import apart, formats, sources
+from dpo_pipeline.prompts.columnar import file_rows
 from dpo_pipeline.prompts.formats import READERS
 from dpo_pipeline.prompts.settings import PromptsConfig
 from dpo_pipeline.prompts.sources import read_source, resolve_source
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet", ".arrow"])
+@pytest.mark.parametrize(
+    ("shape", "suffix"),
+    [*product(SHAPES, (".json", ".jsonl")), ("conversations", ".parquet"), ("alpaca", ".arrow")],
+)
 def test_reads_every_shape_from_every_format(tmp_path: Path, shape: str, suffix: str) -> None:
     path, rows = tmp_path / f"rows{suffix}", [SHAPES[shape], other(shape)]
     if suffix == ".json":
@@ -157,8 +162,11 @@ def test_a_broken_row_of_csv_keeps_its_text(tmp_path: Path) -> None:
 def test_a_csv_quote_that_never_closes_is_named_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('prompt,other\n"two\nlines, ""said""",x\n"a\nb","cut\n' + "who?,x\n" * 30_000)
-    with pytest.raises(DataError, match="opens in line 5 is never closed"):
-        prepare(path)
+    for more in ("", "who?,x\n" * 30_000):  # longer than any row
+        with path.open("a") as file:
+            file.write(more)
+        with pytest.raises(DataError, match="opens in line 5 is never closed"):
+            prepare(path)
 
 
 def test_two_csv_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -186,13 +194,14 @@ def test_cut_or_false_files_are_refused(tmp_path: Path) -> None:
             stream.write_batch(batch)
     with pa.ipc.new_file(tmp_path / "c.arrow", table.schema) as file:
         file.write_table(table)
-    (tmp_path / "d.json").write_text(json.dumps(numbered(50)))
+    (text := tmp_path / "d.json").write_text(json.dumps(numbered(50)))
     for path in sorted(tmp_path.iterdir()):
         whole = path.read_bytes()
         for keep in (len(whole) // 2, len(whole) - 4, 3):
             path.write_bytes(whole[:keep])
+            source = resolve_source(PromptsConfig(source=str(path)))
             with pytest.raises(DataError):
-                list(read_source(resolve_source(PromptsConfig(source=str(path))), "train"))
+                list(read_source(source, "train") if path == text else file_rows(str(path)))
 
 
 def hostile_arrow(path: Path, column: pa.Array, offsets: list[int], instead: list[int]) -> Path:
@@ -226,14 +235,97 @@ def test_offsets_that_point_out_of_their_buffers_are_refused(tmp_path, column, o
         list(READERS[".arrow"](path))
 
 
-def test_a_small_file_that_unpacks_to_a_lot_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "LARGEST", 1 << 16)
-    table = pa.table({"prompt": ["a" * (1 << 17)]})
-    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_file(tmp_path / "b.arrow", table.schema, options=options) as file:
+DEEP = json.loads("[" * 900 + "]" * 900)
+
+
+@pytest.mark.parametrize("name", ["a.json", "b.jsonl", "c.csv", "d.parquet"])
+def test_a_row_that_is_too_large_is_in_quarantine_and_the_others_go_on(tmp_path, name):
+    path, large = tmp_path / name, {"prompt": "who " * 100_000}
+    rows = [*numbered(6), large, {"prompt": "the last one?"}]
+    if path.suffix == ".json":
+        path.write_text(json.dumps([*rows, {"prompt": DEEP}]))
+    elif path.suffix == ".jsonl":
+        jsonl(path, [*rows, {"prompt": DEEP}])
+    elif path.suffix == ".csv":
+        path.write_text("".join(f"{row['prompt']}\n" for row in [{"prompt": "prompt"}, *rows]))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    _, prompts, quarantine = prepare(path)
+    assert [prompt["source_row"] for prompt in prompts] == [*range(6), 7]
+    assert [row["source_row"] for row in quarantine] == [6, 8][: len(quarantine)]
+    assert {row["reason"] for row in quarantine} == {"too_large"}
+    assert quarantine[0]["detail"] == "over 262,144 characters"
+    assert len(quarantine[0]["row"]) == 10_000
+    if len(quarantine) > 1:
+        assert quarantine[1]["detail"] == "nested over 20 deep"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "b.csv"])
+def test_a_row_of_100_mb_is_never_in_memory(tmp_path, name):
+    path = tmp_path / name
+    with path.open("w") as file:
+        file.write("prompt\n" if path.suffix == ".csv" else "")
+        for _ in range(100):
+            file.write("x" * 1_000_000)
+        file.write('\n{"prompt": "who?"}\n')
+    tracemalloc.start()
+    try:
+        rows = list(READERS[path.suffix](path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows[0][1].reason == "too_large"
+    assert "who?" in str(rows[1][1])
+    assert peak < 10_000_000
+
+
+def test_a_json_file_that_is_too_large_to_be_read_at_once_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST_JSON", 100)
+    (tmp_path / "a.json").write_text(json.dumps(numbered(50)))
+    with pytest.raises(DataError, match=r"at most 100: write a row a line and name it \.jsonl"):
+        prepare(tmp_path / "a.json")
+
+
+def test_a_source_of_endless_rows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MOST", 1000)
+    # A few hundred bytes hold them, and would hold a billion.
+    pq.write_table(pa.table({"prompt": ["who?"] * 1001}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet has over 1,000 rows"):
+        prepare(tmp_path / "a.parquet")
+
+
+ZSTD = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+def said_once(path: Path) -> Path:
+    """Write 256 rows of 4 MB, which the file says once."""
+    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 256, pa.int8()), ["who " * (1 << 20)])
+    table = pa.table({"prompt": rows})
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, compression="zstd", store_schema=False)
+    else:
+        with pa.ipc.new_file(path, table.schema, options=ZSTD) as file:
+            file.write_table(table)
+    return path
+
+
+def lied_about(path: Path) -> Path:
+    """Write a text of 100 KB that says it unpacks to 8 GB."""
+    table = pa.table({"prompt": ["a" * 100_000]})
+    with pa.ipc.new_file(path, table.schema, options=ZSTD) as file:
         file.write_table(table)
-    for name in ("a.parquet", "b.arrow"):
-        assert (tmp_path / name).stat().st_size < 1 << 13
-        with pytest.raises(DataError, match="unpacked"):
-            list(READERS[Path(name).suffix](tmp_path / name))
+    told, lie = (struct.pack("<q", size) for size in (100_000, 1 << 33))
+    path.write_bytes(path.read_bytes().replace(told, lie))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(said_once, "a.parquet"), (said_once, "b.arrow"), (lied_about, "c.arrow")],
+)
+def test_a_small_file_that_unpacks_to_a_lot_is_refused(tmp_path, monkeypatch, make, name):
+    monkeypatch.setattr(apart, "ROOM", 300 << 20)
+    path = make(tmp_path / name)
+    assert path.stat().st_size < 1 << 11
+    with pytest.raises(DataError, match=rf"{name} takes over 300 MiB"):
+        list(READERS[path.suffix](path))

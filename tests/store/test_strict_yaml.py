@@ -22,6 +22,13 @@ def test_a_plain_file_is_read_as_ever():
         ("a: " + "x" * (1 << 20), "at most"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("a: b: c", "line 1, column 5"),
+        ("a: " + "1" * 5000, "integer string conversion(.|\n)*line 1, column 4"),
+        ("a: 0x" + "f" * 6000, "over 64 bits(.|\n)*line 1, column 4"),
+        ("a: 2001-99-99", "month must be in(.|\n)*line 1, column 4"),
+        ("a: !!timestamp x", "no value that is read(.|\n)*line 1, column 4"),
+        ('a: "\\ud800"', "surrogates not allowed(.|\n)*line 1, column 4"),
+        ('a: "b\\0"', "a NUL inside(.|\n)*line 1, column 4"),
+        ("? [a]\n: b", "a key is a list(.|\n)*line 1, column 3"),
     ],
 )
 def test_what_is_not_meant_is_refused(text, why):
