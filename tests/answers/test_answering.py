@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from asking import GREEDY, HERE, REQUESTS, SAMPLED, ask, made
+from safetensors.torch import load_file, save_file
 
 from dpo_pipeline.answers.answering import answer
 from dpo_pipeline.answers.answering import ask as ask_shard
 from dpo_pipeline.answers.records import Request, with_system
 from dpo_pipeline.errors import StoreError
+from dpo_pipeline.models.references import describe_model
 from dpo_pipeline.models.settings import ModelConfig
 from dpo_pipeline.store.ledger import Ledger
 
@@ -51,10 +54,12 @@ def test_draws_are_kept_by_seed_nucleus_and_sample(ref, tmp_path):
     assert made(ref, [Request(REQUESTS[0].messages, 1)], tmp_path, SAMPLED) == 1
 
 
-def test_answers_are_kept_by_weights_template_and_precision(ref, tmp_path):
+def test_answers_are_kept_by_weights_and_precision(ref, tmp_path):
     made(ref, REQUESTS[:3], tmp_path)
-    for field in ("weights_digest", "template_digest"):
-        assert made(ref.model_copy(update={field: "0" * 64}), REQUESTS[:3], tmp_path) == 3
+    other = shutil.copytree(ref.path, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({n: t * 2 for n, t in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    assert made(describe_model(other, ref.name), REQUESTS[:3], tmp_path) == 3
     half = ModelConfig(device="cpu", dtype="bfloat16")
     assert made(ref, REQUESTS[:3], tmp_path, model=half) == 3
     moved = ref.model_copy(update={"name": "another name"})

@@ -18,7 +18,9 @@ def test_an_adapter_names_its_base_on_the_hub_or_stays_here(send, hub, policy, t
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     shutil.copy(policy / "model.safetensors", adapter / "adapter_model.safetensors")
-    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "/home/me/base"}')
+    here = shutil.copytree(policy, tmp_path / "base")
+    named = json.dumps({"base_model_name_or_path": str(here)})
+    (adapter / "adapter_config.json").write_text(named)
     with pytest.raises(PublishError, match=r"train\.lora\.merge"):
         send(model=adapter)
     assert not hub.repos, "nothing goes when one of the two cannot"
