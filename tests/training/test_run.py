@@ -117,7 +117,7 @@ def test_a_broken_model_fails_with_its_own_error(ref, dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_child_is_an_error_and_the_next_run_goes_on(ref, dataset, tmp_path, undisturbed):
+def test_a_killed_child_is_an_error_and_the_next_run_goes_on(ref, dataset, tmp_path):
     def kill_at(step: int, total: int, note: str) -> None:
         if step == 3:
             job = str(tmp_path / "work" / "job.json")
@@ -130,7 +130,8 @@ def test_a_killed_child_is_an_error_and_the_next_run_goes_on(ref, dataset, tmp_p
     seen = []
     train(job, lambda step, *_: seen.append(step))
     assert seen[0] > 1
-    assert largest_difference(tmp_path / "out", undisturbed) == 0
+    train_child(ref, dataset, tmp_path / "whole")
+    assert largest_difference(tmp_path / "out", tmp_path / "whole" / "out") == 0
 
 
 @pytest.mark.slow
